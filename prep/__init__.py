@@ -1,0 +1,1 @@
+"""Offline preparation: corpus -> token store -> paired, masked, packed shards and their manifest."""

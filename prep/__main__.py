@@ -1,0 +1,120 @@
+"""`python -m prep`: build, plan, verify, show, clean."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from prep.settings import add_arguments, from_arguments
+from shards.errors import UserError
+
+EXIT_WRONG, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _Parser(
+        prog="python -m prep",
+        description="Turn a text corpus into packed shards for BERT pre-training (next-sentence pairs and masked tokens).",
+        epilog="Exit codes: 0 done, 1 `verify` found something wrong, 2 bad input (one line says what), 130 interrupted.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    texts = {
+        "build": "make a data set, or finish one that was stopped: run the same command again",
+        "plan": "say what build would do, and do nothing",
+    }
+    for name, text in texts.items():
+        add_arguments(commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False))
+    verify = _command(commands, "verify", "check every hash, count and invariant of a data set")
+    verify.add_argument("url", metavar="URL", help="the data set's folder")
+    verify.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: the cores)")
+    show = _command(commands, "show", "print sequences as text, with segments, masks and labels marked")
+    show.add_argument("url", metavar="URL", help="the data set's folder")
+    show.add_argument("-n", type=int, default=5, metavar="N", help="how many sequences (default: 5)")
+    show.add_argument("--split", default="train", choices=("train", "eval"), help="of which split (default: train)")
+    show.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
+    clean = _command(commands, "clean", "remove the token stores and vocabularies that builds keep for later builds")
+    clean.add_argument("--scratch", required=True, metavar="URL", help="the scratch folder of those builds")
+    return parser
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text.capitalize() + ".", allow_abbrev=False
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs one command; returns its exit code."""
+    values = vars(arguments)
+    if arguments.command == "build":
+        from prep.report import summary
+        from prep.run import build, say
+
+        started = time.monotonic()
+        settings = from_arguments(values)
+        for line in summary(build(settings), settings.out, time.monotonic() - started):
+            say(line)
+    elif arguments.command == "plan":
+        from prep.report import describe_plan
+
+        for line in describe_plan(from_arguments(values)):
+            print(line)
+    elif arguments.command == "verify":
+        from prep.verify import verify
+
+        faults = verify(arguments.url, arguments.workers)
+        for fault in faults:
+            print(fault)
+        return EXIT_WRONG if faults else 0
+    elif arguments.command == "show":
+        from prep.show import show
+
+        show(arguments.url, arguments.split, arguments.n, arguments.seed)
+    else:
+        from prep.report import clean
+
+        print(clean(arguments.scratch))
+    return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command's entry: errors that people can mend are one line and exit code 2."""
+    logging.basicConfig(format="prep: %(message)s")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return run(make_parser().parse_args(argv))
+    except UserError as error:
+        print(f"prep: error: {printable(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("prep: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush is quiet
+        return 0
+
+
+def printable(error: UserError) -> str:
+    """The message on one line, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""The folder of a data set: claimed by one build, refused to another, committed by its manifest.
+
+    build.json     what the build that claimed the folder was asked for
+    tokenizer/     tokenizer.json and what other loaders want
+    train/ eval/   shards
+    _build/        records of shares that are done; removed by the commit
+    manifest.json  written last: the data set is complete
+"""
+
+import fcntl
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+from prep.build import RECIPE_VERSION, ShareRecord
+from prep.inputs import InputFile
+from prep.plan import Plan
+from prep.settings import Settings
+from prep.tokenize import MAX_LISTED_FAULTS, UnitRecord
+from prep.tokenizer import PreparedTokenizer
+from shards import storage
+from shards.errors import UserError
+from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, Split, differences, fingerprint
+
+BUILD_NAME = "build.json"
+RECORDS = "_build"
+_LISTED_INPUTS = 1000
+
+
+def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Manifest | None:
+    """The manifest when this very build is finished, None when there is work to do. Raises UserError for any other use."""
+    manifest_url = storage.join(out, MANIFEST_NAME)
+    if storage.find(manifest_url):
+        manifest, faults = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+        if faults:
+            raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {out}`, or choose another --out")
+        _refuse_changes(out, manifest.recipe_version, manifest.settings, manifest.inputs, recipe, inputs)
+        return manifest
+    build_url = storage.join(out, BUILD_NAME)
+    if storage.find(build_url):
+        try:
+            begun = json.loads(storage.read_bytes(build_url))
+            _refuse_changes(out, begun["recipe_version"], begun["settings"], begun["inputs"], recipe, inputs)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{build_url}: cannot be understood ({error!r}); remove the folder or choose another --out") from error
+        return None
+    others = [info.url for info in storage.list_files(out) if f"/{RECORDS}/" not in info.url]
+    if others:
+        raise UserError(f"--out {out}: holds {others[0]}, which is of no data set; choose an empty or new folder")
+    return None
+
+
+def _refuse_changes(
+    out: str,
+    old_version: int,
+    old_settings: dict[str, Any],
+    old_inputs: dict[str, Any],
+    recipe: dict[str, Any],
+    inputs: Sequence[InputFile],
+) -> None:
+    new_inputs = summarize(inputs)
+    changes = differences(old_settings, recipe)
+    if old_version != RECIPE_VERSION:
+        changes.append(f"recipe version: {old_version} -> {RECIPE_VERSION}")
+    if old_inputs["sha256"] != new_inputs["sha256"]:
+        changes.append("inputs: " + " -> ".join(f"{i['files']} files, {i['bytes']} bytes" for i in (old_inputs, new_inputs)))
+        names = [{entry["name"]: entry["bytes"] for entry in i["listed"]} for i in (old_inputs, new_inputs)]
+        changes += [f"input {change}" for change in differences(*names)[:3]]
+    if changes:
+        raise UserError(f"--out {out}: was begun with other settings ({'; '.join(changes)}); choose another --out or remove it")
+
+
+def summarize(inputs: Sequence[InputFile]) -> dict[str, Any]:
+    """What the manifest says of the inputs: names and sizes, never places or times."""
+    identities = [file.identity() for file in inputs]
+    return {
+        "files": len(inputs),
+        "bytes": sum(file.bytes for file in inputs),
+        "sha256": fingerprint(identities),
+        "listed": identities[:_LISTED_INPUTS],
+    }
+
+
+@contextmanager
+def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Iterator[None]:
+    """Marks the folder as this build's and, on a disk, keeps other builds away from it."""
+    lock = None
+    if storage.is_local(out):
+        with storage.translated(out, "write"):
+            folder = storage.local_path(out) / RECORDS
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = open(folder / "lock", "w")  # noqa: SIM115  # held until the build ends
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"--out {out}: another build is at work there; wait for it or choose another") from None
+        storage.remove_abandoned(out)
+    try:
+        begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs)}
+        storage.publish(storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode())
+        yield
+    finally:
+        if lock:
+            lock.close()
+
+
+def commit(
+    settings: Settings,
+    plan: Plan,
+    recipe: dict[str, Any],
+    tokenizer: PreparedTokenizer,
+    units: Sequence[UnitRecord],
+    shares: Sequence[ShareRecord],
+) -> Manifest:
+    """Saves the tokenizer, removes what belongs to no share, and writes the manifest."""
+    out = settings.out
+    tokenizer.save(out)
+    manifest = Manifest(
+        settings=recipe,
+        tokenizer=tokenizer.describe(),
+        inputs=summarize(plan.inputs),
+        splits={
+            name: Split(tuple(shard for share in shares if share.split == name for shard in share.shards)) for name in SPLITS
+        },
+        ledger=make_ledger(units, shares),
+        made_with={"python": platform.python_version()}
+        | {name: version(name) for name in ("numpy", "pyarrow", "sentencex", "tokenizers")},
+        recipe_version=RECIPE_VERSION,
+    )
+    if not manifest.splits["train"].shards:
+        raise UserError("the corpus gives no next-sentence pair at all; are its documents copies of each other?")
+    wanted = {shard.path for split in manifest.splits.values() for shard in split.shards}
+    for name in SPLITS:
+        for info in storage.list_files(storage.join(out, name)):
+            if f"{name}/{info.url.rpartition('/')[2]}" not in wanted:
+                storage.remove(info.url)
+    storage.publish(storage.join(out, MANIFEST_NAME), manifest.to_json())
+    storage.remove(storage.join(out, RECORDS))
+    return manifest
+
+
+def make_ledger(units: Sequence[UnitRecord], shares: Sequence[ShareRecord]) -> dict[str, Any]:
+    """Where every byte of the corpus and every token went."""
+    total = UnitRecord()
+    for unit in units:
+        total.add(unit)
+    tallies = {
+        name: {
+            "documents": sum(share.documents for share in shares if share.split == name),
+            **{
+                field: sum(getattr(share.tally, field) for share in shares if share.split == name)
+                for field in ("made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped")
+            },
+        }
+        for name in SPLITS
+    }
+    reasons = sorted(total.dropped.items())
+    return {
+        "documents": {
+            "in": total.documents,
+            "used": total.used_documents,
+            "dropped": {reason: documents for reason, (documents, _) in reasons},
+        },
+        "bytes": {
+            "in": total.bytes,
+            "used": total.used_bytes,
+            "dropped": {reason: num_bytes for reason, (_, num_bytes) in reasons},
+        },
+        "sentences": total.sentences,
+        "tokens": total.tokens,
+        "unknown_tokens": total.unknown_tokens,
+        "pairs": tallies,
+        "document_tokens_histogram": total.document_tokens,
+        "sentence_tokens_histogram": total.sentence_tokens,
+        "duplicates": {"sampled": sum(total.sketch.values()), "different": len(total.sketch)},
+        "faults": total.faults[:MAX_LISTED_FAULTS],
+    }

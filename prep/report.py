@@ -1,0 +1,97 @@
+"""What is said about a build before and after it, in a few lines."""
+
+from collections.abc import Iterator
+
+from prep.output import RECORDS
+from prep.plan import Plan, make_plan
+from prep.progress import clock
+from prep.settings import Settings
+from shards import storage
+from shards.errors import UserError
+from shards.manifest import Manifest
+
+_STORE_BYTES_PER_TEXT_BYTE = 0.55
+_TOKENS_PER_TEXT_BYTE = 0.23
+_SHARD_BYTES_PER_TOKEN = 1.8
+_SCRATCH_PREFIXES = ("tokens-", "vocabulary-", "tokenizer-")
+
+
+def size(num_bytes: float) -> str:
+    """Bytes for people: 12.2 MB."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if num_bytes < 1000 or unit == "TB":
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    raise AssertionError("unreachable")
+
+
+def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
+    """What was built."""
+    capacity = manifest.settings["pack_to"] or manifest.settings["max_seq_len"]
+    for name, split in manifest.splits.items():
+        total = split.totals()
+        if not total["rows"]:
+            yield f"{name}: nothing"
+            continue
+        unforced = total["sequences"] - total["forced_not_next"]
+        not_next = (total["not_next"] - total["forced_not_next"]) / max(1, unforced)
+        masked = f"{total['masked_tokens'] / total['tokens']:.1%} masked" if total["masked_tokens"] else "masked when read"
+        yield (
+            f"{name}: {total['sequences']:,} sequences in {total['rows']:,} rows, {total['tokens']:,} tokens, "
+            f"{total['tokens'] / (total['rows'] * capacity):.2%} full, {masked}, {not_next:.1%} not next of the unforced, "
+            f"{size(total['bytes'])} in {len(split.shards)} shards ({total['bytes'] / total['tokens']:.2f} bytes a token)"
+        )
+    ledger = manifest.ledger
+    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in ledger["documents"]["dropped"].items())
+    yield f"documents: {ledger['documents']['used']:,} of {ledger['documents']['in']:,} used" + (
+        f"; dropped: {dropped}" if dropped else ""
+    )
+    if 0 < ledger["pairs"]["eval"]["documents"] < 8:
+        yield f"warning: only {ledger['pairs']['eval']['documents']} documents are held out; the corpus is very small"
+    yield f"{out}: data_fingerprint {manifest.data_fingerprint}, {clock(seconds)}"
+
+
+def describe_plan(settings: Settings) -> Iterator[str]:
+    """What a build would do, a line each."""
+    plan = make_plan(settings)
+    tokens = plan.text_bytes * _TOKENS_PER_TEXT_BYTE
+    stages = (["vocabulary"] if settings.trained_vocab_size else []) + ["tokenize", "pair", "commit"]
+    yield f"inputs:      {len(plan.inputs):,} files, {size(plan.bytes)}{_kinds(plan)}"
+    for file in plan.inputs[:10]:
+        yield f"             {file.name} ({size(file.bytes)})"
+    if len(plan.inputs) > 10:
+        yield f"             and {len(plan.inputs) - 10:,} more"
+    yield f"stages:      {', '.join(stages)}"
+    yield f"work units:  {len(plan.units):,} of up to {size(max(unit.bytes for unit in plan.units))}"
+    yield f"partitions:  {plan.num_partitions:,} train, {plan.num_eval_partitions:,} held out (small ones are merged)"
+    yield f"tokens:      about {tokens / 1e6:,.1f} M a copy, {settings.copies} copies"
+    yield f"output:      about {size(tokens * settings.copies * _SHARD_BYTES_PER_TOKEN)} of {settings.format} in {settings.out}"
+    yield f"scratch:     about {size(plan.text_bytes * _STORE_BYTES_PER_TEXT_BYTE)} in {settings.scratch}"
+
+
+def _kinds(plan: Plan) -> str:
+    kinds = sorted({f"{file.format}.{file.compression}".rstrip(".") for file in plan.inputs})
+    estimated = "" if plan.text_bytes == plan.bytes else f", about {size(plan.text_bytes)} of text"
+    return f" ({', '.join(kinds)}){estimated}"
+
+
+def clean(scratch: str) -> str:
+    """Removes what builds keep in a scratch folder, and nothing else; says what was freed."""
+    infos = [info for info in storage.list_files(scratch) if _is_ours(info.url, scratch)]
+    if not infos:
+        raise UserError(f"--scratch {scratch}: holds nothing of a build")
+    for info in infos:
+        storage.remove(info.url)
+    for folder in {info.url.rpartition("/")[0] for info in infos if "/tokens-" in info.url}:
+        storage.remove(folder)
+    return f"removed {len(infos):,} files, {size(sum(info.bytes for info in infos))}, from {scratch}"
+
+
+def _is_ours(url: str, scratch: str) -> bool:
+    parts = [part for part in url.split("/") if part]
+    at = next((i for i, part in enumerate(parts) if part.lstrip(".").startswith(_SCRATCH_PREFIXES)), None)
+    if at is None or RECORDS in parts:
+        return False
+    name = parts[-1].lstrip(".")
+    store_file = name.startswith("unit-") and (".tokens" in name or ".json" in name)
+    return (at == len(parts) - 2 and store_file) or (at == len(parts) - 1 and ".json" in name)

@@ -1,0 +1,92 @@
+"""Partitions, once their documents are counted -> the held-out split and the shares that one task builds each."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prep.plan import Plan
+from prep.tokenize import UnitRecord
+from shards.errors import UserError
+
+MIN_DOCUMENTS = 64
+"""A partition with fewer is merged with the next, where the corpus allows."""
+MAX_TOKENS = 64 << 20
+"""A partition with more is built in several shares: a task's memory is a multiple of this."""
+MIN_HELD_OUT = 8
+_HASHES = 1 << 64
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Documents with a content hash below `hash_below` are held out; `everywhere`: they lie in train partitions too."""
+
+    hash_below: int
+    everywhere: bool
+    documents: int
+
+
+def hold_out(total: UnitRecord, eval_fraction: float) -> HeldOut:
+    """Which documents are held out: the fraction with the smallest content hashes, at least MIN_HELD_OUT different ones.
+
+    Of a corpus of fewer than twice as many different documents, half. Raises UserError when too few are left for pairs.
+    """
+    distinct = sorted(total.sketch)
+    if len(distinct) < (4 if eval_fraction else 2):
+        least = "4 different documents are needed, or 2 with --eval-fraction 0" if eval_fraction else "2 are needed"
+        raise UserError(
+            f"the corpus has {total.used_documents} documents, {len(distinct)} of them different: too few for next-sentence "
+            f"pairs; {least}; does --document say where a document ends?"
+        )
+    if not eval_fraction:
+        return HeldOut(0, False, 0)
+    hash_below = int(eval_fraction * _HASHES)
+    wanted = min(MIN_HELD_OUT, len(distinct) // 2)
+    everywhere = sum(value < hash_below for value in distinct) < wanted
+    if everywhere:
+        hash_below = distinct[wanted - 1] + 1
+    rest = sum(value >= hash_below for value in distinct)
+    if rest < 2 and total.used_documents - sum(total.sketch.values()) < 2:
+        raise UserError(f"--eval-fraction {eval_fraction} leaves {rest} documents to train on; lower it")
+    return HeldOut(hash_below, everywhere, wanted if everywhere else sum(value < hash_below for value in distinct))
+
+
+def plan_shares(total: UnitRecord, held_out: HeldOut, plan: Plan, copies: int) -> list[dict[str, Any]]:
+    """The fields of a ShareTask that say which documents it builds, train first, in order."""
+    train_end = plan.num_partitions
+    end = train_end + plan.num_eval_partitions
+    shares = [
+        {"split": "train", "copy": copy, "hash_from": held_out.hash_below, "hash_below": _HASHES, **share}
+        for first, last in _merge(total.bucket_documents, 0, train_end)
+        for copy in range(copies)
+        for share in _split(total.bucket_tokens, first, last)
+    ]
+    if held_out.hash_below:
+        runs = [(0, end)] if held_out.everywhere else list(_merge(total.bucket_documents, train_end, end))
+        shares += [
+            {"split": "eval", "copy": 0, "hash_from": 0, "hash_below": held_out.hash_below, **share}
+            for first, last in runs
+            for share in _split(total.bucket_tokens, first, last, 1 if held_out.everywhere else None)
+        ]
+    return shares
+
+
+def _merge(documents: list[int], first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Runs of buckets in [first, end) with at least MIN_DOCUMENTS each; what is left at the end joins the last run."""
+    edges = [first]
+    count = 0
+    for bucket in range(first, end):
+        count += documents[bucket]
+        if count >= MIN_DOCUMENTS:
+            edges.append(bucket + 1)
+            count = 0
+    if len(edges) == 1:
+        edges.append(end)
+    edges[-1] = end
+    yield from zip(edges[:-1], edges[1:], strict=True)
+
+
+def _split(tokens: list[int], first: int, last: int, count: int | None = None) -> Iterator[dict[str, int]]:
+    num_shares = count or max(1, math.ceil(sum(tokens[first:last]) / MAX_TOKENS))
+    for share in range(num_shares):
+        yield {"first_bucket": first, "last_bucket": last, "share": share, "num_shares": num_shares}

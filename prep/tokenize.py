@@ -1,0 +1,276 @@
+"""The first task: a unit of the corpus -> documents -> sentences -> token ids in the token store.
+
+It is a function of the task alone, publishes its record last, and does nothing when the record is there.
+"""
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from prep.corpus import Document, Fault, Rule, read_documents
+from prep.encoding import Encoder, EngineMismatch
+from prep.inputs import InputFile
+from prep.plan import Unit
+from prep.progress import Counts, report
+from prep.sentences import split_sentences
+from prep.store import Documents, encode_segment, join_documents
+from prep.tokenizer import PreparedTokenizer
+from shards import storage
+from shards.errors import UserError
+from shards.randomness import Purpose, below, combine, mix
+from shards.schema import lengths_to_offsets
+
+TOKENIZE_STAGE = 1
+BATCH_BYTES = 1 << 20
+SEGMENT_BYTES = 256 << 20
+"""Text after which the tokens gathered are written out, so that one huge compressed file stays in bounds."""
+SKETCH_SIZE = 1024
+MAX_LISTED_FAULTS = 1000
+_NO_ERROR = ("too_long",)
+_HISTOGRAM_BINS = 40
+
+
+@dataclass(frozen=True)
+class TokenizeTask:
+    """A unit, the rules for it, and where its tokens go. Documents with a content hash under `eval_below` are held out."""
+
+    unit: Unit
+    rule: Rule
+    language: str
+    on_error: str
+    tokenizer_url: str
+    fast: bool
+    store: str
+    num_partitions: int
+    num_eval_partitions: int
+    eval_below: int
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        span, more = self.unit.spans[0], len(self.unit.spans) - 1
+        return f"tokenizing {span.file.url} from {span.start}" + (f" and {more} more" if more else "")
+
+    @property
+    def record_url(self) -> str:
+        """Where the unit's record is once it is done."""
+        return storage.join(self.store, f"unit-{self.unit.number:06d}.json")
+
+
+def segment_url(store: str, unit: int, segment: int) -> str:
+    """Where a segment of a unit's tokens is."""
+    return storage.join(store, f"unit-{unit:06d}-{segment:04d}.tokens")
+
+
+@dataclass
+class UnitRecord:
+    """What a unit came to; units are summed with `add`.
+
+    Bin b of a histogram counts lengths in [2**(b - 1), 2**b). The sketch holds the smallest content hashes with the number of
+    documents that have each; a hash among the smallest of all units is so in its own, so a sum of sketches is exact.
+    """
+
+    documents: int = 0
+    bytes: int = 0
+    used_documents: int = 0
+    used_bytes: int = 0
+    sentences: int = 0
+    tokens: int = 0
+    unknown_tokens: int = 0
+    segments: int = 0
+    dropped: dict[str, list[int]] = field(default_factory=dict)  # reason -> [documents, bytes]
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    bucket_documents: list[int] = field(default_factory=list)
+    bucket_tokens: list[int] = field(default_factory=list)
+    document_tokens: list[int] = field(default_factory=lambda: [0] * _HISTOGRAM_BINS)
+    sentence_tokens: list[int] = field(default_factory=lambda: [0] * _HISTOGRAM_BINS)
+    sketch: dict[int, int] = field(default_factory=dict)
+
+    def drop(self, file: InputFile, fault: Fault) -> None:
+        """Counts a document that is not used."""
+        self.documents += 1
+        self.bytes += fault.num_bytes
+        count = self.dropped.setdefault(fault.reason, [0, 0])
+        count[0] += 1
+        count[1] += fault.num_bytes
+        if len(self.faults) < MAX_LISTED_FAULTS:
+            place = {"file": file.name, "position": fault.position}
+            self.faults.append(place | {"reason": fault.reason, "detail": fault.detail[:200]})
+
+    def see(self, hashes: Mapping[int, int]) -> None:
+        """Takes content hashes, with their counts, into the sketch."""
+        for value, count in hashes.items():
+            self.sketch[value] = self.sketch.get(value, 0) + count
+        if len(self.sketch) > SKETCH_SIZE:
+            self.sketch = {value: self.sketch[value] for value in heapq.nsmallest(SKETCH_SIZE, self.sketch)}
+
+    def add(self, other: "UnitRecord") -> None:
+        """Sums another unit into this one."""
+        for name in ("documents", "bytes", "used_documents", "used_bytes", "sentences", "tokens", "unknown_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("bucket_documents", "bucket_tokens", "document_tokens", "sentence_tokens"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, [a + b for a, b in zip(mine, theirs, strict=True)] if mine else list(theirs))
+        for reason, (documents, num_bytes) in other.dropped.items():
+            count = self.dropped.setdefault(reason, [0, 0])
+            count[0] += documents
+            count[1] += num_bytes
+        self.faults = (self.faults + other.faults)[:MAX_LISTED_FAULTS]
+        self.see(other.sketch)
+
+    @staticmethod
+    def load(url: str) -> "UnitRecord":
+        """From its file."""
+        value = json.loads(storage.read_bytes(url))
+        return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
+
+
+class _Item(NamedTuple):
+    """A document that was read, with its file."""
+
+    file: InputFile
+    document: Document
+
+
+@lru_cache(maxsize=2)
+def _encoder(tokenizer_url: str, fast: bool) -> Encoder:
+    return Encoder(PreparedTokenizer(storage.read_bytes(tokenizer_url).decode()), fast)
+
+
+def tokenize_unit(task: TokenizeTask) -> UnitRecord:
+    """Tokenizes a unit, or returns the record of when that was done.
+
+    Raises UserError, with file and position, at a broken document where `on_error` is stop.
+    """
+    if storage.find(task.record_url):
+        return UnitRecord.load(task.record_url)
+    try:
+        record = _tokenize(task, _encoder(task.tokenizer_url, task.fast))
+    except EngineMismatch:
+        record = _tokenize(task, _encoder(task.tokenizer_url, False))
+    storage.publish(task.record_url, json.dumps(vars(record)).encode())
+    return record
+
+
+def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
+    num_buckets = task.num_partitions + task.num_eval_partitions
+    record = UnitRecord(bucket_documents=[0] * num_buckets, bucket_tokens=[0] * num_buckets)
+    gathered: list[Documents] = []
+    size = 0
+    for batch in _batches(task, record):
+        gathered.append(_encode(batch, task, encoder, record))
+        size += sum(item.document.num_bytes for item in batch)
+        if size >= SEGMENT_BYTES:
+            _write_segment(task, record, gathered)
+            gathered, size = [], 0
+    if gathered:
+        _write_segment(task, record, gathered)
+    return record
+
+
+def _batches(task: TokenizeTask, record: UnitRecord) -> Iterator[list[_Item]]:
+    """The unit's documents in batches of about BATCH_BYTES of text."""
+    batch: list[_Item] = []
+    size = done = 0
+    for span in task.unit.spans:
+        read = 0
+
+        def see(num_bytes: int) -> None:
+            nonlocal read
+            read = num_bytes  # noqa: B023  # used within this round only
+
+        for item in read_documents(span, task.rule, see):
+            if isinstance(item, Fault):
+                _drop(task, record, span.file, item)
+                continue
+            batch.append(_Item(span.file, item))
+            size += item.num_bytes
+            if size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+                report(TOKENIZE_STAGE, task.unit.number, Counts(done + read, record.bytes, record.documents, record.tokens))
+        done += read
+    if batch:
+        yield batch
+
+
+def _drop(task: TokenizeTask, record: UnitRecord, file: InputFile, fault: Fault) -> None:
+    if task.on_error == "stop" and fault.reason not in _NO_ERROR:
+        place = "row" if file.format == "parquet" else "byte"
+        detail = f": {fault.detail}" if fault.detail else ""
+        raise UserError(
+            f"{file.url}: at {place} {fault.position}: {fault.reason.replace('_', ' ')}{detail}; mend it and run the same "
+            "command again (what is done is kept), or drop such documents with --on-error skip"
+        )
+    record.drop(file, fault)
+
+
+def _encode(batch: list[_Item], task: TokenizeTask, encoder: Encoder, record: UnitRecord) -> Documents:
+    """Splits and encodes a batch, and counts it. Documents without a token are dropped."""
+    sentences: list[str] = []
+    num_sentences: npt.NDArray[np.int64] = np.empty(len(batch), np.int64)
+    hashes: npt.NDArray[np.uint64] = np.empty(len(batch), np.uint64)
+    for i, (_, document) in enumerate(batch):
+        pieces = split_sentences(document.text, task.language)
+        sentences += pieces
+        num_sentences[i] = len(pieces)
+        hashes[i] = int.from_bytes(blake2b(document.text.strip().encode(), digest_size=8).digest(), "little")
+    ids, lengths = encoder.encode(sentences, offset=task.unit.number)
+    counted = lengths_to_offsets(lengths > 0)[lengths_to_offsets(num_sentences)]
+    files: npt.NDArray[np.uint64] = np.array([item.file.ordinal for item in batch], np.uint64)
+    positions: npt.NDArray[np.uint64] = np.array([item.document.position for item in batch], np.uint64)
+    keys = combine(mix(files), positions)
+    documents = Documents(keys, hashes, np.diff(counted).astype(np.uint32), lengths[lengths > 0].astype(np.uint32), ids)
+    used = np.flatnonzero(documents.num_sentences)
+    if len(used) < len(batch):
+        for i in np.flatnonzero(documents.num_sentences == 0):
+            file, document = batch[i]
+            _drop(task, record, file, Fault(document.position, "no_sentence", document.num_bytes))
+        documents = documents.take(used)
+    _count(record, documents, sum(batch[i].document.num_bytes for i in used), encoder.unknown_id)
+    return documents
+
+
+def _count(record: UnitRecord, documents: Documents, num_bytes: int, unknown_id: int) -> None:
+    record.documents += len(documents.keys)
+    record.used_documents += len(documents.keys)
+    record.bytes += num_bytes
+    record.used_bytes += num_bytes
+    record.sentences += len(documents.sentence_lengths)
+    record.tokens += len(documents.ids)
+    record.unknown_tokens += int(np.count_nonzero(documents.ids == unknown_id))
+    record.see(Counter(documents.hashes.tolist()))
+    tokens = np.diff(documents.token_offsets()[documents.sentence_offsets()])
+    for histogram, lengths in ((record.document_tokens, tokens), (record.sentence_tokens, documents.sentence_lengths)):
+        for bin_number, count in enumerate(np.bincount(np.frexp(lengths)[1], minlength=_HISTOGRAM_BINS)):
+            histogram[bin_number] += int(count)
+
+
+def _write_segment(task: TokenizeTask, record: UnitRecord, gathered: list[Documents]) -> None:
+    documents = join_documents(gathered)
+    buckets = _buckets(documents, task)
+    num_buckets = len(record.bucket_documents)
+    tokens = np.diff(documents.token_offsets()[documents.sentence_offsets()])
+    for totals, weights in ((record.bucket_documents, None), (record.bucket_tokens, tokens)):
+        for bucket, total in enumerate(np.bincount(buckets, weights, minlength=num_buckets)):
+            totals[bucket] += int(total)
+    url = segment_url(task.store, task.unit.number, record.segments)
+    storage.publish(url, encode_segment(documents, buckets, num_buckets))
+    record.segments += 1
+
+
+def _buckets(documents: Documents, task: TokenizeTask) -> npt.NDArray[np.int64]:
+    """The bucket of each document: a train partition, or one of the held-out ones behind them."""
+    bits = combine(documents.keys, np.uint64(Purpose.PARTITION))
+    train = below(bits, np.uint64(task.num_partitions))
+    held_out = np.uint64(task.num_partitions) + below(bits, np.uint64(max(1, task.num_eval_partitions)))
+    is_held_out = documents.hashes < np.uint64(task.eval_below)
+    return np.where(is_held_out, held_out, train).astype(np.int64)

@@ -1,0 +1,159 @@
+"""Checks a data set against itself: every hash, count and invariant that the format promises."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+import pyarrow as pa
+
+from prep.build import FORMATS
+from prep.engine import LocalExecutor, run_tasks
+from prep.pairs import NUM_SPECIAL
+from prep.tokenizer import PreparedTokenizer
+from shards import storage
+from shards.errors import UserError
+from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo, fingerprint
+from shards.masking import Masking
+from shards.schema import Rows, columns_sha256, row_faults
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """A shard and what it must agree with."""
+
+    url: str
+    split: str
+    shard: ShardInfo
+    format: str
+    vocab_size: int
+    special_ids: dict[str, int]
+    capacity: int
+    masking: Masking | None
+    max_seq_len: int
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"checking {self.url}"
+
+
+def verify(url: str, workers: int) -> list[str]:
+    """What is wrong, a line each, the file first; an empty list when nothing is. Raises UserError when it is no data set."""
+    manifest_url = storage.join(url, MANIFEST_NAME)
+    if not storage.find(manifest_url):
+        raise UserError(f"{url}: is no finished data set (it has no {MANIFEST_NAME}); build it, or check the path")
+    if workers < 1:
+        raise UserError(f"--workers is {workers}, must be at least 1")
+    manifest, contradictions = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    faults = [f"{manifest_url}: {fault}" for fault in contradictions]
+    faults += [f"{manifest_url}: {fault}" for fault in ledger_faults(manifest)]
+    faults += tokenizer_faults(url, manifest)
+    faults += [f"{other}: belongs to no shard of the manifest" for other in _strangers(url, manifest)]
+    tasks = list(_tasks(url, manifest))
+    with tempfile.TemporaryDirectory() as folder, LocalExecutor(min(workers, max(1, len(tasks))), folder) as executor:
+        found = {task.url: part for task, part in run_tasks(executor, shard_faults, tasks, workers)}
+    return faults + [f"{task.url}: {fault}" for task in tasks for fault in found[task.url]]
+
+
+def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
+    settings, tokenizer = manifest.settings, manifest.tokenizer
+    special = tokenizer["special_ids"]
+    for name, split in manifest.splits.items():
+        static = settings["masking"] == "static" or name == "eval"
+        masking = Masking(settings["mask_prob"], tokenizer["vocab_size"], tuple(special.values()), special["mask"])
+        for shard in split.shards:
+            yield CheckTask(
+                url=storage.join(url, shard.path),
+                split=name,
+                shard=shard,
+                format=settings["format"],
+                vocab_size=tokenizer["vocab_size"],
+                special_ids=special,
+                capacity=settings["pack_to"] or settings["max_seq_len"],
+                masking=masking if static else None,
+                max_seq_len=settings["max_seq_len"],
+            )
+
+
+def shard_faults(task: CheckTask) -> list[str]:
+    """What is wrong with one shard."""
+    info = task.shard
+    try:
+        if not storage.find(task.url):
+            return ["is missing"]
+        data = storage.read_bytes(task.url)
+        faults = []
+        if len(data) != info.bytes:
+            faults.append(f"has {len(data)} bytes, the manifest says {info.bytes}")
+        if sha256(data).hexdigest() != info.sha256:
+            faults.append("its sha256 is not the manifest's: the file was changed or damaged")
+        rows = FORMATS[task.format].read(data, info.row_groups)
+    except (UserError, ValueError, OSError, pa.ArrowException) as error:
+        return [*locals().get("faults", []), f"cannot be decoded: {error}"]
+    if columns_sha256(rows) != info.columns_sha256:
+        faults.append("the digest of its columns is not the manifest's")
+    faults += [
+        f"{name} is {counted}, the manifest says {getattr(info, name)}"
+        for name, counted in _counts(rows).items()
+        if counted != getattr(info, name)
+    ]
+    if len(rows.sequence_lengths) and int(rows.sequence_lengths.max()) > task.max_seq_len:
+        faults.append(f"a sequence has {rows.sequence_lengths.max()} tokens, --max-seq-len was {task.max_seq_len}")
+    mask_counts = task.masking.counts(int(rows.sequence_lengths.max(initial=0))) if task.masking else None
+    return faults + row_faults(rows, task.vocab_size, task.special_ids, task.capacity, mask_counts)
+
+
+def _counts(rows: Rows) -> dict[str, int]:
+    masked = np.diff(rows.masked_offsets) if rows.masked_offsets is not None else np.zeros(1, np.int64)
+    return {
+        "rows": len(rows),
+        "sequences": len(rows.sequence_lengths),
+        "tokens": len(rows.input_ids),
+        "masked_tokens": int(masked.sum()),
+        "not_next": int(np.count_nonzero(rows.next_sentence_label)),
+        "max_row_tokens": int(np.diff(rows.token_offsets).max(initial=0)),
+        "max_sequences_per_row": int(np.diff(rows.sequence_offsets).max(initial=0)),
+        "max_masked_per_row": int(masked.max(initial=0)),
+    }
+
+
+def ledger_faults(manifest: Manifest) -> Iterator[str]:
+    """Sums in the ledger that do not come out."""
+    ledger = manifest.ledger
+    for unit in ("documents", "bytes"):
+        entry = ledger[unit]
+        if entry["in"] != entry["used"] + sum(entry["dropped"].values()):
+            yield f"ledger.{unit}: {entry['in']} in is not {entry['used']} used + {sum(entry['dropped'].values())} dropped"
+    made = 0
+    for name, split in manifest.splits.items():
+        tally, total = ledger["pairs"][name], split.totals()
+        made += tally["made"] * (manifest.settings["copies"] if name == "eval" else 1)
+        if tally["made"] != tally["placed"] + tally["truncated"] + tally["unpaired"]:
+            yield f"ledger.pairs.{name}: made is not placed + truncated + unpaired"
+        if tally["placed"] + tally["negatives"] + NUM_SPECIAL * total["sequences"] != total["tokens"]:
+            yield f"ledger.pairs.{name}: placed + negatives + special tokens are not the {total['tokens']} tokens of the shards"
+    if made != ledger["tokens"] * manifest.settings["copies"]:
+        yield f"ledger: the splits were made of {made} tokens, the corpus has {ledger['tokens']} a copy"
+
+
+def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the saved tokenizer."""
+    place = storage.join(url, manifest.tokenizer["folder"], "tokenizer.json")
+    if not storage.find(place):
+        yield f"{place}: is missing"
+        return
+    tokenizer = PreparedTokenizer(storage.read_bytes(place).decode(errors="replace"))
+    if tokenizer.fingerprint != manifest.tokenizer["fingerprint"]:
+        yield f"{place}: its sha256 is not the manifest's: the file was changed or damaged"
+    elif fingerprint(tokenizer.describe()) != fingerprint(manifest.tokenizer):
+        yield f"{place}: is not what the manifest says of it"
+
+
+def _strangers(url: str, manifest: Manifest) -> Iterator[str]:
+    known = {shard.path for split in manifest.splits.values() for shard in split.shards}
+    for name in manifest.splits:
+        for info in storage.list_files(storage.join(url, name)):
+            if f"{name}/{info.url.rpartition('/')[2]}" not in known:
+                yield info.url

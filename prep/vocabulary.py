@@ -1,0 +1,85 @@
+"""A WordPiece vocabulary trained on a sample of the corpus, the same every time.
+
+The trainer of `tokenizers` orders ids by hash maps unless every symbol is known beforehand. So the alphabet is counted
+first and handed over sorted, together with its `##` forms.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from prep.corpus import Document, Rule, Span, read_documents
+from prep.sentences import split_sentences
+from prep.tokenizer import SPECIAL_TOKENS, PreparedTokenizer, prepare, wordpiece
+from shards.errors import UserError
+from shards.randomness import Purpose, address
+
+SAMPLE_BYTES = 100 << 20
+_MIN_SHARE_BYTES = 1 << 20
+_MAX_ALPHABET = 1_000
+_UNICODE = 0x110000
+
+
+def train_vocabulary(spans: Sequence[Span], rule: Rule, language: str, size: int, cased: bool) -> PreparedTokenizer:
+    """A WordPiece tokenizer of at most `size` entries, trained on up to SAMPLE_BYTES of text from addressed spans.
+
+    Raises UserError when there is no text to train on.
+    """
+    normalizer = normalizers.BertNormalizer(lowercase=not cased)
+    sentences = list(_sample(spans, rule, language))
+    if not sentences:
+        raise UserError("the corpus holds no text to train a vocabulary on; check --corpus and --document")
+    alphabet, rare = _alphabet(sentences, normalizer, min(_MAX_ALPHABET, size // 4))
+    tokenizer = Tokenizer(models.WordPiece({}, unk_token=SPECIAL_TOKENS["unk"]))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        special_tokens=[*SPECIAL_TOKENS.values(), *(f"##{character}" for character in alphabet)],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    blank = {character: " " for character in rare}
+    texts = (sentence.translate(blank) for sentence in sentences) if blank else iter(sentences)
+    tokenizer.train_from_iterator(texts, trainer)
+    return prepare(wordpiece(tokenizer.get_vocab(with_added_tokens=False), lowercase=not cased), f"train:{size}")
+
+
+def _sample(spans: Sequence[Span], rule: Rule, language: str) -> Iterator[str]:
+    """Sentences from the start of spans chosen by address, an equal share of each; broken documents are left out here."""
+    total = sum(span.file.bytes if span.stop is None or span.file.format == "parquet" else span.stop - span.start for span in spans)
+    everything = total <= SAMPLE_BYTES and not any(span.file.compression or span.file.format == "parquet" for span in spans)
+    share = SAMPLE_BYTES if everything else max(_MIN_SHARE_BYTES, SAMPLE_BYTES // len(spans))
+    keys = address(0, Purpose.VOCABULARY_SAMPLE, np.arange(len(spans), dtype=np.uint64))
+    left = SAMPLE_BYTES
+    for index in np.argsort(keys, kind="stable"):
+        taken = 0
+        for item in read_documents(spans[index], rule):
+            if isinstance(item, Document):
+                yield from split_sentences(item.text, language)
+                taken += item.num_bytes
+            if taken >= share or taken >= left:
+                break
+        left -= taken
+        if left <= 0:
+            return
+
+
+def _alphabet(sentences: Sequence[str], normalizer: normalizers.Normalizer, limit: int) -> tuple[list[str], list[int]]:
+    """The `limit` most frequent characters after normalization, sorted; and the raw characters that hold any other."""
+    counts: npt.NDArray[np.int64] = np.zeros(_UNICODE, np.int64)
+    for start in range(0, len(sentences), 10_000):
+        text = " ".join(sentences[start : start + 10_000])
+        counts += np.bincount(np.frombuffer(text.encode("utf-32-le"), "<u4"), minlength=_UNICODE)
+    normal = {int(code): normalizer.normalize_str(chr(code)) for code in np.flatnonzero(counts)}
+    frequency: dict[str, int] = {}
+    for code, characters in normal.items():
+        for character in characters:
+            if not character.isspace():
+                frequency[character] = frequency.get(character, 0) + int(counts[code])
+    kept = sorted(sorted(frequency), key=lambda character: -frequency[character])[:limit]
+    allowed = set(kept)
+    rare = [code for code, characters in normal.items() if any(not c.isspace() and c not in allowed for c in characters)]
+    return sorted(kept), rare

@@ -1,0 +1,35 @@
+"""Loops compiled with numba, cached on disk.
+
+numba's own cache notices a change in the file of a function, but not in a function that it calls from another file.
+So the cache's folder carries a digest of every source of the project: after any change of code nothing stale runs.
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@cache
+def _cache_folder(parent: str) -> str:
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256(numba.__version__.encode())
+    for package in ("prep", "shards", "train"):
+        for source in sorted((root / package).glob("*.py")):
+            digest.update(source.read_bytes())
+    return str((Path(parent) if parent else root / "shards" / "__pycache__") / f"numba-{digest.hexdigest()[:16]}")
+
+
+def compiled(function: Function) -> Function:
+    """`function` compiled on its first call for the types of its arguments, without the interpreter's lock."""
+    previous = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _cache_folder(previous)
+    try:
+        return cast(Function, numba.njit(cache=True, nogil=True)(function))
+    finally:
+        numba.config.CACHE_DIR = previous

@@ -1,0 +1,164 @@
+"""`manifest.json`: what a data set holds, and the record that it is complete."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from shards.errors import UserError
+from shards.schema import FORMAT_VERSION
+
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"
+SPLITS = ("train", "eval")
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A run of rows that can be decoded on its own: its number of rows and its byte range in the shard."""
+
+    rows: int
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard: where it is (relative to the manifest), what is in it, and the digests of its file and its columns."""
+
+    path: str
+    bytes: int
+    sha256: str
+    columns_sha256: str
+    rows: int
+    sequences: int
+    tokens: int
+    masked_tokens: int
+    not_next: int
+    forced_not_next: int
+    max_row_tokens: int
+    max_sequences_per_row: int
+    max_masked_per_row: int
+    row_groups: tuple[RowGroup, ...]
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "ShardInfo":
+        """The inverse of `to_json`."""
+        return ShardInfo(**{**value, "row_groups": tuple(RowGroup(*group) for group in value["row_groups"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, row groups as [rows, offset, bytes]."""
+        value = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**value, "row_groups": [[group.rows, group.offset, group.bytes] for group in self.row_groups]}
+
+
+_SUMS = ("rows", "sequences", "tokens", "masked_tokens", "not_next", "forced_not_next", "bytes")
+_MAXIMA = ("max_row_tokens", "max_sequences_per_row", "max_masked_per_row")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split, in order, with their totals."""
+
+    shards: tuple[ShardInfo, ...]
+
+    def totals(self) -> dict[str, int]:
+        """Sums and maxima over the shards; 0 where there are none."""
+        sums = {name: sum(getattr(shard, name) for shard in self.shards) for name in _SUMS}
+        return sums | {name: max((getattr(shard, name) for shard in self.shards), default=0) for name in _MAXIMA}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: format, settings, tokenizer, splits and ledger. The fields are described in README.md."""
+
+    settings: dict[str, Any]
+    tokenizer: dict[str, Any]
+    inputs: dict[str, Any]
+    splits: dict[str, Split]
+    ledger: dict[str, Any]
+    made_with: dict[str, str] = field(default_factory=dict)
+    recipe_version: int = 1
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def settings_fingerprint(self) -> str:
+        """Digest of the recipe's version and every setting that can change the output."""
+        return fingerprint({"recipe_version": self.recipe_version, "settings": self.settings})
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Digest of the decoded columns of all shards in order: the same in every format."""
+        return fingerprint({name: [s.columns_sha256 for s in split.shards] for name, split in self.splits.items()})
+
+    def to_json(self) -> bytes:
+        """The file's bytes; `sha256` is the digest of everything else in it."""
+        splits = {
+            name: split.totals() | {"shards": [shard.to_json() for shard in split.shards]}
+            for name, split in self.splits.items()
+        }
+        value = {
+            "format_version": self.format_version,
+            "recipe_version": self.recipe_version,
+            "settings": self.settings,
+            "settings_fingerprint": self.settings_fingerprint,
+            "data_fingerprint": self.data_fingerprint,
+            "tokenizer": self.tokenizer,
+            "inputs": self.inputs,
+            "ledger": self.ledger,
+            "made_with": self.made_with,
+            "splits": splits,
+        }
+        return json.dumps(value | {"sha256": fingerprint(value)}, indent=1).encode()
+
+    @staticmethod
+    def from_json(data: bytes, url: str) -> tuple["Manifest", list[str]]:
+        """The manifest and what in it contradicts itself, a line each; `url` is for the messages.
+
+        Raises UserError when it cannot be read at all or is of a format that this code does not know.
+        """
+        try:
+            value = json.loads(data)
+            version = value["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{url}: not a manifest ({error or type(error).__name__}); rebuild the data set") from error
+        if version != FORMAT_VERSION:
+            raise UserError(f"{url}: format_version is {version}, this release reads {FORMAT_VERSION}; use its release")
+        try:
+            manifest = Manifest(
+                **{f.name: value[f.name] for f in fields(Manifest) if f.name != "splits"},
+                splits={
+                    name: Split(tuple(ShardInfo.from_json(shard) for shard in split["shards"]))
+                    for name, split in value["splits"].items()
+                },
+            )
+            return manifest, list(_contradictions(value, manifest))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{url}: a field is missing or wrong ({error!r}); rebuild the data set") from error
+
+
+def _contradictions(value: dict[str, Any], manifest: Manifest) -> Iterable[str]:
+    for name in ("settings_fingerprint", "data_fingerprint"):
+        if value.get(name) != getattr(manifest, name):
+            yield f"{name} is {value.get(name)}, the content gives {getattr(manifest, name)}"
+    for name, split in manifest.splits.items():
+        for total, number in split.totals().items():
+            if value["splits"][name].get(total) != number:
+                yield f"splits.{name}.{total} is {value['splits'][name].get(total)}, the shards give {number}"
+    rest = {key: part for key, part in value.items() if key != "sha256"}
+    if value.get("sha256") != fingerprint(rest):
+        yield "the manifest was changed after it was written (its sha256 does not match)"
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of a plain value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`name: old -> new` for every key whose value differs."""
+    names = sorted({*old, *new})
+    return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
+
+

@@ -1,0 +1,227 @@
+"""The columns of a shard: the only place that names them, types them and checks them.
+
+`Rows` is a block of rows as flat numpy arrays with offsets. Legend of the shapes: R rows, S sequences, T tokens, M masked.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT_VERSION = 1
+"""Raised when a reader of the previous version would misread a shard or its manifest."""
+
+Ints = npt.NDArray[np.integer]
+Offsets = npt.NDArray[np.int64]
+
+TOKEN_COLUMN = "input_ids"
+SEQUENCE_COLUMNS = ("sequence_lengths", "segment_a_lengths", "next_sentence_label")
+MASKED_COLUMNS = ("masked_positions", "masked_labels")
+COLUMNS = (TOKEN_COLUMN, *SEQUENCE_COLUMNS, *MASKED_COLUMNS)
+OPTIONAL_COLUMNS = ("next_sentence_label", *MASKED_COLUMNS)
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.integer]:
+    """The type of token ids: uint16 wherever every id fits."""
+    return np.dtype(np.uint16 if vocab_size <= 65_536 else np.uint32)
+
+
+def column_dtypes(vocab_size: int) -> dict[str, np.dtype[np.integer]]:
+    """Column name -> type of its values."""
+    ids, length = token_dtype(vocab_size), np.dtype(np.uint16)
+    return {
+        "input_ids": ids,
+        "sequence_lengths": length,
+        "segment_a_lengths": length,
+        "next_sentence_label": np.dtype(np.uint8),
+        "masked_positions": length,
+        "masked_labels": ids,
+    }
+
+
+@dataclass(frozen=True)
+class Rows:
+    """R rows as flat columns. `*_offsets` have R + 1 entries: row r holds values[offsets[r]:offsets[r + 1]]."""
+
+    token_offsets: Offsets  # [R + 1]
+    sequence_offsets: Offsets  # [R + 1]
+    input_ids: Ints  # [T]
+    sequence_lengths: Ints  # [S]
+    segment_a_lengths: Ints  # [S]
+    next_sentence_label: Ints | None = None  # [S]
+    masked_offsets: Offsets | None = None  # [R + 1]
+    masked_positions: Ints | None = None  # [M]
+    masked_labels: Ints | None = None  # [M]
+
+    def __len__(self) -> int:
+        return len(self.token_offsets) - 1
+
+    def columns(self) -> Iterator[tuple[str, Offsets, Ints]]:
+        """(name, offsets, values) of every column present, in the contract's order."""
+        for name in COLUMNS:
+            values = getattr(self, name)
+            if values is not None:
+                yield name, self.offsets(name), values
+
+    def offsets(self, column: str) -> Offsets:
+        """The offsets that cut `column` into rows."""
+        if column == TOKEN_COLUMN:
+            return self.token_offsets
+        if column in SEQUENCE_COLUMNS:
+            return self.sequence_offsets
+        assert self.masked_offsets is not None
+        return self.masked_offsets
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Rows [start, stop), values as views."""
+        parts: dict[str, Ints] = {}
+        for name, offsets, values in self.columns():
+            parts[name] = values[offsets[start] : offsets[stop]]
+        for group in ("token_offsets", "sequence_offsets", "masked_offsets"):
+            offsets = getattr(self, group)
+            if offsets is not None:
+                parts[group] = offsets[start : stop + 1] - offsets[start]
+        return Rows(**parts)  # type: ignore[arg-type]  # names and types are those of the fields read above
+
+    def sequence_starts(self) -> Offsets:
+        """Where each sequence begins in `input_ids`, and the end: [S + 1]."""
+        return lengths_to_offsets(self.sequence_lengths)
+
+    def masked_indices(self) -> Offsets:
+        """Where each masked token stands in `input_ids`: [M]."""
+        assert self.masked_offsets is not None and self.masked_positions is not None
+        return self.masked_positions + np.repeat(self.token_offsets[:-1], np.diff(self.masked_offsets))
+
+
+def lengths_to_offsets(lengths: Ints) -> Offsets:
+    """[n] lengths -> [n + 1] offsets that start at 0."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def rows_from_columns(columns: dict[str, tuple[Offsets, Ints]]) -> Rows:
+    """Rows from name -> (offsets, values).
+
+    Raises ValueError when a column is missing, unknown, or cut into rows unlike its sisters.
+    """
+    required = [name for name in COLUMNS if name not in OPTIONAL_COLUMNS and name not in columns]
+    unknown = [name for name in columns if name not in COLUMNS]
+    if required or unknown:
+        raise ValueError(f"columns missing: {required}, columns unknown: {unknown}")
+    if ("masked_positions" in columns) != ("masked_labels" in columns):
+        raise ValueError("masked_positions and masked_labels must come together")
+    for names in (SEQUENCE_COLUMNS, MASKED_COLUMNS):
+        present = [name for name in names if name in columns]
+        for name in present[1:]:
+            if not np.array_equal(columns[name][0], columns[present[0]][0]):
+                raise ValueError(f"{name} and {present[0]} differ in their lengths a row")
+    masked = columns.get("masked_positions")
+    return Rows(
+        token_offsets=columns["input_ids"][0],
+        sequence_offsets=columns["sequence_lengths"][0],
+        masked_offsets=masked[0] if masked else None,
+        **{name: values for name, (_, values) in columns.items()},  # type: ignore[arg-type]  # checked above
+    )
+
+
+def concatenate(blocks: Sequence[Rows]) -> Rows:
+    """The rows of all blocks, which must have the same columns, one after the other."""
+    columns: dict[str, tuple[Offsets, Ints]] = {}
+    for name, _, _ in blocks[0].columns():
+        counts = np.concatenate([np.diff(block.offsets(name)) for block in blocks])
+        values = np.concatenate([getattr(block, name) for block in blocks])
+        columns[name] = (lengths_to_offsets(counts), values)
+    return rows_from_columns(columns)
+
+
+def columns_sha256(rows: Rows) -> str:
+    """Digest of the decoded columns: for each its name, type, lengths a row (uint32) and values, little-endian."""
+    digest = hashlib.sha256()
+    for name, offsets, values in rows.columns():
+        kind = values.dtype.newbyteorder("<")
+        digest.update(f"{name}:{kind.str}:{len(rows)}:{len(values)}\n".encode())
+        digest.update(np.ascontiguousarray(np.diff(offsets), "<u4").data)
+        digest.update(np.ascontiguousarray(values, kind).data)
+    return digest.hexdigest()
+
+
+def row_faults(
+    rows: Rows, vocab_size: int, special_ids: dict[str, int], capacity: int, mask_counts: Ints | None
+) -> list[str]:
+    """What is wrong with decoded rows, a line each; an empty list where all invariants of the format hold.
+
+    `capacity` is the most tokens a row may have. `mask_counts[n]` is how many tokens a sequence of length n has masked
+    (fewer only where it has fewer ordinary tokens); None where the masking is dynamic.
+    """
+    faults = [
+        f"{name} is {values.dtype}, must be {column_dtypes(vocab_size)[name]}"
+        for name, _, values in rows.columns()
+        if values.dtype != column_dtypes(vocab_size)[name]
+    ]
+    row_lengths = np.diff(rows.token_offsets)
+    starts = rows.sequence_starts()
+    if starts[-1] != len(rows.input_ids) or not np.array_equal(starts[rows.sequence_offsets], rows.token_offsets):
+        return [*faults, "sequence_lengths do not sum to the length of input_ids in every row"]
+    lengths, a_lengths = rows.sequence_lengths.astype(np.int64), rows.segment_a_lengths.astype(np.int64)
+    if len(rows) and (row_lengths.min() == 0 or row_lengths.max() > capacity):
+        faults.append(f"a row has {row_lengths.min()} or {row_lengths.max()} tokens, allowed are 1 to {capacity}")
+    if len(lengths) and ((a_lengths < 2) | (a_lengths > lengths)).any():
+        return [*faults, "segment_a_lengths has a value below 2 or above its sequence's length"]
+    if len(rows.input_ids) and int(rows.input_ids.max()) >= vocab_size:
+        return [*faults, f"input_ids holds {rows.input_ids.max()}, the vocabulary has {vocab_size} entries"]
+    faults += _separator_faults(rows.input_ids, starts, a_lengths, special_ids)
+    label = rows.next_sentence_label
+    if label is not None and len(label) and int(label.max()) > 1:
+        faults.append(f"next_sentence_label holds {label.max()}, allowed are 0 and 1")
+    if mask_counts is None and rows.masked_positions is not None:
+        faults.append("masked_positions is present although the masking is dynamic")
+    if mask_counts is not None:
+        faults += _mask_faults(rows, vocab_size, special_ids, mask_counts)
+    return faults
+
+
+def _separator_faults(ids: Ints, starts: Offsets, a_lengths: Ints, special_ids: dict[str, int]) -> list[str]:
+    first, a_end, end = starts[:-1], starts[:-1] + a_lengths - 1, starts[1:] - 1
+    cls_id, sep_id = special_ids["cls"], special_ids["sep"]
+    faults = []
+    if (ids[first] != cls_id).any():
+        faults.append("a sequence does not start with [CLS]")
+    if (ids[a_end] != sep_id).any() or (ids[end] != sep_id).any():
+        faults.append("a segment does not end with [SEP]")
+    expected = len(first) + len(np.unique(np.concatenate([a_end, end])))
+    if np.count_nonzero((ids == cls_id) | (ids == sep_id) | (ids == special_ids["pad"])) != expected:
+        faults.append("input_ids holds [CLS], [SEP] or [PAD] inside a segment")
+    return faults
+
+
+def _mask_faults(rows: Rows, vocab_size: int, special_ids: dict[str, int], mask_counts: Ints) -> list[str]:
+    if rows.masked_positions is None or rows.masked_labels is None or rows.masked_offsets is None:
+        return ["masked_positions is absent although the masking is static"]
+    row_lengths = np.repeat(np.diff(rows.token_offsets), np.diff(rows.masked_offsets))
+    if (rows.masked_positions >= row_lengths).any():
+        return ["masked_positions holds a position outside its row"]
+    indices = rows.masked_indices()
+    if (np.diff(indices) <= 0).any():
+        return ["masked_positions is not strictly ascending in every row"]
+    labels, faults = rows.masked_labels, []
+    special = sorted(special_ids.values())
+    if len(labels) and int(labels.max()) >= vocab_size:
+        faults.append(f"masked_labels holds {labels.max()}, the vocabulary has {vocab_size} entries")
+    if np.isin(labels, special).any():
+        faults.append("masked_labels holds a special token")
+    shown = rows.input_ids[indices]
+    if np.isin(shown[shown != special_ids["mask"]], special).any():
+        faults.append("a special token other than [MASK] stands at a masked position")
+    if np.count_nonzero(rows.input_ids == special_ids["mask"]) != np.count_nonzero(shown == special_ids["mask"]):
+        faults.append("input_ids holds [MASK] at a position that masked_positions does not name")
+    starts = rows.sequence_starts()
+    original = rows.input_ids.copy()
+    original[indices] = labels
+    ordinary = np.add.reduceat(~np.isin(original, special), starts[:-1]) if len(original) else np.zeros(0, np.int64)
+    selected = np.diff(np.searchsorted(indices, starts))
+    if not np.array_equal(selected, np.minimum(mask_counts[rows.sequence_lengths], ordinary)):
+        faults.append("a sequence does not have the number of masked tokens that the mask rate asks for")
+    return faults

@@ -1,0 +1,275 @@
+"""URLs: open, list, publish atomically, translate errors. The only module that knows fsspec.
+
+A URL is a local path, `file://...`, or anything fsspec has a filesystem for. Whatever a backend raises leaves here as a
+StorageError that names the URL and the remedy.
+"""
+
+import errno
+import io
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from fsspec.core import url_to_fs
+from fsspec.utils import get_protocol
+
+from shards.errors import UserError
+
+_ATTEMPTS = 4
+_BACKOFF_S = 0.5
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "adl": "azure", "abfss": "azure"}
+_TEMPORARY = ".tmp-"
+_BUFFER_BYTES = 1 << 20
+_BLOCK_BYTES = 8 << 20
+Value = TypeVar("Value")
+
+
+class StorageError(UserError):
+    """Something could not be read or written: the URL, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One listed file. `version` changes when the content does: an etag, or the time of the last change."""
+
+    url: str
+    bytes: int
+    version: str
+
+
+def is_local(url: str) -> bool:
+    """Whether the URL lies on a mounted disk."""
+    return get_protocol(url) in ("file", "local")
+
+
+def local_path(url: str) -> Path:
+    """The path of a local URL."""
+    return Path(url.removeprefix("file://").removeprefix("local://"))
+
+
+def join(url: str, *names: str) -> str:
+    """A URL below another."""
+    return "/".join((url.rstrip("/") or "/", *names))
+
+
+def read_bytes(url: str, start: int = 0, length: int | None = None) -> bytes:
+    """The content, or `length` bytes of it from `start`. Raises StorageError, also when the file is shorter than that."""
+    if is_local(url):
+        with translated(url, "read"), open(local_path(url), "rb") as file:
+            file.seek(start)
+            data = file.read() if length is None else file.read(length)
+    else:
+        fs, path = _filesystem(url)
+        end = None if length is None else start + length
+        data = _retried(url, "read", lambda: cast(bytes, fs.cat_file(path, start=start, end=end)))
+    if length is not None and len(data) != length:
+        raise StorageError(f"{url}: ends at byte {start + len(data)}, expected {start + length}; it is damaged, rebuild it")
+    return data
+
+
+@contextmanager
+def open_read(url: str) -> Iterator[io.BufferedReader]:
+    """A seekable binary file.
+
+    Whatever fails in the storage, on opening or while reading, is a StorageError; so any other error that a decoder of
+    the stream raises is about the content.
+    """
+    if is_local(url):
+        with translated(url, "read"):
+            raw: Any = open(local_path(url), "rb", buffering=0)  # noqa: SIM115  # closed below
+    else:
+        fs, path = _filesystem(url)
+        try:
+            raw = _retried(url, "open", lambda: fs.open(path, "rb", block_size=_BLOCK_BYTES))
+        except FileNotFoundError as error:
+            raise _storage_error(url, "open", error) from error
+    with raw, io.BufferedReader(_Stream(raw, url), _BUFFER_BYTES) as file:
+        yield file
+
+
+class _Stream(io.RawIOBase):
+    """A file of any backend whose errors are StorageErrors."""
+
+    def __init__(self, raw: Any, url: str) -> None:
+        self._raw, self._url = raw, url
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return cast(int, self._raw.tell())
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with translated(self._url, "read"):
+            return cast(int, self._raw.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        with translated(self._url, "read"):
+            return cast(int, self._raw.readinto(buffer))
+
+
+def publish(url: str, data: bytes | memoryview) -> None:
+    """Writes a whole file so that it is there complete or not at all, replacing what was there."""
+    if is_local(url):
+        with translated(url, "write"):
+            _publish_local(local_path(url), data)
+    else:
+        fs, path = _filesystem(url)
+        _retried(url, "write", lambda: fs.pipe_file(path, bytes(data)))
+
+
+def _publish_local(path: Path, data: bytes | memoryview) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}{socket.gethostname()}-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_abandoned(url: str) -> None:
+    """Removes the temporary files below a local folder that processes of this machine, now dead, left behind."""
+    if not is_local(url):
+        return
+    for path in local_path(url).glob(f"**/.*{_TEMPORARY}{socket.gethostname()}-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            path.unlink(missing_ok=True)
+
+
+def find(url: str) -> FileInfo | None:
+    """The file at `url`, or None where there is none (a folder is none)."""
+    if is_local(url):
+        path = local_path(url)
+        with translated(url, "look at"):
+            return _local_info(path) if path.is_file() else None
+    fs, path = _filesystem(url)
+    try:
+        entry = _retried(url, "look at", lambda: fs.info(path))
+    except FileNotFoundError:
+        return None
+    return _remote_info(fs, entry) if entry["type"] == "file" else None
+
+
+def list_files(url: str) -> list[FileInfo]:
+    """Every file in a folder and below, sorted by URL; an empty list where there is no such folder."""
+    if is_local(url):
+        with translated(url, "list"):
+            folder = local_path(url)
+            paths = (Path(parent) / name for parent, _, names in os.walk(folder, onerror=_raise) for name in names)
+            infos = [_local_info(path) for path in paths] if folder.is_dir() else []
+    else:
+        fs, path = _filesystem(url)
+        infos = _remote_infos(fs, _retried(url, "list", lambda: fs.find(path, detail=True)))
+    return sorted(infos, key=lambda info: info.url)
+
+
+def glob(pattern: str) -> list[FileInfo]:
+    """Every file that matches the pattern (`*`, `?`, `[...]`, `**`), sorted by URL."""
+    fs, path = _filesystem(pattern)
+    found = _retried(pattern, "list", lambda: fs.glob(path, detail=True))
+    if is_local(pattern):
+        with translated(pattern, "list"):
+            infos = [_local_info(Path(name)) for name, entry in found.items() if entry["type"] == "file"]
+    else:
+        infos = _remote_infos(fs, found)
+    return sorted(infos, key=lambda info: info.url)
+
+
+def remove(url: str) -> None:
+    """Removes a file, or a folder with all that is in it; nothing where there is none."""
+    fs, path = _filesystem(url)
+    try:
+        _retried(url, "remove", lambda: fs.rm(path, recursive=True))
+    except FileNotFoundError:
+        return
+
+
+def _local_info(path: Path) -> FileInfo:
+    status = path.stat()
+    return FileInfo(str(path), status.st_size, str(status.st_mtime_ns))
+
+
+def _remote_infos(fs: Any, entries: dict[str, dict[str, Any]]) -> list[FileInfo]:
+    return [_remote_info(fs, entry) for entry in entries.values() if entry["type"] == "file"]
+
+
+def _remote_info(fs: Any, entry: dict[str, Any]) -> FileInfo:
+    names = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+    version = next((str(entry[name]) for name in names if entry.get(name)), "")
+    return FileInfo(cast(str, fs.unstrip_protocol(entry["name"])), int(entry.get("size") or 0), version)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    protocol = get_protocol(url)
+    try:
+        return cast(tuple[Any, str], url_to_fs(url, **({} if is_local(url) else {"use_listings_cache": False})))
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        remedy = f"install the extra: pip install '.[{extra}]'" if extra else str(error)
+        raise StorageError(f"{url}: the package for {protocol}:// is missing; {remedy}") from error
+    except ValueError as error:
+        known = "a local path, file://, s3://, gs://, az://, https://"
+        raise StorageError(f"{url}: {protocol}:// is no known kind of storage; use {known} or another of fsspec's") from error
+    except Exception as error:  # a backend may fail in any way while it is set up
+        raise _storage_error(url, "open", error) from error
+
+
+def _retried(url: str, doing: str, action: Callable[[], Value]) -> Value:
+    """`action` with back-off after faults that may pass; FileNotFoundError goes to the caller as it is."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return action()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # each backend raises its own kinds; this is their border
+            if attempt == _ATTEMPTS - 1 or isinstance(error, PermissionError) or is_local(url):
+                raise _storage_error(url, doing, error) from error
+            time.sleep(_BACKOFF_S * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def translated(url: str, doing: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a StorageError about `url`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each backend raises its own kinds; this is their border
+        raise _storage_error(url, doing, error) from error
+
+
+def _storage_error(url: str, doing: str, error: Exception) -> StorageError:
+    number = getattr(error, "errno", None)
+    reason = os.strerror(number) if number else " ".join(f"{type(error).__name__}: {error}".split())
+    remedies: dict[int | None, str] = {
+        errno.ENOSPC: "free some space and run the same command again",
+        errno.EDQUOT: "free some space and run the same command again",
+        errno.EFBIG: "the file system cannot hold a file of that size; use another",
+        errno.EACCES: "check its permissions",
+        errno.EROFS: "choose another place",
+        errno.ENOENT: "check the path",
+        errno.ENOTDIR: "check the path: a part of it is a file",
+    }
+    remedy = remedies.get(number, "check that it exists and that you may use it, then run the same command again")
+    return StorageError(f"{url}: cannot {doing} it: {reason}; {remedy}")
+
+
