@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,10 @@ from prep.pairs import Sequences, Tally, pair_next_sentence
 from prep.progress import Counts, report
 from prep.store import Documents, join_documents, read_buckets
 from prep.tokenize import segment_url
-from shards import parquet, storage, tar
+from shards import storage
 from shards.compiled import compiled
-from shards.manifest import RowGroup, ShardInfo
+from shards.formats import FORMATS
+from shards.manifest import ShardInfo
 from shards.masking import Masking, mask_rows
 from shards.randomness import Purpose, address
 from shards.schema import Offsets, Rows, columns_sha256, lengths_to_offsets, token_dtype
@@ -31,17 +33,6 @@ GROUP_SEQUENCES = 8192
 """Sequences of a row group, were all of them as long as may be."""
 BYTES_PER_TOKEN = 2
 """Of a shard, about; a constant, so that both formats cut their shards in the same places."""
-
-
-class Format(Protocol):
-    """A module that writes rows to bytes."""
-
-    SUFFIX: str
-
-    def write(self, rows: Rows, group_rows: int) -> tuple[memoryview, list[RowGroup]]: ...
-
-
-FORMATS: dict[str, Format] = {"parquet": parquet, "webdataset": tar}
 
 
 @dataclass(frozen=True)
@@ -197,12 +188,10 @@ def _cut(lengths: npt.NDArray[np.int64], row_starts: Offsets, shard_tokens: int)
     count = -(-int(tokens[-1]) // shard_tokens)
     edges = np.searchsorted(tokens, [int(tokens[-1]) * i // max(1, count) for i in range(count + 1)])
     edges[-1] = num_rows
-    yield from ((int(first), int(last)) for first, last in zip(edges[:-1], edges[1:], strict=True) if first < last)
+    yield from ((int(first), int(last)) for first, last in pairwise(edges) if first < last)
 
 
-def _gather(
-    sequences: Sequences, chosen: npt.NDArray[np.int64], sequence_offsets: Offsets, ids: Any, recipe: Recipe
-) -> Rows:
+def _gather(sequences: Sequences, chosen: npt.NDArray[np.int64], sequence_offsets: Offsets, ids: Any, recipe: Recipe) -> Rows:
     lengths = sequences.lengths()[chosen]
     starts = lengths_to_offsets(lengths)
     input_ids: npt.NDArray[Any] = np.empty(starts[-1], token_dtype(recipe.vocab_size))

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,7 +93,7 @@ def read_documents(span: Span, rule: Rule, on_progress: Callable[[int], None] = 
             yield Fault(position, "damaged", 0, f"{type(error).__name__}: {error}")
 
 
-def _text_documents(file: io.BufferedReader, span: Span, rule: Rule) -> Iterator[Document | Fault]:
+def _text_documents(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
     if span.file.format == "jsonl":
         for position, raw in _lines(file, span.start, span.stop):
             yield _json_document(position, raw, rule.text_field) if isinstance(raw, bytes) else raw
@@ -105,13 +105,12 @@ def _text_documents(file: io.BufferedReader, span: Span, rule: Rule) -> Iterator
             yield item
 
 
-def _decompressed(file: io.BufferedReader, compression: str) -> io.BufferedReader:
+def _decompressed(file: BinaryIO, compression: str) -> BinaryIO:
     """Streams of several gzip members or zstd frames are read to their end; a truncated one raises EOFError."""
-    if compression == "gz":
-        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file)), _CHUNK_BYTES)
-    if compression == "zst":
-        return io.BufferedReader(cast(io.RawIOBase, zstd.ZstdFile(file)), _CHUNK_BYTES)
-    return file
+    if not compression:
+        return file
+    plain = gzip.GzipFile(fileobj=file) if compression == "gz" else zstd.ZstdFile(file)
+    return io.BufferedReader(cast(io.RawIOBase, plain), _CHUNK_BYTES)
 
 
 def _text_document(position: int, raw: bytes) -> Document | Fault:
@@ -148,7 +147,7 @@ def _too_long(position: int, num_bytes: int) -> Piece:
     return position, Fault(position, "too_long", num_bytes, f"over {MAX_DOCUMENT_BYTES} bytes")
 
 
-def _line(file: io.BufferedReader) -> tuple[bytes, int]:
+def _line(file: BinaryIO) -> tuple[bytes, int]:
     """The next line, and its length, which is larger when only the beginning of an overlong line was kept."""
     line = file.readline(MAX_DOCUMENT_BYTES + 2)
     length = len(line)
@@ -160,7 +159,7 @@ def _line(file: io.BufferedReader) -> tuple[bytes, int]:
     return line, length
 
 
-def _seek_line(file: io.BufferedReader, start: int) -> int:
+def _seek_line(file: BinaryIO, start: int) -> int:
     """Moves to the first line that starts at `start` or after; returns where that is."""
     if start == 0:
         return 0
@@ -168,7 +167,7 @@ def _seek_line(file: io.BufferedReader, start: int) -> int:
     return start - 1 + _line(file)[1]
 
 
-def _lines(file: io.BufferedReader, start: int, stop: int | None) -> Iterator[Piece]:
+def _lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
     position = _seek_line(file, start)
     while stop is None or position < stop:
         line, length = _line(file)
@@ -182,7 +181,7 @@ def _lines(file: io.BufferedReader, start: int, stop: int | None) -> Iterator[Pi
         position += length
 
 
-def _paragraphs(file: io.BufferedReader, start: int, stop: int | None) -> Iterator[Piece]:
+def _paragraphs(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
     position = _seek_line(file, start)
     ours = start == 0  # whether a document that begins here has its anchor in this span
     lines: list[bytes] = []
@@ -203,7 +202,7 @@ def _paragraphs(file: io.BufferedReader, start: int, stop: int | None) -> Iterat
         position += length
 
 
-def _whole(file: io.BufferedReader, start: int, stop: int | None) -> Iterator[Piece]:
+def _whole(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
     data = file.read(MAX_DOCUMENT_BYTES + 1)
     size = len(data)
     while chunk := file.read(_CHUNK_BYTES) if size > MAX_DOCUMENT_BYTES else b"":
@@ -272,4 +271,6 @@ def check_column(file: InputFile, schema: pa.Schema, text_field: str) -> None:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary)
     if not any(test(kind) for test in text):
-        raise UserError(f"{file.url}: the column {text_field!r} is {kind}, not text; there are: {names}; choose with --text-field")
+        raise UserError(
+            f"{file.url}: the column {text_field!r} is {kind}, not text; there are: {names}; choose with --text-field"
+        )

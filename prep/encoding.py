@@ -13,11 +13,17 @@ from shards.schema import lengths_to_offsets, token_dtype
 CHECKED_SHARE = 100
 """One sentence in so many is encoded by both."""
 _CACHE_ENTRIES = 1 << 18
-_PROBES = ["a [MASK] b[SEP]", "[CLS]\u00e9cole\u3000\u4e2d\u6587 e\u0301 \u01c5 \u0130I", "x" * 300, "1,000.5-th \u2019t \x07\u200b\ufffd", ""]
+_PROBES = [
+    "a [MASK] b[SEP]",
+    "[CLS]\u00e9cole\u3000\u4e2d\u6587 e\u0301 \u01c5 \u0130I",
+    "x" * 300,
+    "1,000.5-th \u2019t \x07\u200b\ufffd",
+    "",
+]
 _log = logging.getLogger(__name__)
 
 
-class EngineMismatch(Exception):
+class EngineMismatchError(Exception):
     """The fast tokenizer gave other ids than the reference: what it made so far must be made again without it."""
 
 
@@ -39,13 +45,13 @@ class Encoder:
         """Flat ids [tokens] and the length of each sentence [sentences].
 
         An id of a special token that a text spells out becomes the unknown token's, whatever the tokenizer makes of it.
-        `offset` says where the sentences to compare begin; raises EngineMismatch where one differs.
+        `offset` says where the sentences to compare begin; raises EngineMismatchError where one differs.
         """
         if self._fast is None:
             ids, lengths = self._encode_reference(sentences)
         else:
             if not self._agree(sentences[offset % CHECKED_SHARE :: CHECKED_SHARE]):
-                raise EngineMismatch
+                raise EngineMismatchError
             ids, lengths = self._encode_fast(sentences)
         special = self._is_special[ids]
         if special.any():

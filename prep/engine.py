@@ -25,7 +25,8 @@ class Task(Protocol):
     """One unit of work: what the engine knows of it is its name, for messages."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Unlike that of any other task of the run."""
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)

@@ -1,10 +1,10 @@
 """The folder of a data set: claimed by one build, refused to another, committed by its manifest.
 
-    build.json     what the build that claimed the folder was asked for
-    tokenizer/     tokenizer.json and what other loaders want
-    train/ eval/   shards
-    _build/        records of shares that are done; removed by the commit
-    manifest.json  written last: the data set is complete
+build.json     what the build that claimed the folder was asked for
+tokenizer/     tokenizer.json and what other loaders want
+train/ eval/   shards
+_build/        records of shares that are done; removed by the commit
+manifest.json  written last: the data set is complete
 """
 
 import fcntl
@@ -45,7 +45,9 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
             begun = json.loads(storage.read_bytes(build_url))
             _refuse_changes(out, begun["recipe_version"], begun["settings"], begun["inputs"], recipe, inputs)
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{build_url}: cannot be understood ({error!r}); remove the folder or choose another --out") from error
+            raise UserError(
+                f"{build_url}: cannot be understood ({error!r}); remove the folder or choose another --out"
+            ) from error
         return None
     others = [info.url for info in storage.list_files(out) if f"/{RECORDS}/" not in info.url]
     if others:
@@ -112,7 +114,7 @@ def commit(
     plan: Plan,
     recipe: dict[str, Any],
     tokenizer: PreparedTokenizer,
-    units: Sequence[UnitRecord],
+    total: UnitRecord,
     shares: Sequence[ShareRecord],
 ) -> Manifest:
     """Saves the tokenizer, removes what belongs to no share, and writes the manifest."""
@@ -125,7 +127,7 @@ def commit(
         splits={
             name: Split(tuple(shard for share in shares if share.split == name for shard in share.shards)) for name in SPLITS
         },
-        ledger=make_ledger(units, shares),
+        ledger=make_ledger(total, shares),
         made_with={"python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "pyarrow", "sentencex", "tokenizers")},
         recipe_version=RECIPE_VERSION,
@@ -142,11 +144,8 @@ def commit(
     return manifest
 
 
-def make_ledger(units: Sequence[UnitRecord], shares: Sequence[ShareRecord]) -> dict[str, Any]:
+def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord]) -> dict[str, Any]:
     """Where every byte of the corpus and every token went."""
-    total = UnitRecord()
-    for unit in units:
-        total.add(unit)
     tallies = {
         name: {
             "documents": sum(share.documents for share in shares if share.split == name),

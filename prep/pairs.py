@@ -89,12 +89,10 @@ def truncate(key: Any, a_length: int, b_length: int, max_tokens: int) -> tuple[i
 def agrees(ids: Any, start: int, stop: int, other: int, length: int) -> bool:
     """Whether ids[start:stop] and ids[other:other + length] are the same as far as both go, and not empty."""
     shared = min(stop - start, length)
-    if shared <= 0:
-        return False
-    for i in range(shared):
+    for i in range(shared):  # numba compiles no generator into `all`
         if ids[start + i] != ids[other + i]:
             return False
-    return True
+    return shared > 0
 
 
 @compiled
@@ -120,7 +118,7 @@ def _pair(
         first, last = document_sentences[document], document_sentences[document + 1]
         document_end = sentence_tokens[last]
         made += document_end - sentence_tokens[first]
-        target = max_tokens
+        target = np.int64(max_tokens)
         if fraction(draw(keys[document], np.uint64(0))) < short_seq_prob:
             target = 2 + np.int64(below(draw(keys[document], np.uint64(1)), np.uint64(max_tokens - 1)))
         chunk_start, chunk_number, i = first, _FIRST_CHUNK, first

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -63,14 +63,13 @@ def build(settings: Settings) -> Manifest:
         return finished
     with output.claimed(settings.out, recipe, plan.inputs), tempfile.TemporaryDirectory() as progress_folder:
         storage.remove_abandoned(settings.scratch)
-        executor = LocalExecutor(settings.workers, progress_folder)
-        with executor:
+        with LocalExecutor(settings.workers, progress_folder) as executor:
             run = Run(settings, plan, executor, progress_folder)
             tokenizer_url, tokenizer = run.vocabulary(given)
-            key, units = run.tokenize(tokenizer_url, tokenizer)
-            shares = run.pair(key, units, tokenizer)
-        manifest = output.commit(settings, plan, recipe, tokenizer, units, shares)
-    return manifest
+            store, units = run.tokenize(tokenizer_url, tokenizer)
+            total = UnitRecord.total(units)
+            shares = run.pair(store, [unit.segments for unit in units], total, tokenizer)
+        return output.commit(settings, plan, recipe, tokenizer, total, shares)
 
 
 def say(line: str) -> None:
@@ -144,12 +143,9 @@ class Run:
         )
         return store, records
 
-    def pair(self, store: str, units: list[UnitRecord], tokenizer: PreparedTokenizer) -> list[ShareRecord]:
+    def pair(self, store: str, segments: list[int], total: UnitRecord, tokenizer: PreparedTokenizer) -> list[ShareRecord]:
         """Builds the shards; returns the record of each share, in order."""
         settings = self._settings
-        total = UnitRecord()
-        for unit in units:
-            total.add(unit)
         held_out = hold_out(total, settings.eval_fraction)
         key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.fingerprint)])
         shares = plan_shares(total, held_out, self._plan, settings.copies)
@@ -159,7 +155,7 @@ class Run:
                 number=number,
                 **share,
                 store=store,
-                segments=tuple(unit.segments for unit in units),
+                segments=tuple(segments),
                 recipe=make_recipe(settings, tokenizer, share["split"]),
                 out=settings.out,
                 records=records,

@@ -30,7 +30,7 @@ class Settings:
     """The settings of one build. Raises UserError for a value that makes no sense."""
 
     corpus: tuple[str, ...] = _option(
-        "files, folders, globs or fsspec URLs of plain text, JSON lines (.jsonl) or Parquet; text and JSON lines also .gz, .zst",
+        "files, folders, globs or fsspec URLs of plain text, JSON lines (.jsonl) or Parquet; the first two also as .gz, .zst",
         metavar="URL",
     )
     out: str = _option("folder or URL of the data set to make", metavar="URL")
@@ -51,7 +51,9 @@ class Settings:
     mask_prob: float = _option("share of a sequence's tokens that is selected for prediction", 0.15, metavar="P")
     pack_to: int = _option("tokens of a row, filled with whole sequences; 0: one sequence a row", 512, metavar="TOKENS")
     format: str = _option("of the shards", "parquet", ("parquet", "webdataset"))
-    shard_bytes: int = _option("size that a shard does not pass, about; smaller where a partition holds less", 64 << 20, metavar="BYTES")
+    shard_bytes: int = _option(
+        "size that a shard does not pass, about; smaller where a partition holds less", 64 << 20, metavar="BYTES"
+    )
     eval_fraction: float = _option("share of the documents held out (at least 8 of them; 0: none)", 0.01, metavar="P")
     on_error: str = _option(
         "a broken or empty document ends the build, or is skipped and counted in the ledger", "stop", ("stop", "skip")
@@ -137,7 +139,9 @@ def _check_types(settings: Settings) -> None:
         kind = f.type if isinstance(f.type, type) else tuple
         number = kind is float and isinstance(value, int) and not isinstance(value, bool)
         if not (number or isinstance(value, kind)) or (kind is int and isinstance(value, bool)):
-            raise UserError(f"{_flag(f.name)} is {value!r}, must be {'a list' if kind is tuple else f'of type {kind.__name__}'}")
+            raise UserError(
+                f"{_flag(f.name)} is {value!r}, must be {'a list' if kind is tuple else f'of type {kind.__name__}'}"
+            )
 
 
 def parse_bytes(text: str) -> int:
@@ -151,11 +155,11 @@ def parse_bytes(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A flag for every field, absent from the result where not given."""
     for f in fields(Settings):
-        add = {"help": _help(f), "default": argparse.SUPPRESS}
+        add: dict[str, Any] = {"help": _help(f), "default": argparse.SUPPRESS}
         if f.type is bool:
             parser.add_argument(_flag(f.name), action="store_true", **add)
             continue
-        add |= {"metavar": f.metadata["metavar"], "choices": f.metadata["choices"]}
+        add |= {name: f.metadata[name] for name in ("metavar", "choices")}
         if f.name == "corpus":
             add |= {"nargs": "+"}
         elif f.name == "shard_bytes":

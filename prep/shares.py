@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from prep.plan import Plan
@@ -83,7 +84,7 @@ def _merge(documents: list[int], first: int, end: int) -> Iterator[tuple[int, in
     if len(edges) == 1:
         edges.append(end)
     edges[-1] = end
-    yield from zip(edges[:-1], edges[1:], strict=True)
+    yield from pairwise(edges)
 
 
 def _split(tokens: list[int], first: int, last: int, count: int | None = None) -> Iterator[dict[str, int]]:

@@ -6,10 +6,10 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from prep.build import FORMATS
 from prep.tokenizer import PreparedTokenizer
 from shards import storage
 from shards.errors import UserError
+from shards.formats import FORMATS
 from shards.manifest import MANIFEST_NAME, Manifest
 from shards.randomness import Purpose, address, below
 from shards.schema import Rows

@@ -110,11 +110,19 @@ def read_buckets(url: str, first: int, last: int, id_type: np.dtype[np.integer])
 
 def _decode_bucket(data: bytes, start: int, stop: int, id_type: np.dtype[np.integer], url: str) -> Documents:
     num_documents, num_sentences, num_tokens = (int(n) for n in np.frombuffer(data, "<u8", _COUNTS, start))
-    layout = (("<u8", num_documents), ("<u8", num_documents), ("<u4", num_documents), ("<u4", num_sentences), (id_type, num_tokens))
+    layout = (
+        ("<u8", num_documents),
+        ("<u8", num_documents),
+        ("<u4", num_documents),
+        ("<u4", num_sentences),
+        (id_type, num_tokens),
+    )
     arrays, at = [], start + 8 * _COUNTS
     for kind, count in layout:
         if at + count * np.dtype(kind).itemsize > stop:
-            raise storage.StorageError(f"{url}: a bucket is damaged; remove the scratch folder with `prep clean` and build again")
+            raise storage.StorageError(
+                f"{url}: a bucket is damaged; remove the scratch folder with `prep clean` and build again"
+            )
         arrays.append(np.frombuffer(data, kind, count, at))
         at += arrays[-1].nbytes
     return Documents(*arrays)

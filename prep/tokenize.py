@@ -6,7 +6,7 @@ It is a function of the task alone, publishes its record last, and does nothing 
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prep.corpus import Document, Fault, Rule, read_documents
-from prep.encoding import Encoder, EngineMismatch
+from prep.encoding import Encoder, EngineMismatchError
 from prep.inputs import InputFile
 from prep.plan import Unit
 from prep.progress import Counts, report
@@ -112,6 +112,14 @@ class UnitRecord:
         if len(self.sketch) > SKETCH_SIZE:
             self.sketch = {value: self.sketch[value] for value in heapq.nsmallest(SKETCH_SIZE, self.sketch)}
 
+    @staticmethod
+    def total(units: Iterable["UnitRecord"]) -> "UnitRecord":
+        """The sum of all units."""
+        total = UnitRecord()
+        for unit in units:
+            total.add(unit)
+        return total
+
     def add(self, other: "UnitRecord") -> None:
         """Sums another unit into this one."""
         for name in ("documents", "bytes", "used_documents", "used_bytes", "sentences", "tokens", "unknown_tokens"):
@@ -154,7 +162,7 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
         return UnitRecord.load(task.record_url)
     try:
         record = _tokenize(task, _encoder(task.tokenizer_url, task.fast))
-    except EngineMismatch:
+    except EngineMismatchError:
         record = _tokenize(task, _encoder(task.tokenizer_url, False))
     storage.publish(task.record_url, json.dumps(vars(record)).encode())
     return record
@@ -185,7 +193,7 @@ def _batches(task: TokenizeTask, record: UnitRecord) -> Iterator[list[_Item]]:
 
         def see(num_bytes: int) -> None:
             nonlocal read
-            read = num_bytes  # noqa: B023  # used within this round only
+            read = num_bytes
 
         for item in read_documents(span, task.rule, see):
             if isinstance(item, Fault):
@@ -231,8 +239,8 @@ def _encode(batch: list[_Item], task: TokenizeTask, encoder: Encoder, record: Un
     documents = Documents(keys, hashes, np.diff(counted).astype(np.uint32), lengths[lengths > 0].astype(np.uint32), ids)
     used = np.flatnonzero(documents.num_sentences)
     if len(used) < len(batch):
-        for i in np.flatnonzero(documents.num_sentences == 0):
-            file, document = batch[i]
+        for empty in np.flatnonzero(documents.num_sentences == 0):
+            file, document = batch[empty]
             _drop(task, record, file, Fault(document.position, "no_sentence", document.num_bytes))
         documents = documents.take(used)
     _count(record, documents, sum(batch[i].document.num_bytes for i in used), encoder.unknown_id)
@@ -250,8 +258,8 @@ def _count(record: UnitRecord, documents: Documents, num_bytes: int, unknown_id:
     record.see(Counter(documents.hashes.tolist()))
     tokens = np.diff(documents.token_offsets()[documents.sentence_offsets()])
     for histogram, lengths in ((record.document_tokens, tokens), (record.sentence_tokens, documents.sentence_lengths)):
-        for bin_number, count in enumerate(np.bincount(np.frexp(lengths)[1], minlength=_HISTOGRAM_BINS)):
-            histogram[bin_number] += int(count)
+        counts = np.bincount(np.frexp(lengths)[1], minlength=_HISTOGRAM_BINS)
+        histogram[:] = [total + int(count) for total, count in zip(histogram, counts, strict=True)]
 
 
 def _write_segment(task: TokenizeTask, record: UnitRecord, gathered: list[Documents]) -> None:
@@ -260,8 +268,8 @@ def _write_segment(task: TokenizeTask, record: UnitRecord, gathered: list[Docume
     num_buckets = len(record.bucket_documents)
     tokens = np.diff(documents.token_offsets()[documents.sentence_offsets()])
     for totals, weights in ((record.bucket_documents, None), (record.bucket_tokens, tokens)):
-        for bucket, total in enumerate(np.bincount(buckets, weights, minlength=num_buckets)):
-            totals[bucket] += int(total)
+        counts = np.bincount(buckets, weights, minlength=num_buckets)
+        totals[:] = [total + int(count) for total, count in zip(totals, counts, strict=True)]
     url = segment_url(task.store, task.unit.number, record.segments)
     storage.publish(url, encode_segment(documents, buckets, num_buckets))
     record.segments += 1
@@ -273,4 +281,5 @@ def _buckets(documents: Documents, task: TokenizeTask) -> npt.NDArray[np.int64]:
     train = below(bits, np.uint64(task.num_partitions))
     held_out = np.uint64(task.num_partitions) + below(bits, np.uint64(max(1, task.num_eval_partitions)))
     is_held_out = documents.hashes < np.uint64(task.eval_below)
-    return np.where(is_held_out, held_out, train).astype(np.int64)
+    buckets: npt.NDArray[np.int64] = np.where(is_held_out, held_out, train).astype(np.int64)
+    return buckets

@@ -8,12 +8,12 @@ from hashlib import sha256
 import numpy as np
 import pyarrow as pa
 
-from prep.build import FORMATS
 from prep.engine import LocalExecutor, run_tasks
 from prep.pairs import NUM_SPECIAL
 from prep.tokenizer import PreparedTokenizer
 from shards import storage
 from shards.errors import UserError
+from shards.formats import FORMATS
 from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo, fingerprint
 from shards.masking import Masking
 from shards.schema import Rows, columns_sha256, row_faults
@@ -112,7 +112,7 @@ def _counts(rows: Rows) -> dict[str, int]:
         "sequences": len(rows.sequence_lengths),
         "tokens": len(rows.input_ids),
         "masked_tokens": int(masked.sum()),
-        "not_next": int(np.count_nonzero(rows.next_sentence_label)),
+        "not_next": int(rows.next_sentence_label.sum()) if rows.next_sentence_label is not None else 0,
         "max_row_tokens": int(np.diff(rows.token_offsets).max(initial=0)),
         "max_sequences_per_row": int(np.diff(rows.sequence_offsets).max(initial=0)),
         "max_masked_per_row": int(masked.max(initial=0)),

@@ -41,7 +41,7 @@ def train_vocabulary(spans: Sequence[Span], rule: Rule, language: str, size: int
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    blank = {character: " " for character in rare}
+    blank = dict.fromkeys(rare, " ")
     texts = (sentence.translate(blank) for sentence in sentences) if blank else iter(sentences)
     tokenizer.train_from_iterator(texts, trainer)
     return prepare(wordpiece(tokenizer.get_vocab(with_added_tokens=False), lowercase=not cased), f"train:{size}")
@@ -49,7 +49,9 @@ def train_vocabulary(spans: Sequence[Span], rule: Rule, language: str, size: int
 
 def _sample(spans: Sequence[Span], rule: Rule, language: str) -> Iterator[str]:
     """Sentences from the start of spans chosen by address, an equal share of each; broken documents are left out here."""
-    total = sum(span.file.bytes if span.stop is None or span.file.format == "parquet" else span.stop - span.start for span in spans)
+    total = sum(
+        span.file.bytes if span.stop is None or span.file.format == "parquet" else span.stop - span.start for span in spans
+    )
     everything = total <= SAMPLE_BYTES and not any(span.file.compression or span.file.format == "parquet" for span in spans)
     share = SAMPLE_BYTES if everything else max(_MIN_SHARE_BYTES, SAMPLE_BYTES // len(spans))
     keys = address(0, Purpose.VOCABULARY_SAMPLE, np.arange(len(spans), dtype=np.uint64))

@@ -27,9 +27,9 @@ def _cache_folder(parent: str) -> str:
 
 def compiled(function: Function) -> Function:
     """`function` compiled on its first call for the types of its arguments, without the interpreter's lock."""
-    previous = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _cache_folder(previous)
+    config: Any = numba.config
+    previous, config.CACHE_DIR = config.CACHE_DIR, _cache_folder(config.CACHE_DIR)
     try:
         return cast(Function, numba.njit(cache=True, nogil=True)(function))
     finally:
-        numba.config.CACHE_DIR = previous
+        config.CACHE_DIR = previous

@@ -160,5 +160,3 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """`name: old -> new` for every key whose value differs."""
     names = sorted({*old, *new})
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
-
-

@@ -62,9 +62,7 @@ def read(source: str | memoryview | bytes, table: Sequence[RowGroup], groups: Se
             raise ValueError("the row groups are not those of the manifest's table")
         columns = [name for name in COLUMNS if name in file.schema_arrow.names]
         wanted = range(len(table)) if groups is None else groups
-        return concatenate(
-            [_rows(file.read_row_group(group, columns=columns, use_threads=False)) for group in wanted]
-        )
+        return concatenate([_rows(file.read_row_group(group, columns=columns, use_threads=False)) for group in wanted])
 
 
 def _rows(table: pa.Table) -> Rows:

@@ -6,6 +6,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,14 +77,14 @@ class Rows:
 
     def slice(self, start: int, stop: int) -> "Rows":
         """Rows [start, stop), values as views."""
-        parts: dict[str, Ints] = {}
+        parts: dict[str, Any] = {}
         for name, offsets, values in self.columns():
             parts[name] = values[offsets[start] : offsets[stop]]
         for group in ("token_offsets", "sequence_offsets", "masked_offsets"):
             offsets = getattr(self, group)
             if offsets is not None:
                 parts[group] = offsets[start : stop + 1] - offsets[start]
-        return Rows(**parts)  # type: ignore[arg-type]  # names and types are those of the fields read above
+        return Rows(**parts)
 
     def sequence_starts(self) -> Offsets:
         """Where each sequence begins in `input_ids`, and the end: [S + 1]."""
@@ -92,10 +93,10 @@ class Rows:
     def masked_indices(self) -> Offsets:
         """Where each masked token stands in `input_ids`: [M]."""
         assert self.masked_offsets is not None and self.masked_positions is not None
-        return self.masked_positions + np.repeat(self.token_offsets[:-1], np.diff(self.masked_offsets))
+        return self.masked_positions.astype(np.int64) + np.repeat(self.token_offsets[:-1], np.diff(self.masked_offsets))
 
 
-def lengths_to_offsets(lengths: Ints) -> Offsets:
+def lengths_to_offsets(lengths: Ints | npt.NDArray[np.bool_]) -> Offsets:
     """[n] lengths -> [n + 1] offsets that start at 0."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -123,7 +124,7 @@ def rows_from_columns(columns: dict[str, tuple[Offsets, Ints]]) -> Rows:
         token_offsets=columns["input_ids"][0],
         sequence_offsets=columns["sequence_lengths"][0],
         masked_offsets=masked[0] if masked else None,
-        **{name: values for name, (_, values) in columns.items()},  # type: ignore[arg-type]  # checked above
+        **{name: values for name, (_, values) in columns.items()},
     )
 
 
@@ -148,9 +149,7 @@ def columns_sha256(rows: Rows) -> str:
     return digest.hexdigest()
 
 
-def row_faults(
-    rows: Rows, vocab_size: int, special_ids: dict[str, int], capacity: int, mask_counts: Ints | None
-) -> list[str]:
+def row_faults(rows: Rows, vocab_size: int, special_ids: dict[str, int], capacity: int, mask_counts: Ints | None) -> list[str]:
     """What is wrong with decoded rows, a line each; an empty list where all invariants of the format hold.
 
     `capacity` is the most tokens a row may have. `mask_counts[n]` is how many tokens a sequence of length n has masked

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
@@ -73,7 +73,7 @@ def read_bytes(url: str, start: int = 0, length: int | None = None) -> bytes:
 
 
 @contextmanager
-def open_read(url: str) -> Iterator[io.BufferedReader]:
+def open_read(url: str) -> Iterator[BinaryIO]:
     """A seekable binary file.
 
     Whatever fails in the storage, on opening or while reading, is a StorageError; so any other error that a decoder of
@@ -116,7 +116,7 @@ class _Stream(io.RawIOBase):
             return cast(int, self._raw.readinto(buffer))
 
 
-def publish(url: str, data: bytes | memoryview) -> None:
+def publish(url: str, data: bytes | bytearray | memoryview) -> None:
     """Writes a whole file so that it is there complete or not at all, replacing what was there."""
     if is_local(url):
         with translated(url, "write"):
@@ -126,7 +126,7 @@ def publish(url: str, data: bytes | memoryview) -> None:
         _retried(url, "write", lambda: fs.pipe_file(path, bytes(data)))
 
 
-def _publish_local(path: Path, data: bytes | memoryview) -> None:
+def _publish_local(path: Path, data: bytes | bytearray | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{_TEMPORARY}{socket.gethostname()}-{os.getpid()}")
     try:
@@ -134,7 +134,7 @@ def _publish_local(path: Path, data: bytes | memoryview) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -153,9 +153,8 @@ def remove_abandoned(url: str) -> None:
 def find(url: str) -> FileInfo | None:
     """The file at `url`, or None where there is none (a folder is none)."""
     if is_local(url):
-        path = local_path(url)
         with translated(url, "look at"):
-            return _local_info(path) if path.is_file() else None
+            return _local_info(local_path(url)) if local_path(url).is_file() else None
     fs, path = _filesystem(url)
     try:
         entry = _retried(url, "look at", lambda: fs.info(path))
@@ -271,5 +270,3 @@ def _storage_error(url: str, doing: str, error: Exception) -> StorageError:
     }
     remedy = remedies.get(number, "check that it exists and that you may use it, then run the same command again")
     return StorageError(f"{url}: cannot {doing} it: {reason}; {remedy}")
-
-

@@ -4,34 +4,33 @@ The gzip stream is flushed in full at each row group, so that a group can be dec
 it is one stream, which is all that tarfile's streaming mode (WebDataset's reader) understands.
 """
 
-import io
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from shards import npz
 from shards.manifest import RowGroup
-from shards.schema import COLUMNS, Ints, Offsets, Rows, lengths_to_offsets, rows_from_columns
+from shards.schema import Ints, Offsets, Rows, lengths_to_offsets, rows_from_columns
 
 SUFFIX = ".tar.gz"
-_COMPRESSION_LEVEL = 4
+_COMPRESSION_LEVEL = 6
 _BLOCK = 512
 _END = b"\0" * (2 * _BLOCK)
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment: no clock reaches a shard
 
 
 def write(rows: Rows, group_rows: int) -> tuple[memoryview, list[RowGroup]]:
     """The bytes of a shard and the table of its row groups of `group_rows` rows each."""
     compressor = zlib.compressobj(_COMPRESSION_LEVEL, zlib.DEFLATED, 31)
+    columns = list(rows.columns())
     out = bytearray(compressor.flush(zlib.Z_FULL_FLUSH))
     groups = []
     for start in range(0, len(rows), group_rows):
         stop, offset = min(start + group_rows, len(rows)), len(out)
         for row in range(start, stop):
-            data = _npz({name: values[at[row] : at[row + 1]] for name, at, values in rows.columns()})
+            data = npz.encode({name: values[at[row] : at[row + 1]] for name, at, values in columns})
             header = tarfile.TarInfo(f"{row:08d}.npz")
             header.size = len(data)
             out += compressor.compress(header.tobuf(tarfile.USTAR_FORMAT) + data + b"\0" * (-len(data) % _BLOCK))
@@ -39,16 +38,6 @@ def write(rows: Rows, group_rows: int) -> tuple[memoryview, list[RowGroup]]:
         groups.append(RowGroup(stop - start, offset, len(out) - offset))
     out += compressor.compress(_END) + compressor.flush()
     return memoryview(out), groups
-
-
-def _npz(columns: dict[str, Ints]) -> bytes:
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as members:
-        for name, values in columns.items():
-            data = io.BytesIO()
-            np.lib.format.write_array(data, values, version=(1, 0), allow_pickle=False)
-            members.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), data.getbuffer())
-    return archive.getvalue()
 
 
 def read(source: str | memoryview | bytes, table: Sequence[RowGroup], groups: Sequence[int] | None = None) -> Rows:
@@ -70,7 +59,7 @@ def _read_group(data: memoryview, group: RowGroup) -> list[dict[str, Ints]]:
     try:
         plain = zlib.decompressobj(-15).decompress(data[group.offset : group.offset + group.bytes])
         rows = list(_members(plain))
-    except (zlib.error, zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
+    except (zlib.error, tarfile.TarError) as error:
         raise ValueError(f"not a readable tar.gz of npz members: {error}") from error
     if len(rows) != group.rows:
         raise ValueError(f"the row group at byte {group.offset} has {len(rows)} rows, the manifest's table {group.rows}")
@@ -78,10 +67,9 @@ def _read_group(data: memoryview, group: RowGroup) -> list[dict[str, Ints]]:
 
 
 def _members(plain: bytes) -> Iterator[dict[str, Ints]]:
-    with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
-        for member in archive:
-            content = archive.extractfile(member)
-            if content is None or not member.name.endswith(".npz"):
-                raise ValueError(f"member {member.name} is not an .npz file")
-            with np.load(content, allow_pickle=False) as arrays:
-                yield {name: arrays[name] for name in COLUMNS if name in arrays}
+    at = 0
+    while at < len(plain):
+        member = tarfile.TarInfo.frombuf(plain[at : at + _BLOCK], "ascii", "strict")
+        at += _BLOCK
+        yield npz.decode(plain[at : at + member.size])
+        at += member.size + -member.size % _BLOCK

@@ -1,0 +1,23 @@
+"""The formats of shards: each a module with the same two functions and the ending of its files."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from shards import parquet, tar
+from shards.manifest import RowGroup
+from shards.schema import Rows
+
+
+class Format(Protocol):
+    """Rows to the bytes of a shard and the table of its row groups; and back, all groups or some."""
+
+    SUFFIX: str
+
+    def write(self, rows: Rows, group_rows: int) -> tuple[memoryview, list[RowGroup]]: ...  # noqa: D102
+
+    def read(  # noqa: D102
+        self, source: str | memoryview | bytes, table: Sequence[RowGroup], groups: Sequence[int] | None = None
+    ) -> Rows: ...
+
+
+FORMATS: dict[str, Format] = {"parquet": parquet, "webdataset": tar}
