@@ -77,7 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         faults = verify(arguments.url, arguments.workers)
         for fault in faults:
-            print(fault)
+            print(printable(fault))
+        if not faults:
+            print(f"{arguments.url}: nothing wrong")
         return EXIT_WRONG if faults else 0
     elif arguments.command == "show":
         from prep.show import show
@@ -101,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(make_parser().parse_args(argv))
     except UserError as error:
-        print(f"prep: error: {printable(error)}", file=sys.stderr)
+        print(f"prep: error: {printable(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("prep: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
@@ -111,9 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def printable(error: UserError) -> str:
+def printable(text: str) -> str:
     """The message on one line, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in str(error))
+    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ cut, each document is read once, and always with the same position.
 import gzip
 import io
 import json
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,8 +110,22 @@ def _decompressed(file: BinaryIO, compression: str) -> BinaryIO:
     """Streams of several gzip members or zstd frames are read to their end; a truncated one raises EOFError."""
     if not compression:
         return file
-    plain = gzip.GzipFile(fileobj=file) if compression == "gz" else zstd.ZstdFile(file)
-    return io.BufferedReader(cast(io.RawIOBase, plain), _CHUNK_BYTES)
+    return io.BufferedReader(_Eager(gzip.GzipFile(fileobj=file) if compression == "gz" else zstd.ZstdFile(file)), _CHUNK_BYTES)
+
+
+class _Eager(io.RawIOBase):
+    """Hands on what a decompressor has so far, so that nothing before a damaged place is lost with it."""
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._plain.read1(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _text_document(position: int, raw: bytes) -> Document | Fault:
@@ -191,11 +206,13 @@ def _paragraphs(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]
         if line.strip() and ours:
             first = first if size else position
             size += length
-            if size <= MAX_DOCUMENT_BYTES:
+            if size <= MAX_DOCUMENT_BYTES + 2:
                 lines.append(line)
         elif not line.strip():
             if size:
-                yield (first, b"".join(lines).rstrip(b"\r\n")) if size <= MAX_DOCUMENT_BYTES else _too_long(first, size)
+                content = b"".join(lines).rstrip(b"\r\n") if size <= MAX_DOCUMENT_BYTES + 2 else b""
+                fits = content and len(content) <= MAX_DOCUMENT_BYTES
+                yield (first, content) if fits else _too_long(first, size)
             if not length or (stop is not None and position >= stop):
                 return
             lines, size, ours = [], 0, True
@@ -242,7 +259,9 @@ def _read_parquet(span: Span, rule: Rule) -> Iterator[Document | Fault]:
                     yield Fault(row, "damaged", 0, f"row group {group}: {error}")
     except _CONTENT_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise storage.StorageError(f"{span.file.url}: cannot read it: {error.strerror}; check the path") from error
+            raise storage.StorageError(
+                f"{span.file.url}: cannot read it: {os.strerror(error.errno)}; check the path"
+            ) from error
         yield Fault(row, "damaged", 0, str(error))
 
 

@@ -41,6 +41,11 @@ class Encoder:
             _log.warning("nanotoken does not agree with this tokenizer; the reference is used")
             self._fast = None
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether the fast tokenizer is used."""
+        return self._fast is not None
+
     def encode(self, sentences: Sequence[str], offset: int = 0) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
         """Flat ids [tokens] and the length of each sentence [sentences].
 

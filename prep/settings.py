@@ -137,10 +137,10 @@ def _check_types(settings: Settings) -> None:
         if choices and value not in choices:
             raise UserError(f"{_flag(f.name)} is {value!r}, must be one of {', '.join(choices)}")
         kind = f.type if isinstance(f.type, type) else tuple
-        number = kind is float and isinstance(value, int) and not isinstance(value, bool)
-        if not (number or isinstance(value, kind)) or (kind is int and isinstance(value, bool)):
+        fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+        if not fits or (kind is tuple and not all(isinstance(part, str) for part in value)):
             raise UserError(
-                f"{_flag(f.name)} is {value!r}, must be {'a list' if kind is tuple else f'of type {kind.__name__}'}"
+                f"{_flag(f.name)} is {value!r}, must be {'a list of texts' if kind is tuple else f'of type {kind.__name__}'}"
             )
 
 
@@ -186,7 +186,8 @@ def from_arguments(arguments: Mapping[str, Any]) -> Settings:
     for name in ("corpus", "out"):
         if name not in values:
             raise UserError(f"{_flag(name)} is missing")
-    values["corpus"] = (values["corpus"],) if isinstance(values["corpus"], str) else tuple(values["corpus"])
+    corpus = values["corpus"]
+    values["corpus"] = (corpus,) if isinstance(corpus, str) else tuple(corpus) if isinstance(corpus, list) else corpus
     return Settings(**values)
 
 

@@ -1,0 +1,1 @@
+"""Measurements of this project, each run by hand with `python -m`."""

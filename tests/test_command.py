@@ -1,0 +1,324 @@
+"""Bad input, damage and interruption, as a person at the command line meets them."""
+
+import gzip
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, BuildRunner, manifest_of, run_prep
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a refusal."""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("tokenize ", "pair ", "vocabulary:"))]
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[object]:
+    return ["--out", tmp_path / "out", "--scratch", tmp_path / "scratch", "--workers", 1]
+
+
+def lines_file(path: Path, count: int = 40) -> Path:
+    path.write_text("\n".join(f"Document {i} is here. It has a second sentence, number {i * 7}." for i in range(count)))
+    return path
+
+
+def no_such_path(folder: Path) -> tuple[Path, str]:
+    return folder / "nowhere.txt", "nowhere.txt: no such file"
+
+
+def no_match(folder: Path) -> tuple[Path, str]:
+    return folder / "*.txt", "no file matches"
+
+
+def empty_folder(folder: Path) -> tuple[Path, str]:
+    (folder / "empty").mkdir()
+    return folder / "empty", "a folder without files"
+
+
+def empty_file(folder: Path) -> tuple[Path, str]:
+    (folder / "empty.txt").touch()
+    return folder / "empty.txt", "all empty"
+
+
+def blank_file(folder: Path) -> tuple[Path, str]:
+    (folder / "blank.txt").write_text("\n \n\n")
+    return folder / "blank.txt", "no text to train a vocabulary on"
+
+
+def one_document(folder: Path) -> tuple[Path, str]:
+    return lines_file(folder / "one.txt", 1), "1 documents, 1 of them different: too few"
+
+
+def unknown_kind(folder: Path) -> tuple[Path, str]:
+    (folder / "book.pdf").write_bytes(b"%PDF")
+    return folder / "book.pdf", "book.pdf: .pdf is no format that can be read"
+
+
+def no_field_jsonl(folder: Path) -> tuple[Path, str]:
+    (folder / "a.jsonl").write_text('{"id": 1, "body": "x"}\n')
+    return folder / "a.jsonl", "a.jsonl: at byte 0: no text in the field 'text'; there are: id, body; choose with --text-field"
+
+
+def no_field_parquet(folder: Path) -> tuple[Path, str]:
+    pq.write_table(pa.table({"id": [1], "body": ["x"]}), folder / "a.parquet")
+    return folder / "a.parquet", "has no column 'text'; there are: id (int64), body (string); choose with --text-field"
+
+
+def numbers_for_text(folder: Path) -> tuple[Path, str]:
+    pq.write_table(pa.table({"text": [1]}), folder / "a.parquet")
+    return folder / "a.parquet", "the column 'text' is int64, not text"
+
+
+def unknown_scheme(folder: Path) -> tuple[str, str]:
+    return "nosuch://bucket/a.txt", "nosuch:// is no known kind of storage"
+
+
+def missing_extra(folder: Path) -> tuple[str, str]:
+    return "gs://bucket/a.txt", "the package for gs:// is missing; install the extra: pip install '.[gcs]'"
+
+
+CORPORA: list[Callable[[Path], tuple[object, str]]] = [
+    no_such_path,
+    no_match,
+    empty_folder,
+    empty_file,
+    blank_file,
+    one_document,
+    unknown_kind,
+    no_field_jsonl,
+    no_field_parquet,
+    numbers_for_text,
+    unknown_scheme,
+    missing_extra,
+]
+
+
+@pytest.mark.parametrize("make", CORPORA, ids=lambda make: make.__name__)
+def test_a_bad_corpus_is_one_line(make: Callable[[Path], tuple[object, str]], places: list[object], tmp_path: Path) -> None:
+    corpus, message = make(tmp_path)
+    assert message in refused(run_prep("build", "--corpus", corpus, *places))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-seq-len", "3"], "--max-seq-len is 3, must be from 8"),
+        (["--max-seq-len", "many"], "argument --max-seq-len: invalid int value: 'many'"),
+        (["--mask-prob", "2"], "--mask-prob is 2.0"),
+        (["--format", "csv"], "argument --format: invalid choice: 'csv'"),
+        (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        (["--shard-bytes", "huge"], "'huge' is no size"),
+        (["--tokenizer", "nowhere/tokenizer.json"], "nowhere/tokenizer.json: no such file or folder"),
+        (["--tokenizer", "train:x"], "must be train:N"),
+        (["--config", "nowhere.toml"], "nowhere.toml: cannot read it: No such file"),
+    ],
+    ids=lambda value: "".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_bad_settings_are_one_line(arguments: Sequence[str], message: str, places: list[object], tmp_path: Path) -> None:
+    corpus = lines_file(tmp_path / "a.txt")
+    assert message in refused(run_prep("build", "--corpus", corpus, *places, *arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_hub_out_of_reach_is_one_line(places: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    corpus = lines_file(tmp_path / "a.txt")
+    line = refused(run_prep("build", "--corpus", corpus, *places, "--tokenizer", "some-one/some-model"))
+    assert "some-one/some-model: cannot be had from the hub" in line and "vocab.txt" in line
+
+
+def test_a_folder_of_other_things_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "diary.txt").write_text("dear")
+    arguments = ("--corpus", lines_file(tmp_path / "a.txt"), "--out", tmp_path / "home", "--scratch", tmp_path / "s")
+    assert "holds" in refused(run_prep("build", *arguments)) and (tmp_path / "home" / "diary.txt").exists()
+
+
+def broken_corpora(folder: Path) -> dict[str, tuple[Path, str, list[str]]]:
+    """Name -> (file, reason, what the message must say)."""
+    good = [f"Document {i} is here. It has a second sentence, number {i * 7}." for i in range(40)]
+    truncated = folder / "cut.txt.gz"
+    truncated.write_bytes(gzip.compress("\n".join(good * 50).encode())[:-12])
+    broken = folder / "broken.jsonl"
+    records = [json.dumps({"text": text}) for text in good]
+    broken.write_text("\n".join([*records[:20], '{"text": "cut', *records[20:]]))
+    latin = folder / "latin.txt"
+    latin.write_bytes("\n".join([*good[:20], "caf\xe9", *good[20:]]).encode("latin-1"))
+    page = folder / "page.parquet"
+    pq.write_table(pa.table({"text": good}), page, row_group_size=20, write_page_checksum=True, use_dictionary=False)
+    content = bytearray(page.read_bytes())
+    column = pq.read_metadata(page).row_group(1).column(0)
+    content[column.data_page_offset + column.total_compressed_size * 3 // 4] ^= 0xFF
+    page.write_bytes(content)
+    empty = folder / "empty.jsonl"
+    empty.write_text("\n".join([*records[:20], '{"text": " \\n "}', *records[20:]]))
+    offset = sum(len(record) + 1 for record in records[:20])
+    return {
+        "truncated gz": (truncated, "damaged", ["cut.txt.gz: at byte", "ended before the end-of-stream marker"]),
+        "broken line": (broken, "broken_json", [f"broken.jsonl: at byte {offset}: broken json"]),
+        "invalid utf-8": (latin, "invalid_utf8", ["latin.txt: at byte", "byte 0xe9"]),
+        "corrupt page": (page, "damaged", ["page.parquet: at row 20: damaged"]),
+        "no sentence": (empty, "no_sentence", [f"empty.jsonl: at byte {offset}: no sentence"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["truncated gz", "broken line", "invalid utf-8", "corrupt page", "no sentence"])
+def test_broken_documents_stop_or_are_counted(
+    name: str, places: list[object], tmp_path: Path, vocabulary: Path, build: BuildRunner
+) -> None:
+    corpus, reason, messages = broken_corpora(tmp_path)[name]
+    line = refused(run_prep("build", "--corpus", corpus, *places, "--tokenizer", vocabulary))
+    assert all(message in line for message in [*messages, "--on-error skip"])
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    ledger = manifest_of(build(corpus, "--on-error", "skip", name="skipping"))["ledger"]
+    assert ledger["documents"]["dropped"] == {reason: 1}
+    assert [(fault["file"], fault["reason"]) for fault in ledger["faults"]] == [(corpus.name, reason)]
+    for unit in ("documents", "bytes"):
+        assert ledger[unit]["in"] == ledger[unit]["used"] + sum(ledger[unit]["dropped"].values())
+    assert run_prep("verify", tmp_path / "skipping").returncode == 0
+
+
+def test_odd_documents_are_text_like_any_other(build: BuildRunner, tmp_path: Path) -> None:
+    odd = ["It says [MASK] here. And [SEP][CLS] there.", "\x1b[31mred\x1b[0m alert. \x07Bell.", "x" * 1_000_000]
+    odd += ["\u202eright to left. \ufeffmark.", "<script>alert(1)</script>. <b>bold</b>."]
+    good = [f"Document {i} is here. It has a second sentence, number {i * 7}." for i in range(40)]
+    records = [json.dumps({"text": text}) for text in odd + good]
+    (tmp_path / "odd.jsonl").write_text("\n".join(records))
+    out = build(tmp_path / "odd.jsonl")
+    assert manifest_of(out)["ledger"]["documents"]["used"] == 45
+    assert run_prep("verify", out).returncode == 0
+    shown = run_prep("show", out, "-n", 100)
+    assert shown.returncode == 0 and "\x1b" not in shown.stdout and "\x07" not in shown.stdout
+
+
+def test_a_full_disk_is_one_line_and_resumable(corpus: Path, vocabulary: Path, places: list[object], tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the system refuses the write in the same way."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    command = [sys.executable, "-m", "prep", "build", "--corpus", corpus, *places, "--tokenizer", vocabulary]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    full = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, preexec_fn=limit, cwd=ROOT, check=False
+    )
+    assert "cannot write it: File too large" in refused(full)
+    assert not list(tmp_path.rglob("*.tmp-*"))
+    assert run_prep(*command[3:]).returncode == 0
+    assert run_prep("verify", tmp_path / "out").returncode == 0
+
+
+def start(corpus: Path, out: Path, *arguments: object) -> subprocess.Popen[bytes]:
+    out.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "prep", "build", "--corpus", corpus, "--out", out, "--scratch", out.parent / "scratch"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with open(out.parent / "errors.txt", "w") as errors:
+        return subprocess.Popen([*map(str, [*command, *arguments])], cwd=ROOT, env=environment, stderr=errors)
+
+
+def gone(processes: Sequence[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    return not alive
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_build_ends_at_once_and_can_go_on(number: int, corpus: Path, vocabulary: Path, tmp_path: Path) -> None:
+    running = start(corpus, tmp_path / "out", "--tokenizer", vocabulary, "--workers", 2, "--tokenizer-engine", "reference")
+    children = wait_for_workers(running)
+    time.sleep(0.7)
+    running.send_signal(number)
+    running.wait(timeout=15)
+    errors = (tmp_path / "errors.txt").read_text()
+    assert running.returncode == 130 and "run the same command again" in errors and "Traceback" not in errors
+    assert gone(children)
+    again = start(corpus, tmp_path / "out", "--tokenizer", vocabulary)
+    assert again.wait(timeout=120) == 0
+
+
+def wait_for_workers(running: subprocess.Popen[Any]) -> list[psutil.Process]:
+    process = psutil.Process(running.pid)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and running.poll() is None:
+        children = process.children(recursive=True)
+        if len(children) >= 2:
+            return children
+        time.sleep(0.02)
+    raise AssertionError("no worker came up")
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(corpus: Path, vocabulary: Path, tmp_path: Path) -> None:
+    """SIGKILL of a worker (odd rounds) or of the parent (even ones), then the same command again, until it is done."""
+    import random
+
+    rng = random.Random(0)
+    arguments = ("--tokenizer", vocabulary, "--workers", 2, "--tokenizer-engine", "reference", "--shard-bytes", "100KB")
+    expected = start(corpus, tmp_path / "a" / "out", *arguments)
+    started = time.monotonic()
+    assert expected.wait(timeout=200) == 0
+    whole_s = time.monotonic() - started
+    kills = rounds = 0
+    while kills < 20:
+        rounds += 1
+        folder = tmp_path / f"round{rounds}"
+        while not (folder / "out" / "manifest.json").exists():
+            running = start(corpus, folder / "out", *arguments)
+            time.sleep(rng.uniform(0.2, whole_s))
+            alive = running.poll() is None
+            children = psutil.Process(running.pid).children(recursive=True) if alive else []
+            if alive and kills < 20:
+                os.kill(rng.choice(children).pid if children and kills % 2 else running.pid, signal.SIGKILL)
+                kills += 1
+            code = running.wait(timeout=200)
+            assert code in (0, -signal.SIGKILL), (folder / "errors.txt").read_text()
+            assert gone(children)
+        assert manifest_of(folder / "out") == manifest_of(tmp_path / "a" / "out")
+
+
+def test_plan_says_much_and_does_nothing(corpus: Path, places: list[object], tmp_path: Path) -> None:
+    done = run_prep("plan", "--corpus", corpus, *places)
+    assert done.returncode == 0 and not (tmp_path / "out").exists() and not (tmp_path / "scratch").exists()
+    for word in ("inputs:", corpus.name, "work units:", "partitions:", "output:", "scratch:", "vocabulary, tokenize, pair"):
+        assert word in done.stdout
+
+
+def test_clean_removes_what_builds_keep_and_nothing_else(corpus: Path, build: BuildRunner, tmp_path: Path) -> None:
+    build(corpus)
+    foreign = [tmp_path / "scratch" / "notes.txt", tmp_path / "scratch" / "tokens-mine" / "unit-list.md"]
+    foreign[1].parent.mkdir()
+    for path in foreign:
+        path.write_text("keep")
+    done = run_prep("clean", "--scratch", tmp_path / "scratch")
+    assert done.returncode == 0 and done.stdout.startswith("removed ")
+    assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == sorted(foreign)
+    assert "holds nothing of a build" in refused(run_prep("clean", "--scratch", tmp_path / "scratch"))
+
+
+def test_show_marks_masks_segments_and_labels(corpus: Path, build: BuildRunner) -> None:
+    done = run_prep("show", build(corpus), "-n", 30)
+    assert done.returncode == 0 and "\x1b" not in done.stdout
+    for mark in ("  A  [CLS] ", "  B ", "[SEP]", "[[MASK]→", "B is next", "B is not next"):
+        assert mark in done.stdout
+
+
+@pytest.mark.parametrize("command", ["verify", "show"])
+def test_what_is_no_data_set_is_one_line(command: str, tmp_path: Path) -> None:
+    assert "is no finished data set" in refused(run_prep(command, tmp_path))
+    (tmp_path / "manifest.json").write_text("{")
+    assert "not a manifest" in refused(run_prep(command, tmp_path))

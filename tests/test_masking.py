@@ -1,0 +1,105 @@
+import numpy as np
+import numpy.typing as npt
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.masking import Masking, mask_rows, unmask_rows
+from shards.randomness import Purpose, address
+from shards.schema import Rows, columns_sha256, lengths_to_offsets, row_faults
+
+VOCAB_SIZE = 500
+SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+
+
+def make_rows(sequences: list[list[int]], row_sizes: list[int]) -> Rows:
+    """Sequences of ordinary ids, as `[CLS] A [SEP] B [SEP]` with A the first half, in rows of so many sequences."""
+    built, a_lengths = [], []
+    for ids in sequences:
+        a = (len(ids) + 1) // 2
+        built.append([SPECIAL["cls"], *ids[:a], SPECIAL["sep"], *ids[a:], SPECIAL["sep"]])
+        a_lengths.append(a + 2)
+    lengths = np.array([len(ids) for ids in built], np.uint16)
+    sequence_offsets = lengths_to_offsets(np.array(row_sizes))
+    return Rows(
+        token_offsets=lengths_to_offsets(lengths)[sequence_offsets],
+        sequence_offsets=sequence_offsets,
+        input_ids=np.array([i for ids in built for i in ids], np.uint16),
+        sequence_lengths=lengths,
+        segment_a_lengths=np.array(a_lengths, np.uint16),
+        next_sentence_label=np.zeros(len(built), np.uint8),
+    )
+
+
+def keys_of(rows: Rows, seed: int = 0) -> npt.NDArray[np.uint64]:
+    keys: npt.NDArray[np.uint64] = address(seed, Purpose.MASK, np.arange(len(rows.sequence_lengths), dtype=np.uint64))
+    return keys
+
+
+def masking(probability: float = 0.15) -> Masking:
+    return Masking(probability, VOCAB_SIZE, tuple(SPECIAL.values()), SPECIAL["mask"])
+
+
+IDS = st.lists(st.integers(5, VOCAB_SIZE - 1) | st.just(1), min_size=2, max_size=60)
+
+
+@given(st.lists(IDS, min_size=1, max_size=12), st.floats(0.01, 0.99), st.integers(0, 99))
+@settings(deadline=None)
+def test_masks_respect_their_number_and_places(sequences: list[list[int]], probability: float, seed: int) -> None:
+    rows = make_rows(sequences, [1] * len(sequences))
+    masked = mask_rows(rows, keys_of(rows, seed), masking(probability))
+    counts = [max(1, round(probability * int(n))) for n in rows.sequence_lengths]
+    assert row_faults(masked, VOCAB_SIZE, SPECIAL, 65_535, masking(probability).counts(100)) == []
+    assert masked.masked_offsets is not None
+    ordinary = [sum(i > 4 for i in ids) for ids in sequences]
+    assert np.diff(masked.masked_offsets).tolist() == [min(pair) for pair in zip(counts, ordinary, strict=True)]
+    assert columns_sha256(unmask_rows(masked)) == columns_sha256(rows)
+
+
+@given(st.lists(IDS, min_size=4, max_size=4), st.integers(0, 99))
+@settings(deadline=None)
+def test_masks_do_not_depend_on_the_packing(sequences: list[list[int]], seed: int) -> None:
+    packed, single = make_rows(sequences, [3, 1]), make_rows(sequences, [1] * 4)
+    a = mask_rows(packed, keys_of(packed, seed), masking())
+    b = mask_rows(single, keys_of(single, seed), masking())
+    assert np.array_equal(a.input_ids, b.input_ids)
+    assert np.array_equal(a.masked_indices(), b.masked_indices())
+
+
+def test_selected_tokens_become_mask_random_or_stay_at_the_published_rates() -> None:
+    rng = np.random.default_rng(0)
+    rows = make_rows([rng.integers(5, VOCAB_SIZE, 125).tolist() for _ in range(2000)], [4] * 500)
+    masked = mask_rows(rows, keys_of(rows), masking())
+    shown, original = masked.input_ids[masked.masked_indices()], masked.masked_labels
+    total = len(shown)
+    assert total == 2000 * 19  # round(0.15 * 128)
+    is_mask, stayed = shown == SPECIAL["mask"], shown == original
+    chance = 1 / (VOCAB_SIZE - 5)
+    for share, expected in ((is_mask.mean(), 0.8), (stayed.mean(), 0.1 + 0.1 * chance)):
+        assert abs(share - expected) < 3.3 * np.sqrt(expected * (1 - expected) / total)
+    drawn = shown[~is_mask & ~stayed]
+    assert drawn.min() >= 5 and len(np.unique(drawn)) > 490
+    positions = masked.masked_indices() % 128
+    assert abs(positions.mean() - rows_mean_position()) < 0.7
+
+
+def rows_mean_position() -> float:
+    """The mean position of an ordinary token in a sequence made of 125 of them: 63 in A, 62 in B."""
+    return float(np.mean([*range(1, 64), *range(65, 127)]))
+
+
+def test_rounding_is_half_to_even_and_never_zero() -> None:
+    assert masking().counts(30)[[1, 3, 10, 30]].tolist() == [1, 1, 2, 4]
+
+
+def test_a_pinned_row() -> None:
+    rows = make_rows([list(range(100, 120)), list(range(200, 210))], [2])
+    masked = mask_rows(rows, keys_of(rows), masking())
+    assert masked.masked_positions is not None and masked.masked_labels is not None
+    assert masked.masked_positions.tolist() == GOLDEN_POSITIONS
+    assert masked.masked_labels.tolist() == GOLDEN_LABELS
+    assert masked.input_ids[masked.masked_indices()].tolist() == GOLDEN_SHOWN
+
+
+GOLDEN_POSITIONS = [3, 13, 15, 27, 28]
+GOLDEN_LABELS = [102, 111, 113, 203, 204]
+GOLDEN_SHOWN = [4, 4, 4, 4, 4]

@@ -1,0 +1,39 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prep.packing import pack
+
+
+@given(st.lists(st.integers(1, 32), max_size=200), st.integers(32, 100))
+@settings(deadline=None)
+def test_packs_lose_and_repeat_nothing_and_hold_no_more_than_fits(lengths: list[int], capacity: int) -> None:
+    array = np.array(lengths, np.int64)
+    order, starts = pack(array, capacity)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    assert starts[0] == 0 and starts[-1] == len(lengths)
+    rows = [array[order[first:last]] for first, last in zip(starts[:-1], starts[1:], strict=True)]
+    assert all(0 < row.sum() <= capacity for row in rows)
+
+
+@given(st.lists(st.integers(1, 32), max_size=120))
+@settings(deadline=None)
+def test_each_row_is_what_a_plain_best_fit_makes(lengths: list[int]) -> None:
+    """A fullest row with room, longest sequence first: the fill of the rows is the same whichever of equal ones is taken."""
+    room: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [left for left in room if left >= length]
+        if fitting:
+            room[room.index(min(fitting))] -= length
+        else:
+            room.append(40 - length)
+    order, starts = pack(np.array(lengths, np.int64), 40)
+    sums = [sum(lengths[i] for i in order[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    assert sorted(40 - total for total in sums) == sorted(room)
+
+
+def test_real_lengths_fill_rows() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.where(rng.random(20_000) < 0.6, 128, rng.integers(5, 129, 20_000))
+    _, starts = pack(lengths, 512)
+    assert lengths.sum() / (512 * (len(starts) - 1)) > 0.995

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prep.store import Documents, encode_segment, join_documents, read_buckets
+from shards.storage import StorageError
+
+SENTENCES = st.lists(st.integers(1, 6), min_size=1, max_size=5)
+
+
+def make_documents(shapes: list[list[int]]) -> Documents:
+    """A document for each list of sentence lengths; every token id is different."""
+    lengths = [length for shape in shapes for length in shape]
+    return Documents(
+        keys=np.arange(100, 100 + len(shapes), dtype=np.uint64),
+        hashes=np.arange(len(shapes), dtype=np.uint64) * 7,
+        num_sentences=np.array([len(shape) for shape in shapes], np.uint32),
+        sentence_lengths=np.array(lengths, np.uint32),
+        ids=np.arange(sum(lengths), dtype=np.uint16),
+    )
+
+
+def as_lists(documents: Documents) -> list[tuple[int, int, list[int], list[int]]]:
+    sentences, tokens = documents.sentence_offsets(), documents.token_offsets()
+    return [
+        (
+            int(documents.keys[d]),
+            int(documents.hashes[d]),
+            documents.sentence_lengths[sentences[d] : sentences[d + 1]].tolist(),
+            documents.ids[tokens[sentences[d]] : tokens[sentences[d + 1]]].tolist(),
+        )
+        for d in range(len(documents.keys))
+    ]
+
+
+@given(shapes=st.lists(SENTENCES, min_size=1, max_size=20), num_buckets=st.integers(1, 6), data=st.data())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_buckets_hold_their_documents_in_order(
+    shapes: list[list[int]], num_buckets: int, data: st.DataObject, tmp_path: Path
+) -> None:
+    documents = make_documents(shapes)
+    one = st.integers(0, num_buckets - 1)
+    buckets = np.array(data.draw(st.lists(one, min_size=len(shapes), max_size=len(shapes))))
+    path = tmp_path / "segment"
+    path.write_bytes(encode_segment(documents, buckets, num_buckets))
+    first = data.draw(st.integers(0, num_buckets - 1))
+    last = data.draw(st.integers(first + 1, num_buckets))
+    blocks = list(read_buckets(str(path), first, last, np.dtype(np.uint16)))
+    everything = as_lists(documents)
+    expected = [everything[d] for bucket in range(first, last) for d in np.flatnonzero(buckets == bucket)]
+    assert [document for block in blocks for document in as_lists(block)] == expected
+    if blocks:
+        assert as_lists(join_documents(blocks)) == expected
+
+
+def test_take_chooses_whole_documents_in_any_order() -> None:
+    documents = make_documents([[1, 2], [3], [2, 2, 1]])
+    everything = as_lists(documents)
+    assert as_lists(documents.take(np.array([2, 0]))) == [everything[2], everything[0]]
+
+
+def test_a_truncated_segment_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "segment"
+    path.write_bytes(encode_segment(make_documents([[3, 4]]), np.array([0]), 1)[:-20])
+    with pytest.raises(StorageError, match="segment: ends at byte"):
+        list(read_buckets(str(path), 0, 1, np.dtype(np.uint16)))
