@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -175,16 +176,12 @@ def test_unpacked_and_dynamic(paragraphs: list[str], build: BuildRunner, tmp_pat
     assert all(len(rows) == len(rows.sequence_lengths) for rows in read_rows(plain))
 
     def sequences(out: Path) -> list[bytes]:
-        return sorted(rows.input_ids[a:b].tobytes() for rows in read_rows(out) for a, b in pairs_of(rows.sequence_starts()))
+        return sorted(rows.input_ids[a:b].tobytes() for rows in read_rows(out) for a, b in pairwise(rows.sequence_starts()))
 
     assert sequences(plain) == sequences(packed)
     assert all(rows.masked_positions is None for rows in read_rows(dynamic))
     assert all(rows.masked_positions is not None for rows in read_rows(dynamic, "eval"))
     assert all(run_prep("verify", out).returncode == 0 for out in (plain, packed, dynamic))
-
-
-def pairs_of(edges: np.ndarray) -> zip:  # type: ignore[type-arg]
-    return zip(edges[:-1], edges[1:], strict=True)
 
 
 def test_a_vocabulary_over_65536_entries_takes_wider_ids(paragraphs: list[str], build: BuildRunner, tmp_path: Path) -> None:
@@ -219,7 +216,7 @@ def test_other_peoples_readers_see_the_same_rows(build: BuildRunner, paragraphs:
 def test_golden_rows_of_a_small_data_set(build: BuildRunner, tmp_path: Path) -> None:
     """A change here is a change of the format or of the recipe: raise its version when it is meant, then UPDATE_GOLDEN=1."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = "one two three four five six seven eight nine ten eleven twelve . !".split()
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", ".", "!"]
     (tmp_path / "vocab.txt").write_text("\n".join([*special, *words]) + "\n")
     documents = [" ".join(f"{words[(d + s) % 12]} {words[(d * s) % 12]} {words[s]}." for s in range(8)) for d in range(12)]
     (tmp_path / "a.txt").write_text("\n".join(text.replace(". ", ". One ").title() for text in documents) + "\n")

@@ -21,7 +21,7 @@ def tokenizer(vocabulary: Path) -> PreparedTokenizer:
 def odd_sentences(count: int) -> list[str]:
     rng = random.Random(1)
     pools = [range(32, 127), range(0xA0, 0x250), range(0x300, 0x370), range(0x370, 0x600), range(0x900, 0xA00)]
-    pools += [range(0x3040, 0x3100), range(0x4E00, 0x9FFF), range(0x1F300, 0x1F700), range(0x2000, 0x2070), range(0, 32)]
+    pools += [range(0x3040, 0x3100), range(0x4E00, 0x9FFF), range(0x1F300, 0x1F700), range(0x2000, 0x2070), range(32)]
     return ["".join(chr(rng.choice(rng.choice(pools))) for _ in range(rng.randint(1, 60))) for _ in range(count)]
 
 

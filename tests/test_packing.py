@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ def test_packs_lose_and_repeat_nothing_and_hold_no_more_than_fits(lengths: list[
     order, starts = pack(array, capacity)
     assert sorted(order.tolist()) == list(range(len(lengths)))
     assert starts[0] == 0 and starts[-1] == len(lengths)
-    rows = [array[order[first:last]] for first, last in zip(starts[:-1], starts[1:], strict=True)]
+    rows = [array[order[first:last]] for first, last in pairwise(starts)]
     assert all(0 < row.sum() <= capacity for row in rows)
 
 
@@ -28,7 +30,7 @@ def test_each_row_is_what_a_plain_best_fit_makes(lengths: list[int]) -> None:
         else:
             room.append(40 - length)
     order, starts = pack(np.array(lengths, np.int64), 40)
-    sums = [sum(lengths[i] for i in order[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    sums = [sum(lengths[i] for i in order[a:b]) for a, b in pairwise(starts)]
     assert sorted(40 - total for total in sums) == sorted(room)
 
 
