@@ -33,6 +33,10 @@ class StorageError(UserError):
     """Something could not be read or written: the URL, why, and what to do."""
 
 
+class MissingError(StorageError):
+    """There is nothing at the URL."""
+
+
 @dataclass(frozen=True)
 class FileInfo:
     """One listed file. `version` changes when the content does: an etag, or the time of the last change."""
@@ -84,10 +88,7 @@ def open_read(url: str) -> Iterator[BinaryIO]:
             raw: Any = open(local_path(url), "rb", buffering=0)  # noqa: SIM115  # closed below
     else:
         fs, path = _filesystem(url)
-        try:
-            raw = _retried(url, "open", lambda: fs.open(path, "rb", block_size=_BLOCK_BYTES))
-        except FileNotFoundError as error:
-            raise _storage_error(url, "open", error) from error
+        raw = _retried(url, "open", lambda: fs.open(path, "rb", block_size=_BLOCK_BYTES))
     with raw, io.BufferedReader(_Stream(raw, url), _BUFFER_BYTES) as file:
         yield file
 
@@ -158,7 +159,7 @@ def find(url: str) -> FileInfo | None:
     fs, path = _filesystem(url)
     try:
         entry = _retried(url, "look at", lambda: fs.info(path))
-    except FileNotFoundError:
+    except MissingError:
         return None
     return _remote_info(fs, entry) if entry["type"] == "file" else None
 
@@ -193,7 +194,7 @@ def remove(url: str) -> None:
     fs, path = _filesystem(url)
     try:
         _retried(url, "remove", lambda: fs.rm(path, recursive=True))
-    except FileNotFoundError:
+    except MissingError:
         return
 
 
@@ -232,14 +233,13 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 def _retried(url: str, doing: str, action: Callable[[], Value]) -> Value:
-    """`action` with back-off after faults that may pass; FileNotFoundError goes to the caller as it is."""
+    """`action`, with back-off after faults that may pass."""
     for attempt in range(_ATTEMPTS):
         try:
             return action()
-        except FileNotFoundError:
-            raise
         except Exception as error:  # each backend raises its own kinds; this is their border
-            if attempt == _ATTEMPTS - 1 or isinstance(error, PermissionError) or is_local(url):
+            final = isinstance(error, FileNotFoundError | PermissionError) or is_local(url)
+            if final or attempt == _ATTEMPTS - 1:
                 raise _storage_error(url, doing, error) from error
             time.sleep(_BACKOFF_S * 2**attempt)
     raise AssertionError("unreachable")
@@ -269,4 +269,5 @@ def _storage_error(url: str, doing: str, error: Exception) -> StorageError:
         errno.ENOTDIR: "check the path: a part of it is a file",
     }
     remedy = remedies.get(number, "check that it exists and that you may use it, then run the same command again")
-    return StorageError(f"{url}: cannot {doing} it: {reason}; {remedy}")
+    kind = MissingError if isinstance(error, FileNotFoundError) else StorageError
+    return kind(f"{url}: cannot {doing} it: {reason}; {remedy}")

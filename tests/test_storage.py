@@ -1,0 +1,133 @@
+"""Storage on a disk, in memory, and on a real S3-compatible server over the network stack."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from conftest import BuildRunner, manifest_of, run_prep
+
+from shards import storage
+from shards.storage import StorageError
+
+
+@pytest.fixture(params=["disk", "file url", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "memory":
+        yield "memory://root"
+        fsspec.filesystem("memory").store.clear()
+    else:
+        yield ("file://" if request.param == "file url" else "") + str(tmp_path / "root")
+
+
+def test_what_is_published_is_found_read_and_listed(root: str) -> None:
+    url = storage.join(root, "a", "b.bin")
+    assert storage.find(url) is None and storage.list_files(root) == []
+    storage.publish(url, b"0123456789")
+    storage.publish(url, memoryview(b"abcdefghij"))
+    info = storage.find(url)
+    assert info is not None and info.bytes == 10 and info.version
+    assert storage.find(storage.join(root, "a")) is None
+    assert storage.read_bytes(url) == b"abcdefghij"
+    assert storage.read_bytes(url, 3, 4) == b"defg"
+    with storage.open_read(url) as file:
+        assert file.seek(8) == 8 and file.read() == b"ij"
+    assert [found.bytes for found in storage.list_files(root)] == [10]
+    assert [found.bytes for found in storage.glob(storage.join(root, "*", "*.bin"))] == [10]
+    storage.remove(url)
+    storage.remove(url)
+    assert storage.find(url) is None
+
+
+def test_a_read_past_the_end_and_a_missing_file_are_named(root: str) -> None:
+    url = storage.join(root, "a.bin")
+    storage.publish(url, b"short")
+    with pytest.raises(StorageError, match=r"a\.bin: ends at byte 5, expected 20"):
+        storage.read_bytes(url, 0, 20)
+    for read in (storage.read_bytes, lambda gone: storage.open_read(gone).__enter__()):
+        with pytest.raises(StorageError, match=r"gone: cannot .* it"):
+            read(storage.join(root, "gone"))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock: the disk cannot be filled here; it fails where a full one does, when the data are flushed to it."""
+    path = tmp_path / "a.bin"
+    storage.publish(str(path), b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"a\.bin: cannot write it: No space left on device; free some space"):
+        storage.publish(str(path), b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_only_what_dead_processes_left_is_removed(tmp_path: Path) -> None:
+    host, dead = socket.gethostname(), subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = {f".a.tmp-{host}-{dead.pid}": False, f".b.tmp-{host}-{os.getpid()}": True, ".c.tmp-elsewhere-1": True, "d": True}
+    (tmp_path / "sub").mkdir()
+    for name in names:
+        (tmp_path / "sub" / name).touch()
+    storage.remove_abandoned(str(tmp_path))
+    assert {name: (tmp_path / "sub" / name).exists() for name in names} == names
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = open(tmp_path_factory.mktemp("s3") / "log.txt", "w")  # noqa: SIM115  # closed below
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=log, stderr=log)
+    endpoint = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(f"{endpoint}/moto-api/"):
+                break
+        except OSError:
+            assert time.monotonic() < deadline and server.poll() is None
+            time.sleep(0.1)
+    yield endpoint
+    server.kill()
+    server.wait()
+    log.close()
+
+
+def test_a_build_in_a_bucket_is_the_build_on_a_disk(
+    s3_server: str, corpus: Path, vocabulary: Path, build: BuildRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="bucket")
+    client.upload_file(str(corpus), "bucket", f"texts/{corpus.name}")
+    client.upload_file(str(vocabulary), "bucket", "tokenizer.json")
+    places = ("--out", "s3://bucket/out", "--scratch", "s3://bucket/scratch", "--workers", 2)
+    done = run_prep("build", "--corpus", "s3://bucket/texts/*.txt", *places, "--tokenizer", "s3://bucket/tokenizer.json")
+    assert done.returncode == 0, done.stderr
+    local = manifest_of(build(corpus))
+    assert f"data_fingerprint {local['data_fingerprint']}" in done.stderr
+    assert run_prep("verify", "s3://bucket/out").returncode == 0
+    again = run_prep("build", "--corpus", "s3://bucket/texts", *places, "--tokenizer", "s3://bucket/tokenizer.json")
+    assert again.returncode == 0 and "is finished" in again.stderr
+    refused = run_prep("build", "--corpus", "s3://nobucket/texts", "--out", "s3://nobucket/out", "--workers", 1)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "Traceback" not in refused.stderr
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="bucket", Prefix="out/")["Contents"]]
+    assert "out/manifest.json" in keys and not any("_build" in key for key in keys)
