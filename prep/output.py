@@ -75,6 +75,16 @@ def _refuse_changes(
         raise UserError(f"--out {out}: was begun with other settings ({'; '.join(changes)}); choose another --out or remove it")
 
 
+def touched(out: str, inputs: Sequence[InputFile]) -> bool:
+    """Whether the inputs of a finished data set were written again since it was begun, or are copies of what it read."""
+    build_url = storage.join(out, BUILD_NAME)
+    return not storage.find(build_url) or json.loads(storage.read_bytes(build_url)).get("inputs_versions") != _versions(inputs)
+
+
+def _versions(inputs: Sequence[InputFile]) -> str:
+    return fingerprint([file.version for file in inputs])
+
+
 def summarize(inputs: Sequence[InputFile]) -> dict[str, Any]:
     """What the manifest says of the inputs: names and sizes, never places or times."""
     identities = [file.identity() for file in inputs]
@@ -102,6 +112,7 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> It
         storage.remove_abandoned(out)
     try:
         begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs)}
+        begun["inputs_versions"] = _versions(inputs)
         storage.publish(storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode())
         yield
     finally:

@@ -68,7 +68,11 @@ class Stage:
         self._bar: Progress | None = None
         self._row: TaskID | None = None
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[facts]}"))
+            columns = (
+                TextColumn("{task.description}{task.percentage:4.0f}%"),
+                BarColumn(8),
+                TextColumn("{task.fields[facts]}"),
+            )
             self._bar = Progress(*columns, console=self._console, refresh_per_second=5)
             self._row = self._bar.add_task(name, total=total, facts="")
             self._bar.start()
@@ -92,7 +96,7 @@ class Stage:
             self._shown = time.monotonic()
             now = self._now()
             share = min(1.0, now.done / self._total) if self._total else 1.0
-            print(f"{self._name} {share:4.0%}  {self._facts(now)}", file=sys.stderr, flush=True)
+            print(f"{self._name}{share:5.0%} {self._facts(now)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Draws the last state and leaves it there."""
@@ -117,12 +121,11 @@ class Stage:
         left = elapsed * max(0, self._total - now.done) / fresh_done if fresh_done > 0 else None
         parts = [
             f"{fresh_bytes / elapsed / 1e6:.1f} MB/s",
+            f"{clock(left)} left" if left else f"{clock(elapsed)} gone",
             f"{short(now.documents)} documents",
             f"{short(now.tokens)} tokens",
-            f"{clock(elapsed)} gone",
-            f"{clock(left)} left" if left is not None else "",
         ]
-        return ", ".join(part for part in parts if part)
+        return ", ".join(parts)
 
 
 def short(number: float) -> str:

@@ -36,11 +36,10 @@ def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
         unforced = total["sequences"] - total["forced_not_next"]
         not_next = (total["not_next"] - total["forced_not_next"]) / max(1, unforced)
         masked = f"{total['masked_tokens'] / total['tokens']:.1%} masked" if total["masked_tokens"] else "masked when read"
-        yield (
-            f"{name}: {total['sequences']:,} sequences in {total['rows']:,} rows, {total['tokens']:,} tokens, "
-            f"{total['tokens'] / (total['rows'] * capacity):.2%} full, {masked}, {not_next:.1%} not next of the unforced, "
-            f"{size(total['bytes'])} in {len(split.shards)} shards ({total['bytes'] / total['tokens']:.2f} bytes a token)"
-        )
+        full = total["tokens"] / (total["rows"] * capacity)
+        yield f"{name}: {total['sequences']:,} sequences, {total['tokens']:,} tokens in {total['rows']:,} rows, {full:.2%} full"
+        yield f"    {masked}; of the pairs with a choice {not_next:.1%} are not next"
+        yield f"    {size(total['bytes'])} in {len(split.shards)} shards, {total['bytes'] / total['tokens']:.2f} bytes a token"
     ledger = manifest.ledger
     dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in ledger["documents"]["dropped"].items())
     yield f"documents: {ledger['documents']['used']:,} of {ledger['documents']['in']:,} used" + (

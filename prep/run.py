@@ -60,6 +60,8 @@ def build(settings: Settings) -> Manifest:
     finished = output.check(settings.out, recipe, plan.inputs)
     if finished:
         say(f"{settings.out} is finished; it was left as it is (data_fingerprint {finished.data_fingerprint})")
+        if output.touched(settings.out, plan.inputs):
+            say("note: its inputs have other times of change now; if their text did change, build into another --out")
         return finished
     with output.claimed(settings.out, recipe, plan.inputs), tempfile.TemporaryDirectory() as progress_folder:
         storage.remove_abandoned(settings.scratch)
