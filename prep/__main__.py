@@ -60,8 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs one command; returns its exit code."""
     values = vars(arguments)
     if arguments.command == "build":
+        from prep.progress import say
         from prep.report import summary
-        from prep.run import build, say
+        from prep.run import build
 
         started = time.monotonic()
         settings = from_arguments(values)
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         from prep.report import describe_plan
 
         for line in describe_plan(from_arguments(values)):
-            print(line)
+            print(printable(line))
     elif arguments.command == "verify":
         from prep.verify import verify
 
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         for fault in faults:
             print(printable(fault))
         if not faults:
-            print(f"{arguments.url}: nothing wrong")
+            print(printable(f"{arguments.url}: nothing wrong"))
         return EXIT_WRONG if faults else 0
     elif arguments.command == "show":
         from prep.show import show
@@ -88,18 +89,23 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from prep.report import clean
 
-        print(clean(arguments.scratch))
+        print(printable(clean(arguments.scratch)))
     return 0
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ends the run once; what comes while it ends is not heard."""
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command's entry: errors that people can mend are one line and exit code 2."""
     logging.basicConfig(format="prep: %(message)s")
-    signal.signal(signal.SIGTERM, _terminate)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it says each retry twice
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     try:
         return run(make_parser().parse_args(argv))
     except UserError as error:
@@ -108,9 +114,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("prep: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush is quiet
-        return 0
+        if isinstance(error, BrokenPipeError):
+            return EXIT_WRONG
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"prep: error: {printable(f'{place}{error.strerror or error}')}; mend that and run it again", file=sys.stderr)
+        return EXIT_BAD_INPUT
 
 
 def printable(text: str) -> str:

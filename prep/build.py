@@ -110,11 +110,9 @@ class ShareRecord:
 
 def build_share(task: ShareTask) -> ShareRecord:
     """Builds the shards of a share, or returns the record of when that was done and the shards are still there."""
-    if storage.find(task.record_url):
-        record = ShareRecord.load(task.record_url)
-        found = [storage.find(storage.join(task.out, shard.path)) for shard in record.shards]
-        if all(info and info.bytes == shard.bytes for info, shard in zip(found, record.shards, strict=True)):
-            return record
+    done = _finished(task)
+    if done:
+        return done
     recipe = task.recipe
     documents = _read_documents(task)
     places = address(recipe.seed, Purpose.DOCUMENT_ORDER, documents.keys)
@@ -142,6 +140,19 @@ def build_share(task: ShareTask) -> ShareRecord:
     record = ShareRecord(task.split, len(documents.keys), tally, tuple(shards))
     storage.publish(task.record_url, record.to_json())
     return record
+
+
+def _finished(task: ShareTask) -> ShareRecord | None:
+    """The record of a share whose shards are all there, whole."""
+    if not storage.find(task.record_url):
+        return None
+    try:
+        record = ShareRecord.load(task.record_url)
+    except (ValueError, TypeError, KeyError):  # damaged
+        return None
+    found = [storage.find(storage.join(task.out, shard.path)) for shard in record.shards]
+    whole = all(info and info.bytes == shard.bytes for info, shard in zip(found, record.shards, strict=True))
+    return record if whole else None
 
 
 def _read_documents(task: ShareTask) -> Documents:

@@ -84,7 +84,8 @@ def read_documents(span: Span, rule: Rule, on_progress: Callable[[int], None] = 
     position = told = span.start
     with storage.open_read(span.file.url) as file:
         try:
-            for item in _text_documents(_decompressed(file, span.file.compression), span, rule):
+            compression = span.file.compression if span.file.bytes else ""  # an empty file is empty in any
+            for item in _text_documents(_decompressed(file, compression), span, rule):
                 position = item.position + item.num_bytes
                 yield item
                 if position - told >= _CHUNK_BYTES:
@@ -138,7 +139,7 @@ def _text_document(position: int, raw: bytes) -> Document | Fault:
 
 def _json_document(position: int, raw: bytes, text_field: str) -> Document | Fault:
     try:
-        record = json.loads(raw.removeprefix(b"\xef\xbb\xbf") if position == 0 else raw)
+        record = json.loads(raw.removeprefix(b"\xef\xbb\xbf") if position == 0 else raw, parse_int=float)  # of any length
     except UnicodeDecodeError as error:
         return Fault(position, "invalid_utf8", len(raw), f"byte {error.object[error.start]:#04x}")
     except (ValueError, RecursionError) as error:
@@ -147,7 +148,7 @@ def _json_document(position: int, raw: bytes, text_field: str) -> Document | Fau
         return Fault(position, "broken_json", len(raw), f"a {type(record).__name__}, not an object of fields")
     text = record.get(text_field)
     if not isinstance(text, str):
-        found = f"it is {json.dumps(text)[:40]}" if text_field in record else f"there are: {', '.join(record) or 'none'}"
+        found = f"it is {json.dumps(text)[:40]}" if text_field in record else f"there are: {', '.join(record)[:200] or 'none'}"
         return Fault(position, "no_text_field", len(raw), f"no text in the field {text_field!r}; {found}")
     try:
         return Document(position, text, len(text.encode()))
@@ -284,6 +285,8 @@ def _parquet_document(row: int, value: bytes | None) -> Document | Fault:
 def check_column(file: InputFile, schema: pa.Schema, text_field: str) -> None:
     """Raises UserError when the Parquet file has no text column of that name."""
     names = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    if schema.names.count(text_field) > 1:
+        raise UserError(f"{file.url}: has {schema.names.count(text_field)} columns {text_field!r}; rename all but one")
     if text_field not in schema.names:
         raise UserError(f"{file.url}: has no column {text_field!r}; there are: {names}; choose with --text-field")
     kind = schema.field(text_field).type

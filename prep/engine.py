@@ -76,7 +76,7 @@ class LocalExecutor(Executor):
 
     def __init__(self, workers: int, progress_folder: str) -> None:
         self._progress_folder = progress_folder
-        self._pools = [self._pool() for _ in range(workers)]
+        self._pools: list[ProcessPoolExecutor | None] = [None] * workers  # each made when it is first needed
         self._load = [0] * workers
         self._lock = threading.Lock()
 
@@ -89,12 +89,14 @@ class LocalExecutor(Executor):
         with self._lock:
             slot = self._load.index(min(self._load))
             self._load[slot] += 1
+        pool = self._pools[slot] or self._pool()
         try:
-            future = self._pools[slot].submit(fn, *args, **kwargs)
+            future = pool.submit(fn, *args, **kwargs)
         except BrokenProcessPool:
-            self._pools[slot].shutdown(wait=False)
-            self._pools[slot] = self._pool()
-            future = self._pools[slot].submit(fn, *args, **kwargs)
+            pool.shutdown(wait=False)
+            pool = self._pool()
+            future = pool.submit(fn, *args, **kwargs)
+        self._pools[slot] = pool
         future.add_done_callback(lambda _: self._release(slot))
         return future
 
@@ -104,7 +106,7 @@ class LocalExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the processes; with `cancel_futures` at once, whatever they are doing."""
-        for pool in self._pools:
+        for pool in filter(None, self._pools):
             pool.shutdown(wait=wait and not cancel_futures, cancel_futures=cancel_futures)
         if cancel_futures:
             for process in multiprocessing.active_children():

@@ -1,6 +1,5 @@
 """Corpus URLs -> the input files, named, sorted and numbered the same wherever the corpus lies."""
 
-import os
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,17 +86,20 @@ class InputFile:
 
 
 def list_inputs(settings: Settings) -> list[InputFile]:
-    """The files of `--corpus`, sorted by name. Raises UserError for a URL that names nothing, or a file of no known format."""
+    """The files of `--corpus`, sorted by name; what lies in `--out` or `--scratch` is none of them.
+
+    Raises UserError for a URL that names nothing, or a file of no known format.
+    """
+    written = [storage.absolute(url) + "/" for url in (settings.out, settings.scratch)]
     found: dict[str, FileInfo] = {}
     for url in settings.corpus:
-        for info in _expand(url):
-            found.setdefault(_without_protocol(info.url), info)
-    for url in (settings.out, settings.scratch):
-        inside = [path for path in found if path.startswith(_without_protocol(url).rstrip("/") + "/")]
-        if inside:
-            raise UserError(f"the corpus holds {inside[0]}, which lies in {url} where this build writes; move one of them")
+        infos = {storage.absolute(info.url): info for info in _expand(url)}
+        ours = {path: info for path, info in infos.items() if not path.startswith(tuple(written))}
+        if not ours:
+            raise UserError(f"--corpus {url}: lies in --out or --scratch, where this build writes")
+        found |= {path: info for path, info in ours.items() if path not in found}
     paths = sorted(found)
-    common = posixpath.dirname(paths[0]) if len(paths) == 1 else posixpath.commonpath([posixpath.dirname(p) for p in paths])
+    common = posixpath.commonpath([posixpath.dirname(path) for path in paths])
     named = sorted((path[len(common) :].lstrip("/"), found[path]) for path in paths)
     return [
         InputFile(ordinal, name, info.url, info.bytes, info.version, *_format(name, info.url, settings.input))
@@ -109,26 +111,18 @@ def _expand(url: str) -> Sequence[FileInfo]:
     single = storage.find(url)
     if single:
         return [single]
-    if any(character in url for character in "*?["):
-        infos = storage.glob(url)
-        if not infos:
-            raise UserError(f"--corpus {url}: no file matches")
-        return infos
-    infos = [info for info in storage.list_files(url) if not _hidden(info.url[len(url.rstrip("/")) :])]
-    if not infos:
-        raise UserError(f"--corpus {url}: no such file, or a folder without files")
-    return infos
+    pattern = any(character in url for character in "*?[")
+    found = [info for info in storage.list_files(url) if not _hidden(storage.relative(info.url, url), (".", "_"))]
+    if pattern and not found:
+        asked = posixpath.basename(url).startswith(".")
+        found = [info for info in storage.glob(url) if asked or not _hidden(posixpath.basename(info.url), (".",))]
+    if not found:
+        raise UserError(f"--corpus {url}: " + ("no file matches" if pattern else "no such file, or a folder without files"))
+    return found
 
 
-def _hidden(relative: str) -> bool:
-    return any(part.startswith((".", "_")) for part in relative.split("/") if part)
-
-
-def _without_protocol(url: str) -> str:
-    """An absolute path for a local file, so that the folder all inputs share can be found."""
-    if not storage.is_local(url):
-        return url
-    return os.path.abspath(storage.local_path(url))  # noqa: PTH100  # links stay as they are: their targets' names mean nothing
+def _hidden(path: str, marks: tuple[str, ...]) -> bool:
+    return any(part.startswith(marks) for part in path.split("/"))
 
 
 def _format(name: str, url: str, asked: str) -> tuple[str, str]:

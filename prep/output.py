@@ -10,6 +10,7 @@ manifest.json  written last: the data set is complete
 import fcntl
 import json
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -27,6 +28,8 @@ from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, Split, differences,
 
 BUILD_NAME = "build.json"
 RECORDS = "_build"
+_OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/share-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
+"""What a build writes before its manifest, and may remove again."""
 _LISTED_INPUTS = 1000
 
 
@@ -49,7 +52,7 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
                 f"{build_url}: cannot be understood ({error!r}); remove the folder or choose another --out"
             ) from error
         return None
-    others = [info.url for info in storage.list_files(out) if f"/{RECORDS}/" not in info.url]
+    others = [info.url for info in storage.list_files(out) if not _OURS.fullmatch(storage.relative(info.url, out))]
     if others:
         raise UserError(f"--out {out}: holds {others[0]}, which is of no data set; choose an empty or new folder")
     return None
@@ -111,6 +114,7 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> It
                 raise UserError(f"--out {out}: another build is at work there; wait for it or choose another") from None
         storage.remove_abandoned(out)
     try:
+        check(out, recipe, inputs)  # again, now that nobody else can begin
         begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs)}
         begun["inputs_versions"] = _versions(inputs)
         storage.publish(storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode())
@@ -146,13 +150,20 @@ def commit(
     if not manifest.splits["train"].shards:
         raise UserError("the corpus gives no next-sentence pair at all; are its documents copies of each other?")
     wanted = {shard.path for split in manifest.splits.values() for shard in split.shards}
-    for name in SPLITS:
-        for info in storage.list_files(storage.join(out, name)):
-            if f"{name}/{info.url.rpartition('/')[2]}" not in wanted:
-                storage.remove(info.url)
+    _remove_ours(out, SPLITS, wanted)
     storage.publish(storage.join(out, MANIFEST_NAME), manifest.to_json())
-    storage.remove(storage.join(out, RECORDS))
+    _remove_ours(out, (RECORDS,), set())
     return manifest
+
+
+def _remove_ours(out: str, folders: Sequence[str], wanted: set[str]) -> None:
+    """Removes what builds of this folder wrote and nobody wants."""
+    for folder in (storage.join(out, name) for name in folders):
+        for info in storage.list_files(folder):
+            path = storage.relative(info.url, out)
+            if _OURS.fullmatch(path) and path not in wanted:
+                storage.remove(info.url)
+        storage.remove_empty_folders(folder)
 
 
 def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord]) -> dict[str, Any]:

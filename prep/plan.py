@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 
-from prep.corpus import Document, Fault, Rule, Span, check_column, open_parquet, read_documents, rule_of
+from prep.corpus import Fault, Rule, Span, check_column, open_parquet, read_documents, rule_of
 from prep.inputs import InputFile, list_inputs
 from prep.settings import Settings
 from shards.errors import UserError
@@ -14,6 +15,7 @@ from shards.errors import UserError
 MIN_UNIT_BYTES, MAX_UNIT_BYTES, TARGET_UNITS = 1 << 20, 1 << 30, 512
 MIN_PARTITION_BYTES, MAX_PARTITION_BYTES, TARGET_PARTITIONS = 64 << 20, 1 << 30, 8192
 SMALL_PARTITION_BYTES, SMALL_PARTITIONS = 2 << 20, 16
+_LOOKED_AT = 100
 _EXPANSION = {"": 1, "gz": 3, "zst": 3}
 """Bytes of text that a byte of a compressed input is taken for, in estimates."""
 
@@ -117,7 +119,7 @@ def _units(spans: Iterator[tuple[Span, int]], unit_bytes: int) -> Iterator[Unit]
 
 
 def _check_text_field(inputs: Sequence[InputFile], rule: Rule) -> None:
-    """Looks at the first record of the first JSON lines and of the first Parquet file."""
+    """Looks at the first records of the first JSON lines file and at the columns of the first Parquet file."""
     for kind in ("jsonl", "parquet"):
         file = next((file for file in inputs if file.format == kind and file.bytes), None)
         if file is None:
@@ -129,6 +131,7 @@ def _check_text_field(inputs: Sequence[InputFile], rule: Rule) -> None:
             except (pa.ArrowException, OSError):
                 continue  # the task that reads it says what is wrong
             continue
-        first: Document | Fault | None = next(read_documents(Span(file), rule), None)
-        if isinstance(first, Fault) and first.reason == "no_text_field":
-            raise UserError(f"{file.url}: at byte {first.position}: {first.detail}; choose with --text-field")
+        first = list(islice(read_documents(Span(file), rule), _LOOKED_AT))
+        lacking = [item for item in first if isinstance(item, Fault) and item.reason == "no_text_field"]
+        if lacking and len(lacking) == len(first):
+            raise UserError(f"{file.url}: at byte {lacking[0].position}: {lacking[0].detail}; choose with --text-field")

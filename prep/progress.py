@@ -8,6 +8,7 @@ import os
 import struct
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,14 @@ def report(stage: int, task: int, counts: Counts) -> None:
     """In a worker: the counts so far of the task it is at."""
     if _folder is not None:
         record = _RECORD.pack(stage, task, counts.done, counts.bytes, counts.documents, counts.tokens)
-        with open(_folder / str(os.getpid()), "wb", buffering=0) as file:
-            file.write(record)
+        with suppress(OSError), open(_folder / str(os.getpid()), "wb", buffering=0) as file:
+            file.write(record)  # a full disk there costs the display only
+
+
+def say(line: str) -> None:
+    """A line for the person who waits, if there still is one: a closed pipe does not end the work."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class Stage:
@@ -96,7 +103,7 @@ class Stage:
             self._shown = time.monotonic()
             now = self._now()
             share = min(1.0, now.done / self._total) if self._total else 1.0
-            print(f"{self._name}{share:5.0%} {self._facts(now)}", file=sys.stderr, flush=True)
+            say(f"{self._name}{share:5.0%} {self._facts(now)}")
 
     def close(self) -> None:
         """Draws the last state and leaves it there."""

@@ -1,8 +1,8 @@
 """What is said about a build before and after it, in a few lines."""
 
+import re
 from collections.abc import Iterator
 
-from prep.output import RECORDS
 from prep.plan import Plan, make_plan
 from prep.progress import clock
 from prep.settings import Settings
@@ -13,7 +13,7 @@ from shards.manifest import Manifest
 _STORE_BYTES_PER_TEXT_BYTE = 0.55
 _TOKENS_PER_TEXT_BYTE = 0.23
 _SHARD_BYTES_PER_TOKEN = 1.8
-_SCRATCH_PREFIXES = ("tokens-", "vocabulary-", "tokenizer-")
+_KEPT = re.compile(r"(vocabulary|tokenizer)-[0-9a-f]{32}\.json|tokens-[0-9a-f]{32}/unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json)")
 
 
 def size(num_bytes: float) -> str:
@@ -76,21 +76,11 @@ def _kinds(plan: Plan) -> str:
 
 def clean(scratch: str) -> str:
     """Removes what builds keep in a scratch folder, and nothing else; says what was freed."""
-    infos = [info for info in storage.list_files(scratch) if _is_ours(info.url, scratch)]
-    if not infos:
+    storage.remove_abandoned(scratch)
+    ours = [info for info in storage.list_files(scratch) if _KEPT.fullmatch(storage.relative(info.url, scratch))]
+    if not ours:
         raise UserError(f"--scratch {scratch}: holds nothing of a build")
-    for info in infos:
+    for info in ours:
         storage.remove(info.url)
-    for folder in {info.url.rpartition("/")[0] for info in infos if "/tokens-" in info.url}:
-        storage.remove(folder)
-    return f"removed {len(infos):,} files, {size(sum(info.bytes for info in infos))}, from {scratch}"
-
-
-def _is_ours(url: str, scratch: str) -> bool:
-    parts = [part for part in url.split("/") if part]
-    at = next((i for i, part in enumerate(parts) if part.lstrip(".").startswith(_SCRATCH_PREFIXES)), None)
-    if at is None or RECORDS in parts:
-        return False
-    name = parts[-1].lstrip(".")
-    store_file = name.startswith("unit-") and (".tokens" in name or ".json" in name)
-    return (at == len(parts) - 2 and store_file) or (at == len(parts) - 1 and ".json" in name)
+    storage.remove_empty_folders(scratch)
+    return f"removed {len(ours):,} files, {size(sum(info.bytes for info in ours))}, from {scratch}"

@@ -1,6 +1,5 @@
 """Plan -> vocabulary -> tokenize -> pair -> commit. Whatever is done already is skipped; the manifest comes last."""
 
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from prep.build import BYTES_PER_TOKEN, PAIR_STAGE, Recipe, ShareRecord, ShareTa
 from prep.corpus import Rule, Span, rule_of
 from prep.engine import LocalExecutor, Task, run_tasks
 from prep.plan import Plan, make_plan
-from prep.progress import Counts, Stage
+from prep.progress import Counts, Stage, say
 from prep.sentences import SPLITTER
 from prep.settings import Settings
 from prep.shares import hold_out, plan_shares
 from prep.store import STORE_VERSION
 from prep.tokenize import TOKENIZE_STAGE, TokenizeTask, UnitRecord, tokenize_unit
-from prep.tokenizer import TOKENIZERS, PreparedTokenizer, load_tokenizer
+from prep.tokenizer import TOKENIZERS, PreparedTokenizer, load_prepared, load_tokenizer
 from prep.vocabulary import train_vocabulary
 from shards import storage
 from shards.manifest import Manifest, fingerprint
@@ -74,11 +73,6 @@ def build(settings: Settings) -> Manifest:
         return output.commit(settings, plan, recipe, tokenizer, total, shares)
 
 
-def say(line: str) -> None:
-    """A line for the person who waits."""
-    print(line, file=sys.stderr, flush=True)
-
-
 class Run:
     """The stages of one build, each over the executor. What flows between them is returned, nothing is kept here."""
 
@@ -104,7 +98,7 @@ class Run:
             task = VocabularyTask(spans, rule, settings.language, size, settings.cased, url)
             for _ in run_tasks(self._executor, make_vocabulary, [task], 1):
                 pass
-        return url, PreparedTokenizer(storage.read_bytes(url).decode())
+        return url, load_prepared(url)
 
     def tokenize(self, tokenizer_url: str, tokenizer: PreparedTokenizer) -> tuple[str, list[UnitRecord]]:
         """The token store's URL and the record of each unit."""
@@ -145,7 +139,7 @@ class Run:
         )
         return store, records
 
-    def pair(self, store: str, segments: list[int], total: UnitRecord, tokenizer: PreparedTokenizer) -> list[ShareRecord]:
+    def pair(self, store: str, segments: list[list[int]], total: UnitRecord, tokenizer: PreparedTokenizer) -> list[ShareRecord]:
         """Builds the shards; returns the record of each share, in order."""
         settings = self._settings
         held_out = hold_out(total, settings.eval_fraction)
@@ -157,7 +151,7 @@ class Run:
                 number=number,
                 **share,
                 store=store,
-                segments=tuple(segments),
+                segments=tuple(map(len, segments)),
                 recipe=make_recipe(settings, tokenizer, share["split"]),
                 out=settings.out,
                 records=records,
@@ -195,7 +189,8 @@ class Run:
         return [results[task.name] for task in tasks]
 
     def _inputs(self) -> list[Any]:
-        return [[file.name, file.bytes, file.version, file.format] for file in self._plan.inputs]
+        """What tells this corpus from any other: places too, since times and sizes alone may be those of another's copy."""
+        return [[file.name, file.bytes, file.version, file.format, storage.absolute(file.url)] for file in self._plan.inputs]
 
 
 def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) -> Recipe:

@@ -1,28 +1,55 @@
 """Documents -> sentences."""
 
+import re
 from importlib.metadata import version
 
 import sentencex
 
-SPLITTER = f"sentencex {version('sentencex')}"
+SPLITTER = f"sentencex {version('sentencex')}, in pieces"
+PIECE_CHARS = 1 << 16
+"""A longer text is split piece by piece: sentencex takes time in the square of a text with an unclosed quotation."""
 MAX_SENTENCE_CHARS = 1 << 20
-"""Longer sentences are cut, where they can be at white space: a tokenizer holds some 50 bytes for each character at once."""
-_CUT_AT = " \t\n\r"  # not at all that str.isspace() knows: BERT's normalizer deletes some and joins what they part
+"""Longer sentences are cut: a tokenizer holds some 50 bytes for each character at once."""
+_SPACE = re.compile(r"[ \t\n\r]")  # not all that str.isspace() knows: BERT's normalizer deletes some and joins what they part
+_WIDE_SPACES = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 
 
 def split_sentences(text: str, language: str) -> list[str]:
     """The sentences of a text, stripped, in order; none of them empty."""
-    sentences = [sentence.strip() for sentence in sentencex.segment(language, text)]
-    if len(text) > MAX_SENTENCE_CHARS:
-        sentences = [piece for sentence in sentences for piece in _cut(sentence)]
-    return [sentence for sentence in sentences if sentence]
+    if len(text) <= PIECE_CHARS:
+        sentences = _segment(text, language)
+    else:
+        sentences, start = [], 0
+        while start < len(text):
+            stop = _piece_end(text, start)
+            piece = _segment(text[start:stop], language)
+            if stop < len(text) and len(piece) > 1:
+                stop -= len(piece.pop())  # it may go on: it begins the next piece
+            sentences += piece
+            start = stop
+    return [stripped for sentence in sentences if (stripped := sentence.strip())]
 
 
-def _cut(sentence: str) -> list[str]:
-    pieces = []
-    while len(sentence) > MAX_SENTENCE_CHARS:
-        at = max(sentence.rfind(space, 0, MAX_SENTENCE_CHARS) for space in _CUT_AT)
-        at = at if at > 0 else MAX_SENTENCE_CHARS
-        pieces.append(sentence[:at].strip())
-        sentence = sentence[at:].strip()
-    return [*pieces, sentence]
+def _piece_end(text: str, start: int) -> int:
+    """Where a piece that begins at `start` ends: behind white space, or after MAX_SENTENCE_CHARS without any."""
+    limit = start + MAX_SENTENCE_CHARS
+    space = _SPACE.search(text, start + PIECE_CHARS, limit)
+    return min(len(text), space.end() if space else limit)
+
+
+def _segment(text: str, language: str) -> list[str]:
+    """The text cut into sentences, nothing lost. Some white space that is not ASCII makes sentencex panic: it sees spaces."""
+    plain = text if text.isascii() else _WIDE_SPACES.sub(" ", text)
+    try:
+        parts: list[str] = sentencex.segment(language, plain)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a panic of the Rust library; no class of it can be imported
+            raise
+        return text.splitlines(keepends=True)
+    if plain is text:
+        return parts
+    cut, at = [], 0
+    for part in parts:
+        cut.append(text[at : at + len(part)])
+        at += len(part)
+    return cut

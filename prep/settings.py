@@ -14,7 +14,7 @@ from typing import Any
 from shards import storage
 from shards.errors import UserError
 
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 MAX_DOCUMENT_BYTES = 64 << 20
 """Longer documents are dropped and counted: one of them must fit a task's memory several times over."""
@@ -69,6 +69,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_types(self)
+        for name in ("short_seq_prob", "mask_prob", "eval_fraction"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # 0 and 0.0 are one setting
         for name, low, high in (
             ("max_seq_len", 8, 65_535),
             ("copies", 1, 1_000),
@@ -89,6 +91,8 @@ class Settings:
             raise UserError(f"--language is {self.language!r}, must be an ISO 639 code such as en or de")
         if self.tokenizer.startswith("train:"):
             _ = self.trained_vocab_size
+        if not all(self.corpus):
+            raise UserError("--corpus names an empty text; give files, folders, globs or URLs")
         if not self.corpus:
             raise UserError("--corpus names nothing; give at least one file, folder, glob or URL")
         self._check_places()
@@ -97,6 +101,10 @@ class Settings:
         for name in ("out", "scratch", "text_field", "tokenizer"):
             if not getattr(self, name):
                 raise UserError(f"{_flag(name)} is empty")
+            if getattr(self, name).startswith("memory://"):
+                raise UserError(
+                    f"{_flag(name)} is {getattr(self, name)}, which other processes cannot see; use a folder or a bucket"
+                )
         out, scratch = (_canonical(url) for url in (self.out, self.scratch))
         if out == scratch or out.startswith(f"{scratch}/") or scratch.startswith(f"{out}/"):
             raise UserError(f"--out ({self.out}) and --scratch ({self.scratch}) must not lie in each other")
@@ -138,6 +146,8 @@ def _check_types(settings: Settings) -> None:
             raise UserError(f"{_flag(f.name)} is {value!r}, must be one of {', '.join(choices)}")
         kind = f.type if isinstance(f.type, type) else tuple
         fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+        if "\0" in (value if isinstance(value, str) else "".join(map(str, value)) if isinstance(value, tuple) else ""):
+            raise UserError(f"{_flag(f.name)} is {value!r}: no name has a NUL in it")
         if not fits or (kind is tuple and not all(isinstance(part, str) for part in value)):
             raise UserError(
                 f"{_flag(f.name)} is {value!r}, must be {'a list of texts' if kind is tuple else f'of type {kind.__name__}'}"

@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from prep.tokenizer import PreparedTokenizer
+from prep.tokenizer import load_prepared
 from shards import storage
 from shards.errors import UserError
 from shards.formats import FORMATS
@@ -22,14 +22,16 @@ def show(url: str, split: str, count: int, seed: int) -> None:
     manifest_url = storage.join(url, MANIFEST_NAME)
     if not storage.find(manifest_url):
         raise UserError(f"{url}: is no finished data set (it has no {MANIFEST_NAME}); build it, or check the path")
-    if count < 1 or seed < 0:
-        raise UserError(f"-n is {count} and --seed is {seed}; must be at least 1 and 0")
-    manifest, _ = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    if count < 1 or not 0 <= seed < 2**63:
+        raise UserError(f"-n is {count} and --seed is {seed}; must be at least 1 and from 0 to 2**63 - 1")
+    manifest, faults = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    if faults:
+        raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {url}`")
     shards = manifest.splits[split].shards
     if not shards:
         raise UserError(f"{url}: the split {split} is empty")
     tokenizer_url = storage.join(url, manifest.tokenizer["folder"], "tokenizer.json")
-    tokens = {number: token for token, number in PreparedTokenizer(storage.read_bytes(tokenizer_url).decode()).vocab.items()}
+    tokens = {number: token for token, number in load_prepared(tokenizer_url).vocab.items()}
     shard = shards[int(below(address(seed, Purpose.SHOW, 0), np.uint64(len(shards))))]
     try:
         rows = FORMATS[manifest.settings["format"]].read(

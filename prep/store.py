@@ -1,11 +1,12 @@
 """The token store: what the tokenize stage leaves for the pair stage, in partition buckets.
 
 A unit's segment is one file: a header, the offsets of its buckets (num_buckets + 1 of uint64), then the buckets, so that a
-run of buckets is two reads by range. A bucket is plain little-endian arrays: the counts of documents, sentences and tokens
-(uint64), the documents' keys and content hashes (uint64), their numbers of sentences (uint32), the sentences' numbers of
-tokens (uint32), and the token ids; then zeros up to a multiple of 8 bytes.
+run of buckets is two reads by range. A bucket is plain little-endian arrays: the CRC-32 of what follows and the counts of
+documents, sentences and tokens (uint64), the documents' keys and content hashes (uint64), their numbers of sentences
+(uint32), the sentences' numbers of tokens (uint32), and the token ids; then zeros up to a multiple of 8 bytes.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from shards.schema import Ints, Offsets, lengths_to_offsets
 STORE_VERSION = 1
 _MAGIC = b"TOKSTOR1"
 _ALIGNMENT = 8
-_COUNTS = 3
+_COUNTS = 4
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,17 @@ def encode_segment(documents: Documents, buckets: Ints, num_buckets: int) -> byt
             continue
         s_first, s_last = sentences[first], sentences[last]
         t_first, t_last = tokens[s_first], tokens[s_last]
-        out += np.array([last - first, s_last - s_first, t_last - t_first], "<u8").tobytes()
-        out += sorted_documents.keys[first:last].astype("<u8").tobytes()
-        out += sorted_documents.hashes[first:last].astype("<u8").tobytes()
-        out += sorted_documents.num_sentences[first:last].astype("<u4").tobytes()
-        out += sorted_documents.sentence_lengths[s_first:s_last].astype("<u4").tobytes()
-        out += sorted_documents.ids[t_first:t_last].tobytes()
-        out += b"\0" * (-len(out) % _ALIGNMENT)
+        parts = (
+            np.array([last - first, s_last - s_first, t_last - t_first], "<u8"),
+            sorted_documents.keys[first:last].astype("<u8"),
+            sorted_documents.hashes[first:last].astype("<u8"),
+            sorted_documents.num_sentences[first:last].astype("<u4"),
+            sorted_documents.sentence_lengths[s_first:s_last].astype("<u4"),
+            sorted_documents.ids[t_first:t_last],
+        )
+        content = b"".join(part.tobytes() for part in parts)
+        content += b"\0" * (-len(content) % _ALIGNMENT)
+        out += zlib.crc32(content).to_bytes(8, "little") + content
     offsets[num_buckets] = len(out)
     out[len(_MAGIC) : len(_MAGIC) + offsets.nbytes] = offsets.tobytes()
     return out
@@ -109,7 +114,9 @@ def read_buckets(url: str, first: int, last: int, id_type: np.dtype[np.integer])
 
 
 def _decode_bucket(data: bytes, start: int, stop: int, id_type: np.dtype[np.integer], url: str) -> Documents:
-    num_documents, num_sentences, num_tokens = (int(n) for n in np.frombuffer(data, "<u8", _COUNTS, start))
+    crc, num_documents, num_sentences, num_tokens = (int(n) for n in np.frombuffer(data, "<u8", _COUNTS, start))
+    if zlib.crc32(memoryview(data)[start + 8 : stop]) != crc:
+        raise storage.StorageError(f"{url}: a bucket is damaged; run `prep clean` on the scratch folder and build again")
     layout = (
         ("<u8", num_documents),
         ("<u8", num_documents),
@@ -119,10 +126,6 @@ def _decode_bucket(data: bytes, start: int, stop: int, id_type: np.dtype[np.inte
     )
     arrays, at = [], start + 8 * _COUNTS
     for kind, count in layout:
-        if at + count * np.dtype(kind).itemsize > stop:
-            raise storage.StorageError(
-                f"{url}: a bucket is damaged; remove the scratch folder with `prep clean` and build again"
-            )
         arrays.append(np.frombuffer(data, kind, count, at))
         at += arrays[-1].nbytes
     return Documents(*arrays)

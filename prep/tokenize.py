@@ -22,7 +22,7 @@ from prep.plan import Unit
 from prep.progress import Counts, report
 from prep.sentences import split_sentences
 from prep.store import Documents, encode_segment, join_documents
-from prep.tokenizer import PreparedTokenizer
+from prep.tokenizer import load_prepared
 from shards import storage
 from shards.errors import UserError
 from shards.randomness import Purpose, below, combine, mix
@@ -30,7 +30,7 @@ from shards.schema import lengths_to_offsets
 
 TOKENIZE_STAGE = 1
 BATCH_BYTES = 1 << 20
-SEGMENT_BYTES = 256 << 20
+SEGMENT_BYTES = 128 << 20
 """Text after which the tokens gathered are written out, so that one huge compressed file stays in bounds."""
 SKETCH_SIZE = 1024
 MAX_LISTED_FAULTS = 1000
@@ -85,7 +85,7 @@ class UnitRecord:
     sentences: int = 0
     tokens: int = 0
     unknown_tokens: int = 0
-    segments: int = 0
+    segments: list[int] = field(default_factory=list)  # bytes of each
     dropped: dict[str, list[int]] = field(default_factory=dict)  # reason -> [documents, bytes]
     faults: list[dict[str, Any]] = field(default_factory=list)
     bucket_documents: list[int] = field(default_factory=list)
@@ -150,7 +150,7 @@ class _Item(NamedTuple):
 
 @lru_cache(maxsize=2)
 def _encoder(tokenizer_url: str, fast: bool) -> Encoder:
-    return Encoder(PreparedTokenizer(storage.read_bytes(tokenizer_url).decode()), fast)
+    return Encoder(load_prepared(tokenizer_url), fast)
 
 
 def tokenize_unit(task: TokenizeTask) -> UnitRecord:
@@ -158,14 +158,28 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
 
     Raises UserError, with file and position, at a broken document where `on_error` is stop.
     """
-    if storage.find(task.record_url):
-        return UnitRecord.load(task.record_url)
+    done = _finished(task)
+    if done:
+        return done
     try:
         record = _tokenize(task, _encoder(task.tokenizer_url, task.fast))
     except EngineMismatchError:
         record = _tokenize(task, _encoder(task.tokenizer_url, False))
     storage.publish(task.record_url, json.dumps(vars(record)).encode())
     return record
+
+
+def _finished(task: TokenizeTask) -> UnitRecord | None:
+    """The record of a unit whose segments are all there, whole."""
+    if not storage.find(task.record_url):
+        return None
+    try:
+        record = UnitRecord.load(task.record_url)
+    except (ValueError, TypeError, KeyError):  # damaged
+        return None
+    found = [storage.find(segment_url(task.store, task.unit.number, segment)) for segment in range(len(record.segments))]
+    whole = all(info and info.bytes == size for info, size in zip(found, record.segments, strict=True))
+    return record if whole else None
 
 
 def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
@@ -270,9 +284,9 @@ def _write_segment(task: TokenizeTask, record: UnitRecord, gathered: list[Docume
     for totals, weights in ((record.bucket_documents, None), (record.bucket_tokens, tokens)):
         counts = np.bincount(buckets, weights, minlength=num_buckets)
         totals[:] = [total + int(count) for total, count in zip(totals, counts, strict=True)]
-    url = segment_url(task.store, task.unit.number, record.segments)
-    storage.publish(url, encode_segment(documents, buckets, num_buckets))
-    record.segments += 1
+    data = encode_segment(documents, buckets, num_buckets)
+    storage.publish(segment_url(task.store, task.unit.number, len(record.segments)), data)
+    record.segments.append(len(data))
 
 
 def _buckets(documents: Documents, task: TokenizeTask) -> npt.NDArray[np.int64]:

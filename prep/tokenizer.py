@@ -64,14 +64,15 @@ class PreparedTokenizer:
         return {
             "fingerprint": self.fingerprint,
             "folder": TOKENIZER_FOLDER,
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in self.files().items()},
             "model": json.loads(self.json_text)["model"].get("type", "WordPiece"),
             "vocab_size": self.vocab_size,
             "id_type": column_dtypes(self.vocab_size)["input_ids"].name,
             "special_ids": self.special_ids,
         }
 
-    def save(self, out: str) -> None:
-        """Writes it below `out` as files that transformers' AutoTokenizer loads."""
+    def files(self) -> dict[str, bytes]:
+        """Name -> content of the files that transformers' AutoTokenizer and other loaders want."""
         config = {
             "tokenizer_class": "BertTokenizer",
             "model_max_length": 512,
@@ -79,9 +80,28 @@ class PreparedTokenizer:
             **{f"{role}_token": token for role, token in SPECIAL_TOKENS.items()},
         }
         by_id = sorted(self.vocab, key=self.vocab.__getitem__)
-        storage.publish(storage.join(out, TOKENIZER_FOLDER, "tokenizer.json"), self.json_text.encode())
-        storage.publish(storage.join(out, TOKENIZER_FOLDER, "tokenizer_config.json"), json.dumps(config, indent=1).encode())
-        storage.publish(storage.join(out, TOKENIZER_FOLDER, "vocab.txt"), "".join(f"{t}\n" for t in by_id).encode())
+        return {
+            "tokenizer.json": self.json_text.encode(),
+            "tokenizer_config.json": json.dumps(config, indent=1).encode(),
+            "vocab.txt": "".join(f"{token}\n" for token in by_id).encode(),
+        }
+
+    def save(self, out: str) -> None:
+        """Writes the files below `out`."""
+        for name, data in self.files().items():
+            storage.publish(storage.join(out, TOKENIZER_FOLDER, name), data)
+
+
+def load_prepared(url: str) -> PreparedTokenizer:
+    """The tokenizer.json that an earlier step wrote. Raises UserError when it is damaged."""
+    try:
+        prepared = PreparedTokenizer(storage.read_bytes(url).decode())
+        _ = prepared.special_ids
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{url}: damaged ({error}); remove it and build again") from error
+    return prepared
 
 
 def prepare(tokenizer: Tokenizer, name: str) -> PreparedTokenizer:
@@ -89,6 +109,9 @@ def prepare(tokenizer: Tokenizer, name: str) -> PreparedTokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     vocab = tokenizer.get_vocab(with_added_tokens=True)
+    last = max(vocab.values(), default=-1)
+    if last + 1 != len(vocab):
+        raise UserError(f"--tokenizer {name}: has {len(vocab)} entries and ids up to {last}; ids must have no gaps")
     missing = [token for token in SPECIAL_TOKENS.values() if token not in vocab]
     if missing:
         raise UserError(f"--tokenizer {name}: has no {', '.join(missing)}; sentence pairs and masks need a BERT tokenizer")

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from prep.engine import LocalExecutor, run_tasks
 from prep.pairs import NUM_SPECIAL
-from prep.tokenizer import PreparedTokenizer
+from prep.tokenizer import load_prepared
 from shards import storage
 from shards.errors import UserError
 from shards.formats import FORMATS
-from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo, fingerprint
+from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shards.masking import Masking
 from shards.schema import Rows, columns_sha256, row_faults
 
@@ -46,12 +46,18 @@ def verify(url: str, workers: int) -> list[str]:
         raise UserError(f"{url}: is no finished data set (it has no {MANIFEST_NAME}); build it, or check the path")
     if workers < 1:
         raise UserError(f"--workers is {workers}, must be at least 1")
-    manifest, contradictions = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    try:
+        manifest, contradictions = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    except UserError as error:
+        return [str(error)]
     faults = [f"{manifest_url}: {fault}" for fault in contradictions]
-    faults += [f"{manifest_url}: {fault}" for fault in ledger_faults(manifest)]
-    faults += tokenizer_faults(url, manifest)
-    faults += [f"{other}: belongs to no shard of the manifest" for other in _strangers(url, manifest)]
-    tasks = list(_tasks(url, manifest))
+    try:
+        faults += [f"{manifest_url}: {fault}" for fault in ledger_faults(manifest)]
+        faults += tokenizer_faults(url, manifest)
+        faults += _strangers(url, manifest)
+        tasks = list(_tasks(url, manifest))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return [*faults, f"{manifest_url}: a field is missing or wrong ({error!r}), so the rest cannot be checked"]
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(min(workers, max(1, len(tasks))), folder) as executor:
         found = {task.url: part for task, part in run_tasks(executor, shard_faults, tasks, workers)}
     return faults + [f"{task.url}: {fault}" for task in tasks for fault in found[task.url]]
@@ -64,6 +70,8 @@ def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
         static = settings["masking"] == "static" or name == "eval"
         masking = Masking(settings["mask_prob"], tokenizer["vocab_size"], tuple(special.values()), special["mask"])
         for shard in split.shards:
+            if ".." in shard.path.split("/"):
+                raise ValueError(f"the path {shard.path} leaves the data set")
             yield CheckTask(
                 url=storage.join(url, shard.path),
                 split=name,
@@ -80,18 +88,18 @@ def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
 def shard_faults(task: CheckTask) -> list[str]:
     """What is wrong with one shard."""
     info = task.shard
+    faults = []
     try:
         if not storage.find(task.url):
             return ["is missing"]
         data = storage.read_bytes(task.url)
-        faults = []
         if len(data) != info.bytes:
             faults.append(f"has {len(data)} bytes, the manifest says {info.bytes}")
         if sha256(data).hexdigest() != info.sha256:
             faults.append("its sha256 is not the manifest's: the file was changed or damaged")
         rows = FORMATS[task.format].read(data, info.row_groups)
-    except (UserError, ValueError, OSError, pa.ArrowException) as error:
-        return [*locals().get("faults", []), f"cannot be decoded: {error}"]
+    except (UserError, ValueError, KeyError, IndexError, OSError, pa.ArrowException) as error:
+        return [*faults, f"cannot be decoded: {error}"]
     if columns_sha256(rows) != info.columns_sha256:
         faults.append("the digest of its columns is not the manifest's")
     faults += [
@@ -140,20 +148,24 @@ def ledger_faults(manifest: Manifest) -> Iterator[str]:
 
 def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the saved tokenizer."""
-    place = storage.join(url, manifest.tokenizer["folder"], "tokenizer.json")
-    if not storage.find(place):
-        yield f"{place}: is missing"
-        return
-    tokenizer = PreparedTokenizer(storage.read_bytes(place).decode(errors="replace"))
-    if tokenizer.fingerprint != manifest.tokenizer["fingerprint"]:
-        yield f"{place}: its sha256 is not the manifest's: the file was changed or damaged"
-    elif fingerprint(tokenizer.describe()) != fingerprint(manifest.tokenizer):
-        yield f"{place}: is not what the manifest says of it"
+    folder = storage.join(url, manifest.tokenizer["folder"])
+    sound = True
+    for name, digest in manifest.tokenizer["files"].items():
+        place = storage.join(folder, name)
+        if not storage.find(place):
+            sound = False
+            yield f"{place}: is missing"
+        elif sha256(storage.read_bytes(place)).hexdigest() != digest:
+            sound = False
+            yield f"{place}: its sha256 is not the manifest's: the file was changed or damaged"
+    if sound and load_prepared(storage.join(folder, "tokenizer.json")).describe() != manifest.tokenizer:
+        yield f"{folder}: the tokenizer is not what the manifest says of it"
 
 
 def _strangers(url: str, manifest: Manifest) -> Iterator[str]:
     known = {shard.path for split in manifest.splits.values() for shard in split.shards}
-    for name in manifest.splits:
-        for info in storage.list_files(storage.join(url, name)):
-            if f"{name}/{info.url.rpartition('/')[2]}" not in known:
-                yield info.url
+    known |= {f"{manifest.tokenizer['folder']}/{name}" for name in manifest.tokenizer["files"]}
+    for folder in (*manifest.splits, manifest.tokenizer["folder"]):
+        for info in storage.list_files(storage.join(url, folder)):
+            if storage.relative(info.url, url) not in known:
+                yield f"{info.url}: belongs to no shard of the manifest"

@@ -5,6 +5,8 @@ So the cache's folder carries a digest of every source of the project: after any
 """
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,7 +24,14 @@ def _cache_folder(parent: str) -> str:
     for package in ("prep", "shards", "train"):
         for source in sorted((root / package).glob("*.py")):
             digest.update(source.read_bytes())
-    return str((Path(parent) if parent else root / "shards" / "__pycache__") / f"numba-{digest.hexdigest()[:16]}")
+    name = f"numba-{digest.hexdigest()[:16]}"
+    folder = (Path(parent) if parent else root / "shards" / "__pycache__") / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    return str(folder if writable else Path(tempfile.gettempdir()) / f"bert-shards-{os.getuid()}" / name)
 
 
 def compiled(function: Function) -> Function:

@@ -121,7 +121,7 @@ class Manifest:
         try:
             value = json.loads(data)
             version = value["format_version"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{url}: not a manifest ({error or type(error).__name__}); rebuild the data set") from error
         if version != FORMAT_VERSION:
             raise UserError(f"{url}: format_version is {version}, this release reads {FORMAT_VERSION}; use its release")

@@ -7,11 +7,13 @@ StorageError that names the URL and the remedy.
 import errno
 import io
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -59,6 +61,18 @@ def local_path(url: str) -> Path:
 def join(url: str, *names: str) -> str:
     """A URL below another."""
     return "/".join((url.rstrip("/") or "/", *names))
+
+
+def relative(url: str, folder: str) -> str:
+    """What of a URL is below the folder, with forward slashes."""
+    return absolute(url).removeprefix(absolute(folder)).lstrip("/")
+
+
+def absolute(url: str) -> str:
+    """The URL in the one form in which it begins with its folder's: for a local one the absolute path, links as they are."""
+    if not is_local(url):
+        return url.rstrip("/")
+    return os.path.abspath(local_path(url))  # noqa: PTH100  # resolve() would replace links by what they point to
 
 
 def read_bytes(url: str, start: int = 0, length: int | None = None) -> bytes:
@@ -145,10 +159,11 @@ def remove_abandoned(url: str) -> None:
     """Removes the temporary files below a local folder that processes of this machine, now dead, left behind."""
     if not is_local(url):
         return
-    for path in local_path(url).glob(f"**/.*{_TEMPORARY}{socket.gethostname()}-*"):
-        pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            path.unlink(missing_ok=True)
+    with translated(url, "clean"):
+        for path in local_path(url).glob(f"**/.*{_TEMPORARY}{socket.gethostname()}-*"):
+            pid = path.name.rpartition("-")[2]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                path.unlink(missing_ok=True)
 
 
 def find(url: str) -> FileInfo | None:
@@ -165,12 +180,20 @@ def find(url: str) -> FileInfo | None:
 
 
 def list_files(url: str) -> list[FileInfo]:
-    """Every file in a folder and below, sorted by URL; an empty list where there is no such folder."""
+    """Every file in a folder and below, sorted by URL; an empty list where there is no such folder.
+
+    Files that are being published are left out, and so is what is no regular file.
+    """
     if is_local(url):
         with translated(url, "list"):
             folder = local_path(url)
-            paths = (Path(parent) / name for parent, _, names in os.walk(folder, onerror=_raise) for name in names)
-            infos = [_local_info(path) for path in paths] if folder.is_dir() else []
+            walk = os.walk(folder, onerror=_raise) if folder.is_dir() else ()
+            paths = [Path(parent) / name for parent, _, names in walk for name in names if not _is_temporary(name)]
+        infos = []
+        for file in paths:
+            with translated(str(file), "look at"):
+                if file.is_file() or not file.exists():  # what a dead link names is missing, and said so
+                    infos.append(_local_info(file))
     else:
         fs, path = _filesystem(url)
         infos = _remote_infos(fs, _retried(url, "list", lambda: fs.find(path, detail=True)))
@@ -190,12 +213,32 @@ def glob(pattern: str) -> list[FileInfo]:
 
 
 def remove(url: str) -> None:
-    """Removes a file, or a folder with all that is in it; nothing where there is none."""
-    fs, path = _filesystem(url)
-    try:
-        _retried(url, "remove", lambda: fs.rm(path, recursive=True))
-    except MissingError:
+    """Removes a file, or a folder with all that is in it; nothing where there is none. Never takes a name for a pattern."""
+    if is_local(url):
+        path = local_path(url)
+        with translated(url, "remove"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         return
+    for name in [info.url for info in list_files(url)] or [url]:
+        fs, remote_path = _filesystem(name)
+        with suppress(MissingError):
+            _retried(name, "remove", partial(fs.rm_file, remote_path))
+
+
+def remove_empty_folders(url: str) -> None:
+    """Removes the folders below a local one, and itself, that hold nothing."""
+    if is_local(url):
+        with translated(url, "remove"):
+            for folder, _, _ in os.walk(local_path(url), topdown=False):
+                with suppress(OSError):  # not empty
+                    Path(folder).rmdir()
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and _TEMPORARY in name
 
 
 def _local_info(path: Path) -> FileInfo:

@@ -48,6 +48,8 @@ def read(source: str | memoryview | bytes, table: Sequence[RowGroup], groups: Se
     data = memoryview(Path(source).read_bytes() if isinstance(source, str) else source)
     wanted = range(len(table)) if groups is None else groups
     rows = [row for group in wanted for row in _read_group(data, table[group])]
+    if any(row.keys() != rows[0].keys() for row in rows):
+        raise ValueError("its rows do not all have the same columns")
     columns: dict[str, tuple[Offsets, Ints]] = {}
     for name in rows[0]:
         values = [row[name] for row in rows]

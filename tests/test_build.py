@@ -1,5 +1,6 @@
 """Builds from the command line: the same data however they are made, and readable by other people's code."""
 
+import glob
 import gzip
 import io
 import json
@@ -110,15 +111,16 @@ def test_every_input_format_gives_the_same_documents(paragraphs: list[str], buil
 def test_a_folder_a_glob_and_a_list_of_files_are_the_same_corpus(
     paragraphs: list[str], build: BuildRunner, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "texts"
+    folder = tmp_path / ".home" / "texts[1]"
     (folder / "sub").mkdir(parents=True)
     (folder / ".hidden").write_text("not this\n")
+    (folder / "_SUCCESS").touch()
     files = [folder / "b.txt", folder / "sub" / "a.txt", folder / "c.txt"]
     for number, file in enumerate(files):
         file.write_text("\n".join(paragraphs[number * 100 : number * 100 + 100]), encoding="utf8")
     places = ("--scratch", tmp_path / "s2", "--tokenizer", "train:500", "--workers", 1)
     by_folder = build(folder, "--tokenizer", "train:500", name="folder")
-    by_glob = build(folder / "**" / "*.txt", "--tokenizer", "train:500", name="glob")
+    by_glob = build(f"file://{glob.escape(str(folder))}/**/*.txt", "--tokenizer", "train:500", name="glob")
     done = run_prep("build", "--corpus", *reversed(files), "--out", tmp_path / "list", *places)
     assert done.returncode == 0, done.stderr
     prints = {manifest_of(out)["data_fingerprint"] for out in (by_folder, by_glob, tmp_path / "list")}

@@ -150,6 +150,87 @@ def test_a_folder_of_other_things_is_not_taken(tmp_path: Path) -> None:
     assert "holds" in refused(run_prep("build", *arguments)) and (tmp_path / "home" / "diary.txt").exists()
 
 
+def test_a_build_removes_nothing_that_is_not_its_own(tmp_path: Path, vocabulary: Path) -> None:
+    corpus = lines_file(tmp_path / "a.txt")
+    for name in ("_build/html/index.html", "train/mine.txt", "train/sub/000000-0000.parquet"):
+        out = tmp_path / "_build" / name.replace("/", "-")
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("precious")
+        arguments = ("--corpus", corpus, "--out", out, "--scratch", tmp_path / "s", "--tokenizer", vocabulary)
+        assert f"holds {out / name}" in refused(run_prep("build", *arguments))
+        assert (out / name).read_text() == "precious"
+
+
+def test_a_kill_before_the_first_file_is_published_leaves_the_folder_usable(build: BuildRunner, tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".build.json.tmp-{os.uname().nodename}-{dead.pid}").touch()
+    out = build(lines_file(tmp_path / "a.txt"))
+    assert not list(out.glob(".*"))
+
+
+def test_out_and_scratch_inside_the_corpus_are_no_part_of_it(vocabulary: Path, tmp_path: Path) -> None:
+    lines_file(tmp_path / "a.txt")
+    arguments = ("--corpus", tmp_path, "--out", tmp_path / "o", "--scratch", tmp_path / "s", "--tokenizer", vocabulary)
+    assert run_prep("build", *arguments).returncode == 0
+    again = run_prep("build", *arguments)
+    assert again.returncode == 0 and "is finished" in again.stderr
+    assert manifest_of(tmp_path / "o")["inputs"]["files"] == 1
+
+
+def test_a_closed_pipe_does_not_end_a_build(corpus: Path, vocabulary: Path, places: list[object], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "prep", "build", "--corpus", corpus, *places, "--tokenizer", vocabulary]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    assert running.stderr is not None
+    running.stderr.close()
+    assert running.wait(timeout=120) == 0
+    assert (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete", "record", "tokenizer"])
+def test_a_damaged_scratch_is_mended_or_named(damage: str, corpus: Path, build: BuildRunner, tmp_path: Path) -> None:
+    arguments = ("--tokenizer", "train:600")
+    expected = manifest_of(build(corpus, *arguments))
+    tokens, record = (
+        next(iter((tmp_path / "scratch").glob(f"tokens-*/unit-000001{end}"))) for end in ("-0000.tokens", ".json")
+    )
+    victim = {"record": record, "tokenizer": next(iter((tmp_path / "scratch").glob("vocabulary-*")))}.get(damage, tokens)
+    content = bytearray(victim.read_bytes())
+    content[-200] ^= 4
+    victim.write_bytes(content if damage == "flip" else content[:100])
+    if damage == "delete":
+        victim.unlink()
+    if damage in ("flip", "tokenizer"):
+        places = ("--corpus", corpus, "--out", tmp_path / "again", "--scratch", tmp_path / "scratch")
+        line = refused(run_prep("build", *places, *arguments))
+        assert str(victim) in line and ("prep clean" in line or "remove it" in line)
+    else:
+        assert manifest_of(build(corpus, *arguments, name="again")) == expected
+
+
+def test_a_text_of_the_same_size_and_time_is_not_taken_for_another(build: BuildRunner, tmp_path: Path) -> None:
+    prints = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        path = lines_file(tmp_path / name / "a.txt")
+        path.write_text(path.read_text().replace("second", "sekond" if name == "two" else "second"))
+        os.utime(path, (1, 1))
+        prints.append(manifest_of(build(path, name=f"out-{name}"))["data_fingerprint"])
+    assert prints[0] != prints[1]
+
+
+def test_pipes_are_passed_over_and_dead_links_named(vocabulary: Path, places: list[object], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    lines_file(folder / "a.txt")
+    os.mkfifo(folder / "pipe")
+    assert run_prep("plan", "--corpus", folder, *places).stdout.startswith("inputs:      1 files")
+    (folder / "link.txt").symlink_to("nowhere")
+    assert "folder/link.txt: cannot look at it: No such file" in refused(run_prep("plan", "--corpus", folder, *places))
+
+
 def broken_corpora(folder: Path) -> dict[str, tuple[Path, str, list[str]]]:
     """Name -> (file, reason, what the message must say)."""
     good = [f"Document {i} is here. It has a second sentence, number {i * 7}." for i in range(40)]
@@ -300,13 +381,14 @@ def test_plan_says_much_and_does_nothing(corpus: Path, places: list[object], tmp
 
 def test_clean_removes_what_builds_keep_and_nothing_else(corpus: Path, build: BuildRunner, tmp_path: Path) -> None:
     build(corpus)
-    foreign = [tmp_path / "scratch" / "notes.txt", tmp_path / "scratch" / "tokens-mine" / "unit-list.md"]
-    foreign[1].parent.mkdir()
+    names = ["notes.txt", "tokens-mine/unit-1.json", "models/tokenizer-bert.json", f"tokens-{'0' * 32}/precious"]
+    foreign = [tmp_path / "scratch" / name for name in names]
     for path in foreign:
+        path.parent.mkdir(exist_ok=True)
         path.write_text("keep")
     done = run_prep("clean", "--scratch", tmp_path / "scratch")
     assert done.returncode == 0 and done.stdout.startswith("removed ")
-    assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == sorted(foreign)
+    assert sorted(path for path in (tmp_path / "scratch").rglob("*") if path.is_file()) == sorted(foreign)
     assert "holds nothing of a build" in refused(run_prep("clean", "--scratch", tmp_path / "scratch"))
 
 
@@ -321,4 +403,6 @@ def test_show_marks_masks_segments_and_labels(corpus: Path, build: BuildRunner) 
 def test_what_is_no_data_set_is_one_line(command: str, tmp_path: Path) -> None:
     assert "is no finished data set" in refused(run_prep(command, tmp_path))
     (tmp_path / "manifest.json").write_text("{")
-    assert "not a manifest" in refused(run_prep(command, tmp_path))
+    done = run_prep(command, tmp_path)
+    assert "not a manifest" in (done.stdout if command == "verify" else refused(done))
+    assert done.returncode == (1 if command == "verify" else 2)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,26 @@ def tokenizer_changed(data_set: Path) -> str:
     return f"{path}: its sha256"
 
 
+def vocabulary_changed(data_set: Path) -> str:
+    path = data_set / "tokenizer" / "vocab.txt"
+    path.write_text(path.read_text() + "more\n")
+    return f"{path}: its sha256"
+
+
+def nested_stranger(data_set: Path) -> str:
+    shard = first_shard(data_set)
+    (shard.parent / "sub").mkdir()
+    shutil.copyfile(shard, shard.parent / "sub" / shard.name)
+    return f"{shard.parent / 'sub' / shard.name}: belongs to no shard"
+
+
 def tokenizer_gone(data_set: Path) -> str:
     (data_set / "tokenizer" / "tokenizer.json").unlink()
     return "tokenizer.json: is missing"
 
 
-DAMAGES: list[Callable[[Path], str]] = [flip, truncate, delete, swap, stranger, tokenizer_changed, tokenizer_gone]
+DAMAGES: list[Callable[[Path], str]] = [flip, truncate, delete, swap, stranger, tokenizer_changed]
+DAMAGES += [vocabulary_changed, nested_stranger, tokenizer_gone]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -126,6 +141,47 @@ def test_any_number_of_the_manifest_that_is_changed_is_noticed(data_set: Path) -
             assert place == ("format_version",), (place, error)
             continue
         assert any("was changed after it was written" in fault for fault in faults), place
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    return [path] * bool(path) + [place for key, part in inside for place in places_in(part, (*path, key))]
+
+
+def test_a_manifest_with_a_field_missing_or_of_another_type_is_named(data_set: Path) -> None:
+    path = data_set / "manifest.json"
+    original = path.read_text()
+    for place in places_in(json.loads(original)):
+        if place[0] == "made_with" or len(place) > 5 or "histogram" in str(place[-2:]):
+            continue
+        for wrong in (None, "wrong"):
+            changed = json.loads(original)
+            holder = changed
+            for key in place[:-1]:
+                holder = holder[key]
+            if wrong is None and isinstance(holder, dict):
+                del holder[place[-1]]
+            else:
+                holder[place[-1]] = wrong
+            path.write_text(json.dumps(changed))
+            assert quick_verify(str(data_set)), place
+
+
+def quick_verify(url: str) -> list[str]:
+    """`verify` with the shards checked in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prep.verify.LocalExecutor", lambda *_: InProcess())
+        return verify(url, workers=1)
+
+
+class InProcess(Executor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # an executor hands on whatever it is
+            future.set_exception(error)
+        return future
 
 
 @pytest.mark.parametrize("field", ["rows", "tokens", "masked_tokens", "not_next", "max_row_tokens", "max_masked_per_row"])
