@@ -19,13 +19,13 @@ shards: $(VENV)/.prep $(if $(CORPUS),,$(VENV)/.demo)
 	@$(RUN) build --corpus $(if $(CORPUS),$(CORPUS),"$(DEMO)" $(DEMO_ARGS)) --out $(OUT) $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.demo
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto $(ARGS)
 
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .

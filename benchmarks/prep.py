@@ -45,7 +45,7 @@ from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
-from prep.corpus import rule_of
+from prep.documents import rule_of
 from prep.plan import make_plan
 from prep.sentences import split_sentences
 from prep.settings import Settings

@@ -3,7 +3,6 @@
 It is a function of the task alone, publishes its record last, and does nothing when the record is there.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from prep.packing import pack
-from prep.pairs import Sequences, Tally, pair_next_sentence
+from prep.pairs import Sequences, pair_next_sentence
 from prep.progress import Counts, report
-from prep.store import Documents, join_documents, read_buckets
-from prep.tokenize import segment_url
+from prep.records import ShareRecord, finished
+from prep.store import Documents, join_documents, ranges, read_buckets, segment_url
 from shards import storage
 from shards.compiled import compiled
 from shards.formats import FORMATS
@@ -84,33 +83,14 @@ class ShareTask:
         """Where the task's record is once it is done."""
         return storage.join(self.records, f"share-{self.number:06d}.json")
 
-
-@dataclass(frozen=True)
-class ShareRecord:
-    """What a share came to."""
-
-    split: str
-    documents: int
-    tally: Tally
-    shards: tuple[ShardInfo, ...]
-
-    def to_json(self) -> bytes:
-        """The record's file."""
-        shards = [shard.to_json() for shard in self.shards]
-        value = {"split": self.split, "documents": self.documents, "tally": self.tally._asdict(), "shards": shards}
-        return json.dumps(value).encode()
-
-    @staticmethod
-    def load(url: str) -> "ShareRecord":
-        """From its file."""
-        value = json.loads(storage.read_bytes(url))
-        shards = tuple(ShardInfo.from_json(shard) for shard in value["shards"])
-        return ShareRecord(value["split"], value["documents"], Tally(**value["tally"]), shards)
+    def shards_of(self, record: ShareRecord) -> list[tuple[str, int]]:
+        """The URL and the bytes of each shard that the record speaks of."""
+        return [(storage.join(self.out, shard.path), shard.bytes) for shard in record.shards]
 
 
 def build_share(task: ShareTask) -> ShareRecord:
     """Builds the shards of a share, or returns the record of when that was done and the shards are still there."""
-    done = _finished(task)
+    done = finished(task.record_url, ShareRecord.load, task.shards_of)
     if done:
         return done
     recipe = task.recipe
@@ -140,19 +120,6 @@ def build_share(task: ShareTask) -> ShareRecord:
     record = ShareRecord(task.split, len(documents.keys), tally, tuple(shards))
     storage.publish(task.record_url, record.to_json())
     return record
-
-
-def _finished(task: ShareTask) -> ShareRecord | None:
-    """The record of a share whose shards are all there, whole."""
-    if not storage.find(task.record_url):
-        return None
-    try:
-        record = ShareRecord.load(task.record_url)
-    except (ValueError, TypeError, KeyError):  # damaged
-        return None
-    found = [storage.find(storage.join(task.out, shard.path)) for shard in record.shards]
-    whole = all(info and info.bytes == shard.bytes for info, shard in zip(found, record.shards, strict=True))
-    return record if whole else None
 
 
 def _read_documents(task: ShareTask) -> Documents:
@@ -186,10 +153,7 @@ def _rows(sequences: Sequences, recipe: Recipe) -> tuple[npt.NDArray[np.int64], 
     order = shuffled[packed]
     row_keys = address(recipe.seed, Purpose.ROW_ORDER, sequences.keys[order[starts[:-1]]])
     rows = np.argsort(row_keys, kind="stable")
-    counts = np.diff(starts)[rows]
-    offsets = lengths_to_offsets(counts)
-    index = np.arange(offsets[-1]) + np.repeat(starts[:-1][rows] - offsets[:-1], counts)
-    return order[index], offsets
+    return order[ranges(starts[:-1][rows], starts[1:][rows])], lengths_to_offsets(np.diff(starts)[rows])
 
 
 def _cut(lengths: npt.NDArray[np.int64], row_starts: Offsets, shard_tokens: int) -> Iterator[tuple[int, int]]:

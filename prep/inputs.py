@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from prep.settings import Settings
 from shards import storage
+from shards.disk import FileInfo
 from shards.errors import UserError
-from shards.storage import FileInfo
 
 COMPRESSIONS = ("gz", "zst")
 _FORMATS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "parquet": "parquet", "pq": "parquet"}

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from prep.build import RECIPE_VERSION, ShareRecord
+from prep.build import RECIPE_VERSION
 from prep.inputs import InputFile
 from prep.plan import Plan
+from prep.records import ShareRecord, UnitRecord, make_ledger
 from prep.settings import Settings
-from prep.tokenize import MAX_LISTED_FAULTS, UnitRecord
 from prep.tokenizer import PreparedTokenizer
 from shards import storage
 from shards.errors import UserError
@@ -112,7 +112,7 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> It
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"--out {out}: another build is at work there; wait for it or choose another") from None
-        storage.remove_abandoned(out)
+        storage.tidy(out)
     try:
         check(out, recipe, inputs)  # again, now that nobody else can begin
         begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs)}
@@ -163,39 +163,4 @@ def _remove_ours(out: str, folders: Sequence[str], wanted: set[str]) -> None:
             path = storage.relative(info.url, out)
             if _OURS.fullmatch(path) and path not in wanted:
                 storage.remove(info.url)
-        storage.remove_empty_folders(folder)
-
-
-def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord]) -> dict[str, Any]:
-    """Where every byte of the corpus and every token went."""
-    tallies = {
-        name: {
-            "documents": sum(share.documents for share in shares if share.split == name),
-            **{
-                field: sum(getattr(share.tally, field) for share in shares if share.split == name)
-                for field in ("made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped")
-            },
-        }
-        for name in SPLITS
-    }
-    reasons = sorted(total.dropped.items())
-    return {
-        "documents": {
-            "in": total.documents,
-            "used": total.used_documents,
-            "dropped": {reason: documents for reason, (documents, _) in reasons},
-        },
-        "bytes": {
-            "in": total.bytes,
-            "used": total.used_bytes,
-            "dropped": {reason: num_bytes for reason, (_, num_bytes) in reasons},
-        },
-        "sentences": total.sentences,
-        "tokens": total.tokens,
-        "unknown_tokens": total.unknown_tokens,
-        "pairs": tallies,
-        "document_tokens_histogram": total.document_tokens,
-        "sentence_tokens_histogram": total.sentence_tokens,
-        "duplicates": {"sampled": sum(total.sketch.values()), "different": len(total.sketch)},
-        "faults": total.faults[:MAX_LISTED_FAULTS],
-    }
+        storage.tidy(folder, empty_folders=True)

@@ -76,11 +76,11 @@ def _kinds(plan: Plan) -> str:
 
 def clean(scratch: str) -> str:
     """Removes what builds keep in a scratch folder, and nothing else; says what was freed."""
-    storage.remove_abandoned(scratch)
+    storage.tidy(scratch)
     ours = [info for info in storage.list_files(scratch) if _KEPT.fullmatch(storage.relative(info.url, scratch))]
     if not ours:
         raise UserError(f"--scratch {scratch}: holds nothing of a build")
     for info in ours:
         storage.remove(info.url)
-    storage.remove_empty_folders(scratch)
+    storage.tidy(scratch, empty_folders=True)
     return f"removed {len(ours):,} files, {size(sum(info.bytes for info in ours))}, from {scratch}"

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prep import output
-from prep.build import BYTES_PER_TOKEN, PAIR_STAGE, Recipe, ShareRecord, ShareTask, build_share
-from prep.corpus import Rule, Span, rule_of
+from prep.build import BYTES_PER_TOKEN, PAIR_STAGE, Recipe, ShareTask, build_share
+from prep.documents import Rule, Span, rule_of
 from prep.engine import LocalExecutor, Task, run_tasks
 from prep.plan import Plan, make_plan
 from prep.progress import Counts, Stage, say
+from prep.records import ShareRecord, UnitRecord
 from prep.sentences import SPLITTER
 from prep.settings import Settings
 from prep.shares import hold_out, plan_shares
 from prep.store import STORE_VERSION
-from prep.tokenize import TOKENIZE_STAGE, TokenizeTask, UnitRecord, tokenize_unit
+from prep.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
 from prep.tokenizer import TOKENIZERS, PreparedTokenizer, load_prepared, load_tokenizer
 from prep.vocabulary import train_vocabulary
 from shards import storage
@@ -63,7 +64,7 @@ def build(settings: Settings) -> Manifest:
             say("note: its inputs have other times of change now; if their text did change, build into another --out")
         return finished
     with output.claimed(settings.out, recipe, plan.inputs), tempfile.TemporaryDirectory() as progress_folder:
-        storage.remove_abandoned(settings.scratch)
+        storage.tidy(settings.scratch)
         with LocalExecutor(settings.workers, progress_folder) as executor:
             run = Run(settings, plan, executor, progress_folder)
             tokenizer_url, tokenizer = run.vocabulary(given)

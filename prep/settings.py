@@ -16,8 +16,6 @@ from shards.errors import UserError
 
 _BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-MAX_DOCUMENT_BYTES = 64 << 20
-"""Longer documents are dropped and counted: one of them must fit a task's memory several times over."""
 
 
 def _option(help: str, default: Any = MISSING, choices: Sequence[str] | None = None, metavar: str | None = None) -> Any:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from prep.plan import Plan
-from prep.tokenize import UnitRecord
+from prep.records import UnitRecord
 from shards.errors import UserError
 
 MIN_DOCUMENTS = 64

@@ -55,6 +55,11 @@ class Documents:
         )
 
 
+def segment_url(store: str, unit: int, segment: int) -> str:
+    """Where a segment of a unit's tokens is."""
+    return storage.join(store, f"unit-{unit:06d}-{segment:04d}.tokens")
+
+
 def ranges(starts: Ints, stops: Ints) -> Offsets:
     """The indices of all [start, stop), one range after the other."""
     lengths = stops - starts

@@ -3,25 +3,26 @@
 It is a function of the task alone, publishes its record last, and does nothing when the record is there.
 """
 
-import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from prep.corpus import Document, Fault, Rule, read_documents
+from prep.corpus import read_documents
+from prep.documents import Document, Fault, Rule
 from prep.encoding import Encoder, EngineMismatchError
 from prep.inputs import InputFile
 from prep.plan import Unit
 from prep.progress import Counts, report
+from prep.records import HISTOGRAM_BINS, UnitRecord, finished
 from prep.sentences import split_sentences
-from prep.store import Documents, encode_segment, join_documents
+from prep.store import Documents, encode_segment, join_documents, segment_url
 from prep.tokenizer import load_prepared
 from shards import storage
 from shards.errors import UserError
@@ -32,10 +33,7 @@ TOKENIZE_STAGE = 1
 BATCH_BYTES = 1 << 20
 SEGMENT_BYTES = 128 << 20
 """Text after which the tokens gathered are written out, so that one huge compressed file stays in bounds."""
-SKETCH_SIZE = 1024
-MAX_LISTED_FAULTS = 1000
 _NO_ERROR = ("too_long",)
-_HISTOGRAM_BINS = 40
 
 
 @dataclass(frozen=True)
@@ -64,81 +62,10 @@ class TokenizeTask:
         """Where the unit's record is once it is done."""
         return storage.join(self.store, f"unit-{self.unit.number:06d}.json")
 
-
-def segment_url(store: str, unit: int, segment: int) -> str:
-    """Where a segment of a unit's tokens is."""
-    return storage.join(store, f"unit-{unit:06d}-{segment:04d}.tokens")
-
-
-@dataclass
-class UnitRecord:
-    """What a unit came to; units are summed with `add`.
-
-    Bin b of a histogram counts lengths in [2**(b - 1), 2**b). The sketch holds the smallest content hashes with the number of
-    documents that have each; a hash among the smallest of all units is so in its own, so a sum of sketches is exact.
-    """
-
-    documents: int = 0
-    bytes: int = 0
-    used_documents: int = 0
-    used_bytes: int = 0
-    sentences: int = 0
-    tokens: int = 0
-    unknown_tokens: int = 0
-    segments: list[int] = field(default_factory=list)  # bytes of each
-    dropped: dict[str, list[int]] = field(default_factory=dict)  # reason -> [documents, bytes]
-    faults: list[dict[str, Any]] = field(default_factory=list)
-    bucket_documents: list[int] = field(default_factory=list)
-    bucket_tokens: list[int] = field(default_factory=list)
-    document_tokens: list[int] = field(default_factory=lambda: [0] * _HISTOGRAM_BINS)
-    sentence_tokens: list[int] = field(default_factory=lambda: [0] * _HISTOGRAM_BINS)
-    sketch: dict[int, int] = field(default_factory=dict)
-
-    def drop(self, file: InputFile, fault: Fault) -> None:
-        """Counts a document that is not used."""
-        self.documents += 1
-        self.bytes += fault.num_bytes
-        count = self.dropped.setdefault(fault.reason, [0, 0])
-        count[0] += 1
-        count[1] += fault.num_bytes
-        if len(self.faults) < MAX_LISTED_FAULTS:
-            place = {"file": file.name, "position": fault.position}
-            self.faults.append(place | {"reason": fault.reason, "detail": fault.detail[:200]})
-
-    def see(self, hashes: Mapping[int, int]) -> None:
-        """Takes content hashes, with their counts, into the sketch."""
-        for value, count in hashes.items():
-            self.sketch[value] = self.sketch.get(value, 0) + count
-        if len(self.sketch) > SKETCH_SIZE:
-            self.sketch = {value: self.sketch[value] for value in heapq.nsmallest(SKETCH_SIZE, self.sketch)}
-
-    @staticmethod
-    def total(units: Iterable["UnitRecord"]) -> "UnitRecord":
-        """The sum of all units."""
-        total = UnitRecord()
-        for unit in units:
-            total.add(unit)
-        return total
-
-    def add(self, other: "UnitRecord") -> None:
-        """Sums another unit into this one."""
-        for name in ("documents", "bytes", "used_documents", "used_bytes", "sentences", "tokens", "unknown_tokens"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("bucket_documents", "bucket_tokens", "document_tokens", "sentence_tokens"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            setattr(self, name, [a + b for a, b in zip(mine, theirs, strict=True)] if mine else list(theirs))
-        for reason, (documents, num_bytes) in other.dropped.items():
-            count = self.dropped.setdefault(reason, [0, 0])
-            count[0] += documents
-            count[1] += num_bytes
-        self.faults = (self.faults + other.faults)[:MAX_LISTED_FAULTS]
-        self.see(other.sketch)
-
-    @staticmethod
-    def load(url: str) -> "UnitRecord":
-        """From its file."""
-        value = json.loads(storage.read_bytes(url))
-        return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
+    def segments_of(self, record: UnitRecord) -> list[tuple[str, int]]:
+        """The URL and the bytes of each segment that the record speaks of."""
+        urls = (segment_url(self.store, self.unit.number, segment) for segment in range(len(record.segments)))
+        return list(zip(urls, record.segments, strict=True))
 
 
 class _Item(NamedTuple):
@@ -158,7 +85,7 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
 
     Raises UserError, with file and position, at a broken document where `on_error` is stop.
     """
-    done = _finished(task)
+    done = finished(task.record_url, UnitRecord.load, task.segments_of)
     if done:
         return done
     try:
@@ -167,19 +94,6 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
         record = _tokenize(task, _encoder(task.tokenizer_url, False))
     storage.publish(task.record_url, json.dumps(vars(record)).encode())
     return record
-
-
-def _finished(task: TokenizeTask) -> UnitRecord | None:
-    """The record of a unit whose segments are all there, whole."""
-    if not storage.find(task.record_url):
-        return None
-    try:
-        record = UnitRecord.load(task.record_url)
-    except (ValueError, TypeError, KeyError):  # damaged
-        return None
-    found = [storage.find(segment_url(task.store, task.unit.number, segment)) for segment in range(len(record.segments))]
-    whole = all(info and info.bytes == size for info, size in zip(found, record.segments, strict=True))
-    return record if whole else None
 
 
 def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
@@ -272,7 +186,7 @@ def _count(record: UnitRecord, documents: Documents, num_bytes: int, unknown_id:
     record.see(Counter(documents.hashes.tolist()))
     tokens = np.diff(documents.token_offsets()[documents.sentence_offsets()])
     for histogram, lengths in ((record.document_tokens, tokens), (record.sentence_tokens, documents.sentence_lengths)):
-        counts = np.bincount(np.frexp(lengths)[1], minlength=_HISTOGRAM_BINS)
+        counts = np.bincount(np.frexp(lengths)[1], minlength=HISTOGRAM_BINS)
         histogram[:] = [total + int(count) for total, count in zip(histogram, counts, strict=True)]
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from prep.corpus import Document, Rule, Span, read_documents
+from prep.corpus import read_documents
+from prep.documents import Document, Rule, Span
 from prep.sentences import split_sentences
 from prep.tokenizer import SPECIAL_TOKENS, PreparedTokenizer, prepare, wordpiece
 from shards.errors import UserError

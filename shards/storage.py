@@ -7,12 +7,9 @@ StorageError that names the URL and the remedy.
 import errno
 import io
 import os
-import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -20,12 +17,13 @@ from typing import Any, BinaryIO, TypeVar, cast
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
+from shards import disk
+from shards.disk import FileInfo
 from shards.errors import UserError
 
 _ATTEMPTS = 4
 _BACKOFF_S = 0.5
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "adl": "azure", "abfss": "azure"}
-_TEMPORARY = ".tmp-"
 _BUFFER_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
 Value = TypeVar("Value")
@@ -37,15 +35,6 @@ class StorageError(UserError):
 
 class MissingError(StorageError):
     """There is nothing at the URL."""
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """One listed file. `version` changes when the content does: an etag, or the time of the last change."""
-
-    url: str
-    bytes: int
-    version: str
 
 
 def is_local(url: str) -> bool:
@@ -135,42 +124,17 @@ def publish(url: str, data: bytes | bytearray | memoryview) -> None:
     """Writes a whole file so that it is there complete or not at all, replacing what was there."""
     if is_local(url):
         with translated(url, "write"):
-            _publish_local(local_path(url), data)
+            disk.publish(local_path(url), data)
     else:
         fs, path = _filesystem(url)
         _retried(url, "write", lambda: fs.pipe_file(path, bytes(data)))
-
-
-def _publish_local(path: Path, data: bytes | bytearray | memoryview) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}{socket.gethostname()}-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def remove_abandoned(url: str) -> None:
-    """Removes the temporary files below a local folder that processes of this machine, now dead, left behind."""
-    if not is_local(url):
-        return
-    with translated(url, "clean"):
-        for path in local_path(url).glob(f"**/.*{_TEMPORARY}{socket.gethostname()}-*"):
-            pid = path.name.rpartition("-")[2]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-                path.unlink(missing_ok=True)
 
 
 def find(url: str) -> FileInfo | None:
     """The file at `url`, or None where there is none (a folder is none)."""
     if is_local(url):
         with translated(url, "look at"):
-            return _local_info(local_path(url)) if local_path(url).is_file() else None
+            return disk.find(local_path(url))
     fs, path = _filesystem(url)
     try:
         entry = _retried(url, "look at", lambda: fs.info(path))
@@ -186,14 +150,7 @@ def list_files(url: str) -> list[FileInfo]:
     """
     if is_local(url):
         with translated(url, "list"):
-            folder = local_path(url)
-            walk = os.walk(folder, onerror=_raise) if folder.is_dir() else ()
-            paths = [Path(parent) / name for parent, _, names in walk for name in names if not _is_temporary(name)]
-        infos = []
-        for file in paths:
-            with translated(str(file), "look at"):
-                if file.is_file() or not file.exists():  # what a dead link names is missing, and said so
-                    infos.append(_local_info(file))
+            infos = list(disk.list_files(local_path(url)))
     else:
         fs, path = _filesystem(url)
         infos = _remote_infos(fs, _retried(url, "list", lambda: fs.find(path, detail=True)))
@@ -206,7 +163,7 @@ def glob(pattern: str) -> list[FileInfo]:
     found = _retried(pattern, "list", lambda: fs.glob(path, detail=True))
     if is_local(pattern):
         with translated(pattern, "list"):
-            infos = [_local_info(Path(name)) for name, entry in found.items() if entry["type"] == "file"]
+            infos = [info for name in found if (info := disk.find(Path(name)))]
     else:
         infos = _remote_infos(fs, found)
     return sorted(infos, key=lambda info: info.url)
@@ -215,35 +172,22 @@ def glob(pattern: str) -> list[FileInfo]:
 def remove(url: str) -> None:
     """Removes a file, or a folder with all that is in it; nothing where there is none. Never takes a name for a pattern."""
     if is_local(url):
-        path = local_path(url)
         with translated(url, "remove"):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            disk.remove(local_path(url))
         return
     for name in [info.url for info in list_files(url)] or [url]:
-        fs, remote_path = _filesystem(name)
+        fs, path = _filesystem(name)
         with suppress(MissingError):
-            _retried(name, "remove", partial(fs.rm_file, remote_path))
+            _retried(name, "remove", partial(fs.rm_file, path))
 
 
-def remove_empty_folders(url: str) -> None:
-    """Removes the folders below a local one, and itself, that hold nothing."""
+def tidy(url: str, empty_folders: bool = False) -> None:
+    """Removes what dead processes left half-written below a local folder and, if asked, folders that hold nothing."""
     if is_local(url):
-        with translated(url, "remove"):
-            for folder, _, _ in os.walk(local_path(url), topdown=False):
-                with suppress(OSError):  # not empty
-                    Path(folder).rmdir()
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and _TEMPORARY in name
-
-
-def _local_info(path: Path) -> FileInfo:
-    status = path.stat()
-    return FileInfo(str(path), status.st_size, str(status.st_mtime_ns))
+        with translated(url, "clean"):
+            disk.remove_abandoned(local_path(url))
+            if empty_folders:
+                disk.remove_empty_folders(local_path(url))
 
 
 def _remote_infos(fs: Any, entries: dict[str, dict[str, Any]]) -> list[FileInfo]:
@@ -254,10 +198,6 @@ def _remote_info(fs: Any, entry: dict[str, Any]) -> FileInfo:
     names = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
     version = next((str(entry[name]) for name in names if entry.get(name)), "")
     return FileInfo(cast(str, fs.unstrip_protocol(entry["name"])), int(entry.get("size") or 0), version)
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
@@ -313,4 +253,5 @@ def _storage_error(url: str, doing: str, error: Exception) -> StorageError:
     }
     remedy = remedies.get(number, "check that it exists and that you may use it, then run the same command again")
     kind = MissingError if isinstance(error, FileNotFoundError) else StorageError
-    return kind(f"{url}: cannot {doing} it: {reason}; {remedy}")
+    place = getattr(error, "filename", None) if doing in ("list", "clean") else None
+    return kind(f"{place or url}: cannot {doing} it: {reason}; {remedy}")

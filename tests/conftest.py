@@ -51,7 +51,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, paragraphs: Sequence[str]) 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """The tokenizer.json of a small vocabulary, trained once."""
-    from prep.corpus import Rule, Span
+    from prep.documents import Rule, Span
     from prep.inputs import InputFile
     from prep.vocabulary import train_vocabulary
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prep import corpus
-from prep.corpus import Document, Fault, Rule, Span, read_documents
+from prep import documents
+from prep.corpus import read_documents
+from prep.documents import Document, Fault, Rule, Span
 from prep.inputs import InputFile
 from shards.storage import StorageError
 
@@ -145,7 +146,7 @@ def test_invalid_utf8_in_plain_text_names_the_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", ["line", "blank-line", "file"])
 def test_documents_over_the_limit_are_counted_not_kept(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "MAX_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 100)
     path = tmp_path / "text.txt"
     long = b"word " * 50
     path.write_bytes(long if document == "file" else b"short\n\n" + long + b"\n\n" + b"y" * 100 + b"\n\nend\n")

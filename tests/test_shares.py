@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from prep import shares
 from prep.plan import Plan
+from prep.records import SKETCH_SIZE, UnitRecord
 from prep.shares import MIN_DOCUMENTS, hold_out, plan_shares
-from prep.tokenize import SKETCH_SIZE, UnitRecord
 from shards.errors import UserError
 
 

@@ -76,7 +76,7 @@ def test_only_what_dead_processes_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in names:
         (tmp_path / "sub" / name).touch()
-    storage.remove_abandoned(str(tmp_path))
+    storage.tidy(str(tmp_path))
     assert {name: (tmp_path / "sub" / name).exists() for name in names} == names
 
 

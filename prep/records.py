@@ -1,0 +1,161 @@
+"""What each task came to, as it is published when the task is done; and the sum of it all, the ledger."""
+
+import heapq
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from prep.documents import Fault
+from prep.inputs import InputFile
+from prep.pairs import Tally
+from shards import storage
+from shards.manifest import SPLITS, ShardInfo
+
+SKETCH_SIZE = 1024
+MAX_LISTED_FAULTS = 1000
+HISTOGRAM_BINS = 40
+
+
+@dataclass
+class UnitRecord:
+    """What a unit came to; units are summed with `add`.
+
+    Bin b of a histogram counts lengths in [2**(b - 1), 2**b). The sketch holds the smallest content hashes with the number of
+    documents that have each; a hash among the smallest of all units is so in its own, so a sum of sketches is exact.
+    """
+
+    documents: int = 0
+    bytes: int = 0
+    used_documents: int = 0
+    used_bytes: int = 0
+    sentences: int = 0
+    tokens: int = 0
+    unknown_tokens: int = 0
+    segments: list[int] = field(default_factory=list)  # bytes of each
+    dropped: dict[str, list[int]] = field(default_factory=dict)  # reason -> [documents, bytes]
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    bucket_documents: list[int] = field(default_factory=list)
+    bucket_tokens: list[int] = field(default_factory=list)
+    document_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
+    sentence_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
+    sketch: dict[int, int] = field(default_factory=dict)
+
+    def drop(self, file: InputFile, fault: Fault) -> None:
+        """Counts a document that is not used."""
+        self.documents += 1
+        self.bytes += fault.num_bytes
+        count = self.dropped.setdefault(fault.reason, [0, 0])
+        count[0] += 1
+        count[1] += fault.num_bytes
+        if len(self.faults) < MAX_LISTED_FAULTS:
+            place = {"file": file.name, "position": fault.position}
+            self.faults.append(place | {"reason": fault.reason, "detail": fault.detail[:200]})
+
+    def see(self, hashes: Mapping[int, int]) -> None:
+        """Takes content hashes, with their counts, into the sketch."""
+        for value, count in hashes.items():
+            self.sketch[value] = self.sketch.get(value, 0) + count
+        if len(self.sketch) > SKETCH_SIZE:
+            self.sketch = {value: self.sketch[value] for value in heapq.nsmallest(SKETCH_SIZE, self.sketch)}
+
+    @staticmethod
+    def total(units: Iterable["UnitRecord"]) -> "UnitRecord":
+        """The sum of all units."""
+        total = UnitRecord()
+        for unit in units:
+            total.add(unit)
+        return total
+
+    def add(self, other: "UnitRecord") -> None:
+        """Sums another unit into this one."""
+        for name in ("documents", "bytes", "used_documents", "used_bytes", "sentences", "tokens", "unknown_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("bucket_documents", "bucket_tokens", "document_tokens", "sentence_tokens"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, [a + b for a, b in zip(mine, theirs, strict=True)] if mine else list(theirs))
+        for reason, (documents, num_bytes) in other.dropped.items():
+            count = self.dropped.setdefault(reason, [0, 0])
+            count[0] += documents
+            count[1] += num_bytes
+        self.faults = (self.faults + other.faults)[:MAX_LISTED_FAULTS]
+        self.see(other.sketch)
+
+    @staticmethod
+    def load(url: str) -> "UnitRecord":
+        """From its file."""
+        value = json.loads(storage.read_bytes(url))
+        return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
+
+
+@dataclass(frozen=True)
+class ShareRecord:
+    """What a share came to."""
+
+    split: str
+    documents: int
+    tally: Tally
+    shards: tuple[ShardInfo, ...]
+
+    def to_json(self) -> bytes:
+        """The record's file."""
+        shards = [shard.to_json() for shard in self.shards]
+        value = {"split": self.split, "documents": self.documents, "tally": self.tally._asdict(), "shards": shards}
+        return json.dumps(value).encode()
+
+    @staticmethod
+    def load(url: str) -> "ShareRecord":
+        """From its file."""
+        value = json.loads(storage.read_bytes(url))
+        shards = tuple(ShardInfo.from_json(shard) for shard in value["shards"])
+        return ShareRecord(value["split"], value["documents"], Tally(**value["tally"]), shards)
+
+
+Record = TypeVar("Record")
+
+
+def finished(url: str, load: Callable[[str], Record], outputs: Callable[[Record], Iterable[tuple[str, int]]]) -> Record | None:
+    """The record at `url`, when the files that it speaks of are all there with their sizes; None when there is work to do."""
+    if not storage.find(url):
+        return None
+    try:
+        record = load(url)
+    except (ValueError, TypeError, KeyError):  # damaged
+        return None
+    found = ((storage.find(file), size) for file, size in outputs(record))
+    return record if all(info and info.bytes == size for info, size in found) else None
+
+
+def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord]) -> dict[str, Any]:
+    """Where every byte of the corpus and every token went."""
+    tallies = {
+        name: {
+            "documents": sum(share.documents for share in shares if share.split == name),
+            **{
+                field: sum(getattr(share.tally, field) for share in shares if share.split == name)
+                for field in ("made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped")
+            },
+        }
+        for name in SPLITS
+    }
+    reasons = sorted(total.dropped.items())
+    return {
+        "documents": {
+            "in": total.documents,
+            "used": total.used_documents,
+            "dropped": {reason: documents for reason, (documents, _) in reasons},
+        },
+        "bytes": {
+            "in": total.bytes,
+            "used": total.used_bytes,
+            "dropped": {reason: num_bytes for reason, (_, num_bytes) in reasons},
+        },
+        "sentences": total.sentences,
+        "tokens": total.tokens,
+        "unknown_tokens": total.unknown_tokens,
+        "pairs": tallies,
+        "document_tokens_histogram": total.document_tokens,
+        "sentence_tokens_histogram": total.sentence_tokens,
+        "duplicates": {"sampled": sum(total.sketch.values()), "different": len(total.sketch)},
+        "faults": total.faults[:MAX_LISTED_FAULTS],
+    }

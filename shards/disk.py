@@ -1,0 +1,83 @@
+"""Folders and files of a local disk: published whole, listed with care, cleaned of what dead processes left.
+
+Everything here raises OSError; `storage` says what it means.
+"""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One listed file. `version` changes when the content does: an etag, or the time of the last change."""
+
+    url: str
+    bytes: int
+    version: str
+
+
+def publish(path: Path, data: bytes | bytearray | memoryview) -> None:
+    """Writes beside the target, flushes to the disk, and takes the target's name in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}{socket.gethostname()}-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes the temporary files below that processes of this machine, now dead, left behind."""
+    for path in folder.glob(f"**/.*{_TEMPORARY}{socket.gethostname()}-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            path.unlink(missing_ok=True)
+
+
+def find(path: Path) -> FileInfo | None:
+    """The file, or None where there is none (a folder is none)."""
+    return _info(path) if path.is_file() else None
+
+
+def list_files(folder: Path) -> Iterator[FileInfo]:
+    """Every regular file below, but for those that are being published. A dead link is an error, not a file less."""
+    for parent, _, names in os.walk(folder, onerror=_raise) if folder.is_dir() else ():
+        for path in (Path(parent) / name for name in names if not (name.startswith(".") and _TEMPORARY in name)):
+            if path.is_file() or not path.exists():
+                yield _info(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Removes the folder and those below it that hold nothing."""
+    for parent, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # not empty
+            Path(parent).rmdir()
+
+
+def _info(path: Path) -> FileInfo:
+    status = path.stat()
+    return FileInfo(str(path), status.st_size, str(status.st_mtime_ns))
+
+
+def _raise(error: OSError) -> None:
+    raise error
