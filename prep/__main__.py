@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+from prep.progress import printable
 from prep.settings import add_arguments, from_arguments
 from shards.errors import UserError
 
@@ -66,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         started = time.monotonic()
         settings = from_arguments(values)
-        for line in summary(build(settings), settings.out, time.monotonic() - started):
+        manifest = build(settings)
+        for line in summary(manifest, settings.out, time.monotonic() - started) if manifest else ():
             say(line)
     elif arguments.command == "plan":
         from prep.report import describe_plan
@@ -103,7 +105,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command's entry: errors that people can mend are one line and exit code 2."""
     logging.basicConfig(format="prep: %(message)s")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it says each retry twice
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     try:
@@ -121,11 +122,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"prep: error: {printable(f'{place}{error.strerror or error}')}; mend that and run it again", file=sys.stderr)
         return EXIT_BAD_INPUT
-
-
-def printable(text: str) -> str:
-    """The message on one line, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

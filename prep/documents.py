@@ -5,9 +5,12 @@ from typing import NamedTuple
 
 from prep.inputs import InputFile
 from prep.settings import Settings
+from shards.errors import UserError
 
 MAX_DOCUMENT_BYTES = 64 << 20
 """Longer documents are dropped and counted: one of them must fit a task's memory several times over."""
+HARMLESS = ("too_long",)
+"""Reasons to leave a document out that are no error."""
 
 
 class Document(NamedTuple):
@@ -51,3 +54,14 @@ def rule_of(settings: Settings) -> Rule:
 def too_long(position: int, num_bytes: int) -> Fault:
     """In place of a document over MAX_DOCUMENT_BYTES."""
     return Fault(position, "too_long", num_bytes, f"over {MAX_DOCUMENT_BYTES} bytes")
+
+
+def fault_error(file: InputFile, fault: Fault) -> UserError:
+    """What ends a build at a broken document."""
+    place = "row" if file.format == "parquet" else "byte"
+    what = "empty, without a sentence" if fault.reason == "no_sentence" else fault.reason.replace("_", " ")
+    detail = f": {fault.detail}" if fault.detail else ""
+    return UserError(
+        f"{file.url}: at {place} {fault.position}: {what}{detail}; mend it and run the same command again, or leave such "
+        "documents out with --on-error skip, which keeps what is done"
+    )

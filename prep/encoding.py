@@ -2,17 +2,18 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from prep.tokenizer import PreparedTokenizer
-from shards.schema import lengths_to_offsets, token_dtype
+from shards.schema import token_dtype
 
 CHECKED_SHARE = 100
 """One sentence in so many is encoded by both."""
 _CACHE_ENTRIES = 1 << 18
+_BATCH_CHARS = 1 << 20
 _PROBES = [
     "a [MASK] b[SEP]",
     "[CLS]\u00e9cole\u3000\u4e2d\u6587 e\u0301 \u01c5 \u0130I",
@@ -55,7 +56,7 @@ class Encoder:
         if self._fast is None:
             ids, lengths = self._encode_reference(sentences)
         else:
-            if not self._agree(sentences[offset % CHECKED_SHARE :: CHECKED_SHARE]):
+            if not self._agree(sentences[offset % min(CHECKED_SHARE, max(1, len(sentences))) :: CHECKED_SHARE]):
                 raise EngineMismatchError
             ids, lengths = self._encode_fast(sentences)
         special = self._is_special[ids]
@@ -68,18 +69,29 @@ class Encoder:
         return np.array_equal(expected[0], found[0]) and np.array_equal(expected[1], found[1])
 
     def _encode_reference(self, sentences: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-        encodings = [e.ids for e in self._reference.encode_batch_fast(sentences, add_special_tokens=False)]
-        lengths = np.fromiter((len(ids) for ids in encodings), np.int64, len(encodings))
-        flat: npt.NDArray[np.uint32] = np.empty(int(lengths.sum()), np.uint32)
-        offsets = lengths_to_offsets(lengths)
-        for i, ids in enumerate(encodings):
-            flat[offsets[i] : offsets[i + 1]] = ids
-        return flat, lengths
+        parts: list[npt.NDArray[np.uint32]] = [np.empty(0, np.uint32)]
+        for batch in _batches(sentences):
+            parts += (np.array(e.ids, np.uint32) for e in self._reference.encode_batch_fast(batch, add_special_tokens=False))
+        return np.concatenate(parts), np.array([len(part) for part in parts[1:]], np.int64)
 
     def _encode_fast(self, sentences: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         assert self._fast is not None
         ids, offsets = self._fast.encode_batch(list(sentences), add_special_tokens=False, parallel=False)
         return ids, np.diff(offsets)
+
+
+def _batches(sentences: Sequence[str]) -> Iterator[list[str]]:
+    """Sentences in batches of about _BATCH_CHARS: the reference holds some 50 bytes for each character of a batch."""
+    batch: list[str] = []
+    size = 0
+    for sentence in sentences:
+        batch.append(sentence)
+        size += len(sentence)
+        if size >= _BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _fast_tokenizer(tokenizer: PreparedTokenizer):  # type: ignore[no-untyped-def]  # a type of an optional package

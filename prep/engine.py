@@ -26,7 +26,7 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """Unlike that of any other task of the run."""
+        """Unique in a run: deaths are counted by it."""
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -77,18 +77,16 @@ class LocalExecutor(Executor):
     def __init__(self, workers: int, progress_folder: str) -> None:
         self._progress_folder = progress_folder
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers  # each made when it is first needed
-        self._load = [0] * workers
-        self._lock = threading.Lock()
+        self._last: list[Future[Any] | None] = [None] * workers  # what each was given last
 
     def _pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._progress_folder,))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Runs it on the least loaded process."""
-        with self._lock:
-            slot = self._load.index(min(self._load))
-            self._load[slot] += 1
+        """Runs it on an idle process; behind others on the last one where there is none."""
+        idle = (slot for slot, last in enumerate(self._last) if last is None or last.done())
+        slot = next(idle, len(self._pools) - 1)
         pool = self._pools[slot] or self._pool()
         try:
             future = pool.submit(fn, *args, **kwargs)
@@ -96,13 +94,8 @@ class LocalExecutor(Executor):
             pool.shutdown(wait=False)
             pool = self._pool()
             future = pool.submit(fn, *args, **kwargs)
-        self._pools[slot] = pool
-        future.add_done_callback(lambda _: self._release(slot))
+        self._pools[slot], self._last[slot] = pool, future
         return future
-
-    def _release(self, slot: int) -> None:
-        with self._lock:
-            self._load[slot] -= 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the processes; with `cancel_futures` at once, whatever they are doing."""

@@ -96,11 +96,11 @@ def list_inputs(settings: Settings) -> list[InputFile]:
         infos = {storage.absolute(info.url): info for info in _expand(url)}
         ours = {path: info for path, info in infos.items() if not path.startswith(tuple(written))}
         if not ours:
-            raise UserError(f"--corpus {url}: lies in --out or --scratch, where this build writes")
+            raise UserError(f"--corpus {url}: all of it lies in --out or --scratch, where this build writes; choose others")
         found |= {path: info for path, info in ours.items() if path not in found}
-    paths = sorted(found)
-    common = posixpath.commonpath([posixpath.dirname(path) for path in paths])
-    named = sorted((path[len(common) :].lstrip("/"), found[path]) for path in paths)
+    folders = [path.split("/")[:-1] for path in found]
+    shared = len(posixpath.commonprefix(folders))
+    named = sorted(("/".join(path.split("/")[shared:]), info) for path, info in found.items())
     return [
         InputFile(ordinal, name, info.url, info.bytes, info.version, *_format(name, info.url, settings.input))
         for ordinal, (name, info) in enumerate(named)

@@ -34,19 +34,23 @@ _LISTED_INPUTS = 1000
 
 
 def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Manifest | None:
-    """The manifest when this very build is finished, None when there is work to do. Raises UserError for any other use."""
+    """The manifest when this very build is finished, None when there is work to do. Raises UserError for any other use.
+
+    Before it is finished, a build may meet its inputs mended, or be told to skip what is broken in them.
+    """
     manifest_url = storage.join(out, MANIFEST_NAME)
     if storage.find(manifest_url):
         manifest, faults = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
         if faults:
             raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {out}`, or choose another --out")
-        _refuse_changes(out, manifest.recipe_version, manifest.settings, manifest.inputs, recipe, inputs)
+        changes = _changes(manifest.recipe_version, manifest.settings, recipe)
+        _refuse(out, changes + _input_changes(manifest.inputs, summarize(inputs)))
         return manifest
     build_url = storage.join(out, BUILD_NAME)
     if storage.find(build_url):
         try:
             begun = json.loads(storage.read_bytes(build_url))
-            _refuse_changes(out, begun["recipe_version"], begun["settings"], begun["inputs"], recipe, inputs)
+            _refuse(out, _changes(begun["recipe_version"], begun["settings"] | {"on_error": recipe["on_error"]}, recipe))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{build_url}: cannot be understood ({error!r}); remove the folder or choose another --out"
@@ -58,24 +62,35 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
     return None
 
 
-def _refuse_changes(
-    out: str,
-    old_version: int,
-    old_settings: dict[str, Any],
-    old_inputs: dict[str, Any],
-    recipe: dict[str, Any],
-    inputs: Sequence[InputFile],
-) -> None:
-    new_inputs = summarize(inputs)
+def _changes(old_version: int, old_settings: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     changes = differences(old_settings, recipe)
     if old_version != RECIPE_VERSION:
         changes.append(f"recipe version: {old_version} -> {RECIPE_VERSION}")
-    if old_inputs["sha256"] != new_inputs["sha256"]:
-        changes.append("inputs: " + " -> ".join(f"{i['files']} files, {i['bytes']} bytes" for i in (old_inputs, new_inputs)))
-        names = [{entry["name"]: entry["bytes"] for entry in i["listed"]} for i in (old_inputs, new_inputs)]
-        changes += [f"input {change}" for change in differences(*names)[:3]]
+    return changes
+
+
+def _input_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    if old["sha256"] == new["sha256"]:
+        return []
+    before, after = ({entry["name"]: entry["bytes"] for entry in inputs["listed"]} for inputs in (old, new))
+    changes = [f"{name} is new" for name in after if name not in before]
+    changes += [f"{name} is gone" for name in before if name not in after]
+    changes += [
+        f"{name}: {before[name]} -> {after[name]} bytes" for name in after if before.get(name, after[name]) != after[name]
+    ]
+    return [f"inputs: {', '.join(changes[:3])}{', ...' if len(changes) > 3 else ''}"]
+
+
+def _refuse(out: str, changes: list[str]) -> None:
     if changes:
-        raise UserError(f"--out {out}: was begun with other settings ({'; '.join(changes)}); choose another --out or remove it")
+        raise UserError(f"--out {out}: was built with other settings ({'; '.join(changes)}); choose another --out or remove it")
+
+
+def not_finished(out: str) -> UserError:
+    """For who wants to read a data set where there is none."""
+    if storage.find(storage.join(out, BUILD_NAME)):
+        return UserError(f"{out}: is no finished data set: its build was stopped; run the same build command again")
+    return UserError(f"{out}: is no finished data set (it has no {MANIFEST_NAME}); build it, or check the path")
 
 
 def touched(out: str, inputs: Sequence[InputFile]) -> bool:
@@ -100,8 +115,11 @@ def summarize(inputs: Sequence[InputFile]) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Iterator[None]:
-    """Marks the folder as this build's and, on a disk, keeps other builds away from it."""
+def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Iterator[Manifest | None]:
+    """Marks the folder as this build's and, on a disk, keeps other builds away from it.
+
+    Gives the manifest when another build has finished the same data set meanwhile.
+    """
     lock = None
     if storage.is_local(out):
         with storage.translated(out, "write"):
@@ -114,11 +132,14 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> It
                 raise UserError(f"--out {out}: another build is at work there; wait for it or choose another") from None
         storage.tidy(out)
     try:
-        check(out, recipe, inputs)  # again, now that nobody else can begin
+        finished = check(out, recipe, inputs)  # again, now that nobody else can begin
+        if finished:
+            yield finished
+            return
         begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs)}
         begun["inputs_versions"] = _versions(inputs)
         storage.publish(storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode())
-        yield
+        yield None
     finally:
         if lock:
             lock.close()
@@ -152,8 +173,13 @@ def commit(
     wanted = {shard.path for split in manifest.splits.values() for shard in split.shards}
     _remove_ours(out, SPLITS, wanted)
     storage.publish(storage.join(out, MANIFEST_NAME), manifest.to_json())
-    _remove_ours(out, (RECORDS,), set())
+    tidy(out)
     return manifest
+
+
+def tidy(out: str) -> None:
+    """Removes the records of a build that is finished."""
+    _remove_ours(out, (RECORDS,), set())
 
 
 def _remove_ours(out: str, folders: Sequence[str], wanted: set[str]) -> None:

@@ -58,6 +58,8 @@ def cut_paragraphs(file: BinaryIO, start: int, stop: int | None) -> Iterator[Pie
     first, size = 0, 0
     while True:
         line, length = _line(file)
+        if not ours and stop is not None and position >= stop:
+            return  # nothing began here, and what is still to come began before or begins behind
         if line.strip() and ours:
             first = first if size else position
             size += length

@@ -18,6 +18,8 @@ MIN_UNIT_BYTES, MAX_UNIT_BYTES, TARGET_UNITS = 1 << 20, 1 << 30, 512
 MIN_PARTITION_BYTES, MAX_PARTITION_BYTES, TARGET_PARTITIONS = 64 << 20, 1 << 30, 8192
 SMALL_PARTITION_BYTES, SMALL_PARTITIONS = 2 << 20, 16
 _LOOKED_AT = 100
+PLAN_VERSION = 1
+"""Raised when the same inputs are cut into other units or partitions: token stores of another plan are not used."""
 _EXPANSION = {"": 1, "gz": 3, "zst": 3}
 """Bytes of text that a byte of a compressed input is taken for, in estimates."""
 

@@ -52,6 +52,11 @@ def report(stage: int, task: int, counts: Counts) -> None:
             file.write(record)  # a full disk there costs the display only
 
 
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
+
+
 def say(line: str) -> None:
     """A line for the person who waits, if there still is one: a closed pipe does not end the work."""
     with suppress(OSError):
@@ -84,13 +89,9 @@ class Stage:
             self._row = self._bar.add_task(name, total=total, facts="")
             self._bar.start()
 
-    def skip(self, task: int, counts: Counts) -> None:
-        """Counts in a task that an earlier run has done."""
-        self._skipped += counts
-        self.finish(task, counts)
-
-    def finish(self, task: int, counts: Counts) -> None:
-        """Counts in a task that is done."""
+    def finish(self, task: int, counts: Counts, was_done: bool) -> None:
+        """Counts in a task that is done; `was_done`: by an earlier run, so its work says nothing of the speed of this one."""
+        self._skipped += counts if was_done else Counts()
         self._finished.add(task)
         self._sum += counts
 
@@ -125,6 +126,8 @@ class Stage:
         elapsed = max(1e-3, time.monotonic() - self._started)
         fresh_done, fresh_bytes = now.done - self._skipped.done, now.bytes - self._skipped.bytes
         fresh_bytes += int(fresh_done * self._bytes_per_done)
+        if fresh_done <= 0 and now.done >= self._total:
+            return f"kept from an earlier run, {short(now.documents)} documents, {short(now.tokens)} tokens"
         left = elapsed * max(0, self._total - now.done) / fresh_done if fresh_done > 0 else None
         parts = [
             f"{fresh_bytes / elapsed / 1e6:.1f} MB/s",

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterator
 
+from prep import output
 from prep.plan import Plan, make_plan
 from prep.progress import clock
 from prep.settings import Settings
+from prep.shares import MIN_HELD_OUT
+from prep.tokenizer import load_tokenizer
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import Manifest
@@ -26,7 +29,7 @@ def size(num_bytes: float) -> str:
 
 
 def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
-    """What was built."""
+    """What was built, and what looks wrong with it."""
     capacity = manifest.settings["pack_to"] or manifest.settings["max_seq_len"]
     for name, split in manifest.splits.items():
         total = split.totals()
@@ -34,25 +37,37 @@ def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
             yield f"{name}: nothing"
             continue
         unforced = total["sequences"] - total["forced_not_next"]
-        not_next = (total["not_next"] - total["forced_not_next"]) / max(1, unforced)
+        choice = f"{(total['not_next'] - total['forced_not_next']) / unforced:.1%} are" if unforced else "there are none"
         masked = f"{total['masked_tokens'] / total['tokens']:.1%} masked" if total["masked_tokens"] else "masked when read"
         full = total["tokens"] / (total["rows"] * capacity)
+        weight = f"{total['bytes'] / total['tokens']:.2f} bytes a token"
         yield f"{name}: {total['sequences']:,} sequences, {total['tokens']:,} tokens in {total['rows']:,} rows, {full:.2%} full"
-        yield f"    {masked}; of the pairs with a choice {not_next:.1%} are not next"
-        yield f"    {size(total['bytes'])} in {len(split.shards)} shards, {total['bytes'] / total['tokens']:.2f} bytes a token"
-    ledger = manifest.ledger
-    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in ledger["documents"]["dropped"].items())
-    yield f"documents: {ledger['documents']['used']:,} of {ledger['documents']['in']:,} used" + (
+        yield f"    {masked}; of the pairs with a choice {choice} not next"
+        yield f"    {size(total['bytes'])}, {weight}, in {len(split.shards)} shards"
+    yield from _about_documents(manifest)
+    yield f"{out}, {clock(seconds)}"
+    yield f"data_fingerprint {manifest.data_fingerprint}"
+
+
+def _about_documents(manifest: Manifest) -> Iterator[str]:
+    ledger, train = manifest.ledger, manifest.splits["train"].totals()
+    documents = ledger["documents"]
+    sentences = ledger["sentences"] / max(1, documents["used"])
+    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in documents["dropped"].items())
+    yield f"documents: {documents['used']:,} of {documents['in']:,} used, {sentences:.1f} sentences each" + (
         f"; dropped: {dropped}" if dropped else ""
     )
-    if 0 < ledger["pairs"]["eval"]["documents"] < 8:
+    if train["forced_not_next"] > 0.9 * train["sequences"]:
+        yield "warning: nearly all pairs had no choice, because documents have one sentence; does --document fit the corpus?"
+    if 0 < ledger["pairs"]["eval"]["documents"] < MIN_HELD_OUT:
         yield f"warning: only {ledger['pairs']['eval']['documents']} documents are held out; the corpus is very small"
-    yield f"{out}: data_fingerprint {manifest.data_fingerprint}, {clock(seconds)}"
 
 
 def describe_plan(settings: Settings) -> Iterator[str]:
     """What a build would do, a line each."""
     plan = make_plan(settings)
+    given = None if settings.trained_vocab_size else load_tokenizer(settings.tokenizer, settings.cased)
+    finished = output.check(settings.out, settings.recipe(given.fingerprint if given else settings.tokenizer), plan.inputs)
     tokens = plan.text_bytes * _TOKENS_PER_TEXT_BYTE
     stages = (["vocabulary"] if settings.trained_vocab_size else []) + ["tokenize", "pair", "commit"]
     yield f"inputs:      {len(plan.inputs):,} files, {size(plan.bytes)}{_kinds(plan)}"
@@ -60,6 +75,9 @@ def describe_plan(settings: Settings) -> Iterator[str]:
         yield f"             {file.name} ({size(file.bytes)})"
     if len(plan.inputs) > 10:
         yield f"             and {len(plan.inputs) - 10:,} more"
+    if finished:
+        yield f"data set:    {settings.out} is finished; build would leave it as it is"
+    yield f"tokenizer:   {settings.tokenizer}" + (f", {given.vocab_size:,} entries" if given else ", made of the corpus")
     yield f"stages:      {', '.join(stages)}"
     yield f"work units:  {len(plan.units):,} of up to {size(max(unit.bytes for unit in plan.units))}"
     yield f"partitions:  {plan.num_partitions:,} train, {plan.num_eval_partitions:,} held out (small ones are merged)"

@@ -1,7 +1,7 @@
 """Plan -> vocabulary -> tokenize -> pair -> commit. Whatever is done already is skipped; the manifest comes last."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -9,18 +9,18 @@ from prep import output
 from prep.build import BYTES_PER_TOKEN, PAIR_STAGE, Recipe, ShareTask, build_share
 from prep.documents import Rule, Span, rule_of
 from prep.engine import LocalExecutor, Task, run_tasks
-from prep.plan import Plan, make_plan
+from prep.plan import PLAN_VERSION, Plan, make_plan
 from prep.progress import Counts, Stage, say
-from prep.records import ShareRecord, UnitRecord
+from prep.records import MAX_LISTED_FAULTS, ShareRecord, UnitRecord
 from prep.sentences import SPLITTER
 from prep.settings import Settings
-from prep.shares import hold_out, plan_shares
+from prep.shares import held_out_below, hold_out, plan_shares
 from prep.store import STORE_VERSION
 from prep.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
 from prep.tokenizer import TOKENIZERS, PreparedTokenizer, load_prepared, load_tokenizer
 from prep.vocabulary import train_vocabulary
 from shards import storage
-from shards.manifest import Manifest, fingerprint
+from shards.manifest import SPLITS, Manifest, fingerprint
 from shards.masking import Masking
 
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -36,6 +36,7 @@ class VocabularyTask:
     language: str
     size: int
     cased: bool
+    skip_faults: bool
     url: str
 
     @property
@@ -47,13 +48,13 @@ class VocabularyTask:
 def make_vocabulary(task: VocabularyTask) -> str:
     """Trains a vocabulary and publishes it, unless it is there; returns its URL."""
     if not storage.find(task.url):
-        tokenizer = train_vocabulary(task.spans, task.rule, task.language, task.size, task.cased)
+        tokenizer = train_vocabulary(task.spans, task.rule, task.language, task.size, task.cased, task.skip_faults)
         storage.publish(task.url, tokenizer.json_text.encode())
     return task.url
 
 
-def build(settings: Settings) -> Manifest:
-    """Builds the data set that the settings describe, or what of it is missing. Raises UserError."""
+def build(settings: Settings) -> Manifest | None:
+    """Builds the data set that the settings describe, or what of it is missing; None when it was finished already."""
     plan = make_plan(settings)
     given = None if settings.trained_vocab_size else load_tokenizer(settings.tokenizer, settings.cased)
     recipe = settings.recipe(given.fingerprint if given else settings.tokenizer)
@@ -61,16 +62,18 @@ def build(settings: Settings) -> Manifest:
     if finished:
         say(f"{settings.out} is finished; it was left as it is (data_fingerprint {finished.data_fingerprint})")
         if output.touched(settings.out, plan.inputs):
-            say("note: its inputs have other times of change now; if their text did change, build into another --out")
-        return finished
-    with output.claimed(settings.out, recipe, plan.inputs), tempfile.TemporaryDirectory() as progress_folder:
+            say("note: its input files were written again since; if their text changed, build into another --out")
+        output.tidy(settings.out)
+        return None
+    with output.claimed(settings.out, recipe, plan.inputs) as finished, tempfile.TemporaryDirectory() as progress_folder:
+        if finished:
+            return None
         storage.tidy(settings.scratch)
         with LocalExecutor(settings.workers, progress_folder) as executor:
             run = Run(settings, plan, executor, progress_folder)
             tokenizer_url, tokenizer = run.vocabulary(given)
-            store, units = run.tokenize(tokenizer_url, tokenizer)
-            total = UnitRecord.total(units)
-            shares = run.pair(store, [unit.segments for unit in units], total, tokenizer)
+            store, segments, total = run.tokenize(tokenizer_url, tokenizer)
+            shares = run.pair(store, segments, total, tokenizer)
         return output.commit(settings, plan, recipe, tokenizer, total, shares)
 
 
@@ -94,15 +97,16 @@ class Run:
         key = fingerprint([self._inputs(), rule, settings.language, size, settings.cased, SPLITTER, TOKENIZERS])
         url = storage.join(scratch, f"vocabulary-{key[:32]}.json")
         if not storage.find(url):
-            say(f"vocabulary: training {size} entries")
+            say(f"vocabulary: training up to {size:,} entries")
             spans = tuple(span for unit in self._plan.units for span in unit.spans)
-            task = VocabularyTask(spans, rule, settings.language, size, settings.cased, url)
+            skip = settings.on_error == "skip"
+            task = VocabularyTask(spans, rule, settings.language, size, settings.cased, skip, url)
             for _ in run_tasks(self._executor, make_vocabulary, [task], 1):
-                pass
+                say(f"vocabulary: {load_prepared(url).vocab_size:,} entries")
         return url, load_prepared(url)
 
-    def tokenize(self, tokenizer_url: str, tokenizer: PreparedTokenizer) -> tuple[str, list[UnitRecord]]:
-        """The token store's URL and the record of each unit."""
+    def tokenize(self, tokenizer_url: str, tokenizer: PreparedTokenizer) -> tuple[str, tuple[int, ...], UnitRecord]:
+        """The token store's URL, how many segments each unit has there, and the sum of all units."""
         settings, plan = self._settings, self._plan
         recipe = {
             "inputs": self._inputs(),
@@ -110,8 +114,7 @@ class Run:
             "language": settings.language,
             "tokenizer": tokenizer.fingerprint,
             "eval_fraction": settings.eval_fraction,
-            "on_error": settings.on_error,
-            "versions": [SPLITTER, TOKENIZERS, STORE_VERSION],
+            "versions": [SPLITTER, TOKENIZERS, STORE_VERSION, PLAN_VERSION],
         }
         store = storage.join(settings.scratch, f"tokens-{fingerprint(recipe)[:32]}")
         tasks = [
@@ -125,35 +128,37 @@ class Run:
                 store=store,
                 num_partitions=plan.num_partitions,
                 num_eval_partitions=plan.num_eval_partitions,
-                eval_below=int(settings.eval_fraction * 2**64),
+                eval_below=held_out_below(settings.eval_fraction),
             )
             for unit in plan.units
         ]
         stage = Stage("tokenize", TOKENIZE_STAGE, plan.bytes, self._progress_folder)
         done = {info.url.rpartition("/")[2] for info in storage.list_files(store)}
-        records = self._run(
-            stage,
-            tokenize_unit,
-            tasks,
-            lambda task: task.record_url.rpartition("/")[2] in done,
-            lambda task, record: (task.unit.number, Counts(task.unit.bytes, record.bytes, record.documents, record.tokens)),
-        )
-        return store, records
+        total, segments, faults = UnitRecord(), [0] * len(tasks), [list[dict[str, Any]]()] * len(tasks)
+        for task, record in self._run(stage, tokenize_unit, tasks):
+            number = task.unit.number
+            segments[number], faults[number] = len(record.segments), record.faults
+            total.add(record)
+            counts = Counts(task.unit.bytes, record.bytes, record.documents, record.tokens)
+            stage.finish(number, counts, was_done=task.record_url.rpartition("/")[2] in done)
+        total.faults = [fault for unit in faults for fault in unit][:MAX_LISTED_FAULTS]
+        return store, tuple(segments), total
 
-    def pair(self, store: str, segments: list[list[int]], total: UnitRecord, tokenizer: PreparedTokenizer) -> list[ShareRecord]:
+    def pair(self, store: str, segments: tuple[int, ...], total: UnitRecord, tokenizer: PreparedTokenizer) -> list[ShareRecord]:
         """Builds the shards; returns the record of each share, in order."""
         settings = self._settings
         held_out = hold_out(total, settings.eval_fraction)
         key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.fingerprint)])
         shares = plan_shares(total, held_out, self._plan, settings.copies)
         records = storage.join(settings.out, output.RECORDS, key[:32])
+        recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
         tasks = [
             ShareTask(
                 number=number,
                 **share,
                 store=store,
-                segments=tuple(map(len, segments)),
-                recipe=make_recipe(settings, tokenizer, share["split"]),
+                segments=segments,
+                recipe=recipes[share["split"]],
                 out=settings.out,
                 records=records,
             )
@@ -163,31 +168,21 @@ class Run:
         work = train_tokens * settings.copies + (total.tokens - train_tokens)
         stage = Stage("pair", PAIR_STAGE, work, self._progress_folder, total.used_bytes / max(1, total.tokens))
         done = {info.url.rpartition("/")[2] for info in storage.list_files(records)}
-        return self._run(
-            stage,
-            build_share,
-            tasks,
-            lambda task: task.record_url.rpartition("/")[2] in done,
-            lambda task, record: (task.number, Counts(record.tally.made, 0, record.documents, record.tally.made)),
-        )
+        results: dict[int, ShareRecord] = {}
+        for task, record in self._run(stage, build_share, tasks):
+            results[task.number] = record
+            counts = Counts(record.tally.made, 0, record.documents, record.tally.made)
+            stage.finish(task.number, counts, was_done=task.record_url.rpartition("/")[2] in done)
+        return [results[task.number] for task in tasks]
 
     def _run(
-        self,
-        stage: Stage,
-        function: Callable[[AnyTask], Result],
-        tasks: list[AnyTask],
-        is_done: Callable[[AnyTask], bool],
-        counts: Callable[[AnyTask, Result], tuple[int, Counts]],
-    ) -> list[Result]:
-        """The results in the order of the tasks, with progress. Tasks that are done only look up their record."""
-        results: dict[str, Result] = {}
+        self, stage: Stage, function: Callable[[AnyTask], Result], tasks: list[AnyTask]
+    ) -> Iterator[tuple[AnyTask, Result]]:
+        """Each task with its result as it comes, under a display of the stage."""
         try:
-            for task, result in run_tasks(self._executor, function, tasks, self._settings.workers, stage.show):
-                results[task.name] = result
-                (stage.skip if is_done(task) else stage.finish)(*counts(task, result))
+            yield from run_tasks(self._executor, function, tasks, self._settings.workers, stage.show)
         finally:
             stage.close()
-        return [results[task.name] for task in tasks]
 
     def _inputs(self) -> list[Any]:
         """What tells this corpus from any other: places too, since times and sizes alone may be those of another's copy."""

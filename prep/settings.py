@@ -1,6 +1,6 @@
 """What a build is asked for: one frozen dataclass, checked once, from flags over a TOML file over the defaults.
 
-A field's metadata holds its help. `RECIPE` names the fields that can change the output; the rest say where and how fast.
+A field's metadata holds its help. `recipe()` has the fields that can change the output; the rest say where and how fast.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Settings:
     )
     out: str = _option("folder or URL of the data set to make", metavar="URL")
     tokenizer: str = _option(
-        "hub name, folder, tokenizer.json, vocab.txt, or train:N for a WordPiece vocabulary of N entries made of the corpus",
+        "hub name, folder, tokenizer.json, vocab.txt, or train:N: a WordPiece vocabulary of up to N entries made of the corpus",
         "train:8192",
         metavar="NAME|PATH|train:N",
     )
@@ -41,23 +41,29 @@ class Settings:
     input: str = _option("format of the inputs; auto goes by their names", "auto", ("auto", "text", "jsonl", "parquet"))
     document: str = _option("where the documents of a plain text end", "line", ("line", "blank-line", "file"))
     text_field: str = _option("the field or column that holds the text, in JSON lines and Parquet", "text", metavar="NAME")
-    language: str = _option("language of the text, for splitting sentences (ISO 639 code)", "en", metavar="CODE")
+    language: str = _option(
+        "language of the text, for splitting sentences (ISO 639 code); English rules where there are none for it",
+        "en",
+        metavar="CODE",
+    )
     max_seq_len: int = _option("most tokens of a sequence, special tokens counted", 128, metavar="TOKENS")
-    short_seq_prob: float = _option("share of documents paired to a random shorter length", 0.1, metavar="P")
+    short_seq_prob: float = _option("probability that the pairs of a document aim at a random shorter length", 0.1, metavar="P")
     copies: int = _option("different pairings and maskings of the whole corpus", 1, metavar="N")
     masking: str = _option("masks in the shards, or drawn anew by the reader in each epoch", "static", ("static", "dynamic"))
     mask_prob: float = _option("share of a sequence's tokens that is selected for prediction", 0.15, metavar="P")
     pack_to: int = _option("tokens of a row, filled with whole sequences; 0: one sequence a row", 512, metavar="TOKENS")
-    format: str = _option("of the shards", "parquet", ("parquet", "webdataset"))
+    format: str = _option("file format of the shards", "parquet", ("parquet", "webdataset"))
     shard_bytes: int = _option(
         "size that a shard does not pass, about; smaller where a partition holds less", 64 << 20, metavar="BYTES"
     )
     eval_fraction: float = _option("share of the documents held out (at least 8 of them; 0: none)", 0.01, metavar="P")
     on_error: str = _option(
-        "a broken or empty document ends the build, or is skipped and counted in the ledger", "stop", ("stop", "skip")
+        "a broken or empty document ends the build, or is left out and counted; over 64 MB it always is",
+        "stop",
+        ("stop", "skip"),
     )
-    seed: int = _option("of every random draw", 0, metavar="N")
-    workers: int = _option("processes", os.cpu_count() or 1, metavar="N")
+    seed: int = _option("seed of every random draw", 0, metavar="N")
+    workers: int = _option("number of processes", os.cpu_count() or 1, metavar="N")
     tokenizer_engine: str = _option(
         "auto takes the fast WordPiece (the extra `fast`) where it agrees with the reference; the output is the same",
         "auto",

@@ -27,6 +27,11 @@ class HeldOut:
     documents: int
 
 
+def held_out_below(eval_fraction: float) -> int:
+    """The content hash below which documents go to the held-out partitions when they are tokenized."""
+    return int(eval_fraction * _HASHES)
+
+
 def hold_out(total: UnitRecord, eval_fraction: float) -> HeldOut:
     """Which documents are held out: the fraction with the smallest content hashes, at least MIN_HELD_OUT different ones.
 
@@ -41,7 +46,7 @@ def hold_out(total: UnitRecord, eval_fraction: float) -> HeldOut:
         )
     if not eval_fraction:
         return HeldOut(0, False, 0)
-    hash_below = int(eval_fraction * _HASHES)
+    hash_below = held_out_below(eval_fraction)
     wanted = min(MIN_HELD_OUT, len(distinct) // 2)
     everywhere = sum(value < hash_below for value in distinct) < wanted
     if everywhere:

@@ -6,6 +6,8 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from prep.output import not_finished
+from prep.progress import printable
 from prep.tokenizer import load_prepared
 from shards import storage
 from shards.errors import UserError
@@ -21,7 +23,7 @@ def show(url: str, split: str, count: int, seed: int) -> None:
     """Prints `count` sequences of a split, chosen by seed. Raises UserError when there is no such data set or split."""
     manifest_url = storage.join(url, MANIFEST_NAME)
     if not storage.find(manifest_url):
-        raise UserError(f"{url}: is no finished data set (it has no {MANIFEST_NAME}); build it, or check the path")
+        raise not_finished(url)
     if count < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n is {count} and --seed is {seed}; must be at least 1 and from 0 to 2**63 - 1")
     manifest, faults = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
@@ -72,14 +74,10 @@ def render(rows: Rows, sequence: int, tokens: dict[int, str], place: str) -> Ite
             shown = tokens.get(int(rows.input_ids[i]), "?")
             if i in original:
                 label = tokens.get(original[i], "?")
+                shown, label = printable(shown.strip("[]") if shown == "[MASK]" else shown), printable(label)
                 line.append(" " + (f"[{shown}→{label}]" if shown != label else f"[{shown}]"), "bold red")
             elif shown.startswith("##"):
                 line.append(printable(shown[2:]), style)
             else:
                 line.append(" " + printable(shown), "dim" if shown in ("[CLS]", "[SEP]") else style)
         yield line
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would obey."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -16,7 +16,8 @@ from shards.errors import UserError
 DAMAGE = (OSError, pa.ArrowException)
 """What pyarrow raises for a damaged file; an OSError with a number is about the storage instead."""
 _BUFFER_BYTES = 1 << 20
-_BATCH_ROWS = 256
+_MAX_BATCH_ROWS = 256
+_BATCH_BYTES = 8 << 20
 
 
 @contextmanager
@@ -44,11 +45,14 @@ def read_parquet(span: Span, rule: Rule) -> Iterator[Document | Fault]:
             for group in groups[span.start : span.stop]:
                 row = starts[group]
                 try:
-                    for batch in parquet.iter_batches(_BATCH_ROWS, [group], [rule.text_field], use_threads=False):
+                    rows = _batch_rows(parquet.metadata.row_group(group))
+                    for batch in parquet.iter_batches(rows, [group], [rule.text_field], use_threads=False):
                         for value in _as_bytes(batch.column(0)).to_pylist():
                             yield _parquet_document(row, value)
                             row += 1
                 except DAMAGE as error:
+                    if isinstance(error, OSError) and error.errno is not None:
+                        raise  # about the storage
                     yield Fault(row, "damaged", 0, f"row group {group}: {error}")
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -56,6 +60,12 @@ def read_parquet(span: Span, rule: Rule) -> Iterator[Document | Fault]:
                 f"{span.file.url}: cannot read it: {os.strerror(error.errno)}; check the path"
             ) from error
         yield Fault(row, "damaged", 0, str(error))
+
+
+def _batch_rows(group: pq.RowGroupMetaData) -> int:
+    """So many rows that a batch has about _BATCH_BYTES, at the mean size of the group's."""
+    fitting = _BATCH_BYTES * int(group.num_rows) // max(1, int(group.total_byte_size))
+    return max(1, min(_MAX_BATCH_ROWS, fitting))
 
 
 def _as_bytes(column: pa.Array) -> pa.Array:

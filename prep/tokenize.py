@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prep.corpus import read_documents
-from prep.documents import Document, Fault, Rule
+from prep.documents import HARMLESS, Document, Fault, Rule, fault_error
 from prep.encoding import Encoder, EngineMismatchError
 from prep.inputs import InputFile
 from prep.plan import Unit
@@ -25,7 +25,6 @@ from prep.sentences import split_sentences
 from prep.store import Documents, encode_segment, join_documents, segment_url
 from prep.tokenizer import load_prepared
 from shards import storage
-from shards.errors import UserError
 from shards.randomness import Purpose, below, combine, mix
 from shards.schema import lengths_to_offsets
 
@@ -33,7 +32,8 @@ TOKENIZE_STAGE = 1
 BATCH_BYTES = 1 << 20
 SEGMENT_BYTES = 128 << 20
 """Text after which the tokens gathered are written out, so that one huge compressed file stays in bounds."""
-_NO_ERROR = ("too_long",)
+_DOCUMENT_BYTES = 64
+"""Of memory that any document takes, however short."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
     Raises UserError, with file and position, at a broken document where `on_error` is stop.
     """
     done = finished(task.record_url, UnitRecord.load, task.segments_of)
-    if done:
+    if done and (task.on_error == "skip" or all(reason in HARMLESS for reason in done.dropped)):
         return done
     try:
         record = _tokenize(task, _encoder(task.tokenizer_url, task.fast))
@@ -103,7 +103,7 @@ def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
     size = 0
     for batch in _batches(task, record):
         gathered.append(_encode(batch, task, encoder, record))
-        size += sum(item.document.num_bytes for item in batch)
+        size += sum(item.document.num_bytes + _DOCUMENT_BYTES for item in batch)
         if size >= SEGMENT_BYTES:
             _write_segment(task, record, gathered)
             gathered, size = [], 0
@@ -128,7 +128,7 @@ def _batches(task: TokenizeTask, record: UnitRecord) -> Iterator[list[_Item]]:
                 _drop(task, record, span.file, item)
                 continue
             batch.append(_Item(span.file, item))
-            size += item.num_bytes
+            size += item.num_bytes + _DOCUMENT_BYTES
             if size >= BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
@@ -139,13 +139,8 @@ def _batches(task: TokenizeTask, record: UnitRecord) -> Iterator[list[_Item]]:
 
 
 def _drop(task: TokenizeTask, record: UnitRecord, file: InputFile, fault: Fault) -> None:
-    if task.on_error == "stop" and fault.reason not in _NO_ERROR:
-        place = "row" if file.format == "parquet" else "byte"
-        detail = f": {fault.detail}" if fault.detail else ""
-        raise UserError(
-            f"{file.url}: at {place} {fault.position}: {fault.reason.replace('_', ' ')}{detail}; mend it and run the same "
-            "command again (what is done is kept), or drop such documents with --on-error skip"
-        )
+    if task.on_error == "stop" and fault.reason not in HARMLESS:
+        raise fault_error(file, fault)
     record.drop(file, fault)
 
 

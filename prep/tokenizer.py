@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -173,9 +174,9 @@ def _from_file(url: str, cased: bool) -> Tokenizer:
 
 
 def _from_hub(name: str) -> Tokenizer:
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it says each of its retries twice; read when it is imported
     try:
         return Tokenizer.from_pretrained(name)
     except Exception as error:  # the library raises bare Exception
-        reason = " ".join(str(error).split()) or type(error).__name__
         remedy = "check the name and the network; without one, give --tokenizer a folder, a tokenizer.json or a vocab.txt"
-        raise UserError(f"--tokenizer {name}: cannot be had from the hub ({reason[:200]}); {remedy}") from error
+        raise UserError(f"--tokenizer {name}: cannot be had from the hub ({type(error).__name__}); {remedy}") from error

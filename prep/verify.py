@@ -8,6 +8,7 @@ from hashlib import sha256
 import numpy as np
 
 from prep.engine import LocalExecutor, run_tasks
+from prep.output import not_finished
 from prep.pairs import NUM_SPECIAL
 from prep.tokenizer import load_prepared
 from shards import storage
@@ -42,7 +43,7 @@ def verify(url: str, workers: int) -> list[str]:
     """What is wrong, a line each, the file first; an empty list when nothing is. Raises UserError when it is no data set."""
     manifest_url = storage.join(url, MANIFEST_NAME)
     if not storage.find(manifest_url):
-        raise UserError(f"{url}: is no finished data set (it has no {MANIFEST_NAME}); build it, or check the path")
+        raise not_finished(url)
     if workers < 1:
         raise UserError(f"--workers is {workers}, must be at least 1")
     try:

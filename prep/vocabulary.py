@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from prep.corpus import read_documents
-from prep.documents import Document, Rule, Span
+from prep.documents import HARMLESS, Fault, Rule, Span, fault_error
 from prep.sentences import split_sentences
 from prep.tokenizer import SPECIAL_TOKENS, PreparedTokenizer, prepare, wordpiece
 from shards.errors import UserError
@@ -23,13 +23,15 @@ _MAX_ALPHABET = 1_000
 _UNICODE = 0x110000
 
 
-def train_vocabulary(spans: Sequence[Span], rule: Rule, language: str, size: int, cased: bool) -> PreparedTokenizer:
+def train_vocabulary(
+    spans: Sequence[Span], rule: Rule, language: str, size: int, cased: bool, skip_faults: bool = False
+) -> PreparedTokenizer:
     """A WordPiece tokenizer of at most `size` entries, trained on up to SAMPLE_BYTES of text from addressed spans.
 
-    Raises UserError when there is no text to train on.
+    Raises UserError when there is no text to train on, and at a broken document unless told to skip it.
     """
     normalizer = normalizers.BertNormalizer(lowercase=not cased)
-    sentences = list(_sample(spans, rule, language))
+    sentences = list(_sample(spans, rule, language, skip_faults))
     if not sentences:
         raise UserError("the corpus holds no text to train a vocabulary on; check --corpus and --document")
     alphabet, rare = _alphabet(sentences, normalizer, min(_MAX_ALPHABET, size // 4))
@@ -48,8 +50,8 @@ def train_vocabulary(spans: Sequence[Span], rule: Rule, language: str, size: int
     return prepare(wordpiece(tokenizer.get_vocab(with_added_tokens=False), lowercase=not cased), f"train:{size}")
 
 
-def _sample(spans: Sequence[Span], rule: Rule, language: str) -> Iterator[str]:
-    """Sentences from the start of spans chosen by address, an equal share of each; broken documents are left out here."""
+def _sample(spans: Sequence[Span], rule: Rule, language: str, skip_faults: bool) -> Iterator[str]:
+    """Sentences from the start of spans chosen by address, an equal share of each."""
     total = sum(
         span.file.bytes if span.stop is None or span.file.format == "parquet" else span.stop - span.start for span in spans
     )
@@ -60,7 +62,10 @@ def _sample(spans: Sequence[Span], rule: Rule, language: str) -> Iterator[str]:
     for index in np.argsort(keys, kind="stable"):
         taken = 0
         for item in read_documents(spans[index], rule):
-            if isinstance(item, Document):
+            if isinstance(item, Fault):
+                if not skip_faults and item.reason not in HARMLESS:
+                    raise fault_error(spans[index].file, item)
+            else:
                 yield from split_sentences(item.text, language)
                 taken += item.num_bytes
             if taken >= share or taken >= left:

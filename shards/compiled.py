@@ -31,7 +31,7 @@ def _cache_folder(parent: str) -> str:
         writable = os.access(folder, os.W_OK)
     except OSError:
         writable = False
-    return str(folder if writable else Path(tempfile.gettempdir()) / f"bert-shards-{os.getuid()}" / name)
+    return str(folder) if writable else tempfile.mkdtemp(prefix=name)  # nobody else's: what is cached is run
 
 
 def compiled(function: Function) -> Function:

@@ -42,8 +42,18 @@ def remove_abandoned(folder: Path) -> None:
     """Removes the temporary files below that processes of this machine, now dead, left behind."""
     for path in folder.glob(f"**/.*{_TEMPORARY}{socket.gethostname()}-*"):
         pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if pid.isdigit() and not _is_alive(int(pid)):
             path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another's
+        pass
+    return True
 
 
 def find(path: Path) -> FileInfo | None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from shards.errors import UserError
@@ -44,8 +44,9 @@ class ShardInfo:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "ShardInfo":
-        """The inverse of `to_json`."""
-        return ShardInfo(**{**value, "row_groups": tuple(RowGroup(*group) for group in value["row_groups"])})
+        """The inverse of `to_json`; fields of later releases are passed over."""
+        known = {f.name: value[f.name] for f in fields(ShardInfo)}
+        return ShardInfo(**known | {"row_groups": tuple(RowGroup(*group) for group in value["row_groups"])})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, row groups as [rows, offset, bytes]."""
@@ -78,8 +79,8 @@ class Manifest:
     inputs: dict[str, Any]
     splits: dict[str, Split]
     ledger: dict[str, Any]
-    made_with: dict[str, str] = field(default_factory=dict)
-    recipe_version: int = 1
+    made_with: dict[str, str]
+    recipe_version: int
     format_version: int = FORMAT_VERSION
 
     @property

@@ -106,7 +106,7 @@ def lengths_to_offsets(lengths: Ints | npt.NDArray[np.bool_]) -> Offsets:
 def rows_from_columns(columns: dict[str, tuple[Offsets, Ints]]) -> Rows:
     """Rows from name -> (offsets, values).
 
-    Raises ValueError when a column is missing, unknown, or cut into rows unlike its sisters.
+    Raises ValueError when a column is missing, unknown, or cut into rows otherwise than the other columns of its group.
     """
     required = [name for name in COLUMNS if name not in OPTIONAL_COLUMNS and name not in columns]
     unknown = [name for name in columns if name not in COLUMNS]

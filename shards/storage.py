@@ -58,9 +58,10 @@ def relative(url: str, folder: str) -> str:
 
 
 def absolute(url: str) -> str:
-    """The URL in the one form in which it begins with its folder's: for a local one the absolute path, links as they are."""
+    """The URL in the one form that listings have: for a local one the absolute path, links as they are."""
     if not is_local(url):
-        return url.rstrip("/")
+        fs, path = _filesystem(url)
+        return cast(str, fs.unstrip_protocol(path)).rstrip("/")
     return os.path.abspath(local_path(url))  # noqa: PTH100  # resolve() would replace links by what they point to
 
 
@@ -197,7 +198,10 @@ def _remote_infos(fs: Any, entries: dict[str, dict[str, Any]]) -> list[FileInfo]
 def _remote_info(fs: Any, entry: dict[str, Any]) -> FileInfo:
     names = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
     version = next((str(entry[name]) for name in names if entry.get(name)), "")
-    return FileInfo(cast(str, fs.unstrip_protocol(entry["name"])), int(entry.get("size") or 0), version)
+    url = cast(str, fs.unstrip_protocol(entry["name"]))
+    if entry.get("size") is None:
+        raise StorageError(f"{url}: its server does not say how large it is; fetch it to a disk first")
+    return FileInfo(url, int(entry["size"]), version)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -149,7 +149,7 @@ def test_a_finished_data_set_is_left_and_other_settings_are_refused(corpus: Path
     corpus_changed = tmp_path / corpus.name
     corpus_changed.write_text(corpus.read_text(encoding="utf8") + "One more.\n", encoding="utf8")
     other = run_prep("build", "--corpus", corpus_changed, *places[2:], *tokenizer)
-    assert other.returncode == 2 and f"input {corpus.name}:" in other.stderr
+    assert other.returncode == 2 and f"inputs: {corpus.name}: {corpus.stat().st_size} -> " in other.stderr
 
 
 def test_a_later_build_of_the_corpus_reuses_its_tokens(corpus: Path, build: BuildRunner, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,22 @@ def test_the_hub_out_of_reach_is_one_line(places: list[object], tmp_path: Path, 
     assert "some-one/some-model: cannot be had from the hub" in line and "vocab.txt" in line
 
 
+def test_a_name_on_the_hub_is_loaded_from_its_cache(
+    build: BuildRunner, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub itself cannot be reached from everywhere; what was fetched from it once can."""
+    cache = tmp_path / "hf" / "hub" / "models--some-one--some-model"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("a" * 40)
+    (cache / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    shutil.copyfile(vocabulary, cache / "snapshots" / ("a" * 40) / "tokenizer.json")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    corpus = lines_file(tmp_path / "a.txt")
+    by_name, by_path = build(corpus, "--tokenizer", "some-one/some-model", name="hub"), build(corpus, name="path")
+    assert manifest_of(by_name) == manifest_of(by_path)
+
+
 def test_a_folder_of_other_things_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "diary.txt").write_text("dear")
@@ -255,7 +272,7 @@ def broken_corpora(folder: Path) -> dict[str, tuple[Path, str, list[str]]]:
         "broken line": (broken, "broken_json", [f"broken.jsonl: at byte {offset}: broken json"]),
         "invalid utf-8": (latin, "invalid_utf8", ["latin.txt: at byte", "byte 0xe9"]),
         "corrupt page": (page, "damaged", ["page.parquet: at row 20: damaged"]),
-        "no sentence": (empty, "no_sentence", [f"empty.jsonl: at byte {offset}: no sentence"]),
+        "no sentence": (empty, "no_sentence", [f"empty.jsonl: at byte {offset}: empty, without a sentence"]),
     }
 
 
@@ -273,6 +290,30 @@ def test_broken_documents_stop_or_are_counted(
     for unit in ("documents", "bytes"):
         assert ledger[unit]["in"] == ledger[unit]["used"] + sum(ledger[unit]["dropped"].values())
     assert run_prep("verify", tmp_path / "skipping").returncode == 0
+
+
+@pytest.mark.parametrize("remedy", ["mend", "skip"])
+def test_a_build_that_stopped_at_a_broken_document_goes_on(
+    remedy: str, places: list[object], vocabulary: Path, tmp_path: Path
+) -> None:
+    corpus, _, _ = broken_corpora(tmp_path)["broken line"]
+    arguments = ("build", "--corpus", corpus, *places, "--tokenizer", vocabulary)
+    refused(run_prep(*arguments))
+    if remedy == "mend":
+        corpus.write_text(corpus.read_text().replace('{"text": "cut', '{"text": "Mended. Again."}'))
+    done = run_prep(*arguments, *(("--on-error", "skip") if remedy == "skip" else ()))
+    assert done.returncode == 0, done.stderr
+    ledger = manifest_of(tmp_path / "out")["ledger"]
+    assert ledger["documents"]["used"] == 40 + (remedy == "mend")
+    if remedy == "skip":  # what was tokenized with errors left out is not taken for whole by a build that stops at them
+        elsewhere = ["--out", tmp_path / "other", *places[2:]]
+        assert "broken json" in refused(run_prep("build", "--corpus", corpus, *elsewhere, "--tokenizer", vocabulary))
+
+
+def test_a_broken_document_is_named_before_a_vocabulary_is_made_without_it(places: list[object], tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("caf\xe9 au lait\n".encode("latin-1") * 50)
+    line = refused(run_prep("build", "--corpus", tmp_path / "latin.txt", *places))
+    assert "latin.txt: at byte 0: invalid utf8" in line
 
 
 def test_odd_documents_are_text_like_any_other(build: BuildRunner, tmp_path: Path) -> None:
@@ -395,7 +436,7 @@ def test_clean_removes_what_builds_keep_and_nothing_else(corpus: Path, build: Bu
 def test_show_marks_masks_segments_and_labels(corpus: Path, build: BuildRunner) -> None:
     done = run_prep("show", build(corpus), "-n", 30)
     assert done.returncode == 0 and "\x1b" not in done.stdout
-    for mark in ("  A  [CLS] ", "  B ", "[SEP]", "[[MASK]→", "B is next", "B is not next"):
+    for mark in ("  A  [CLS] ", "  B ", "[SEP]", "[MASK→", "B is next", "B is not next"):
         assert mark in done.stdout
 
 

@@ -125,7 +125,11 @@ def test_a_build_in_a_bucket_is_the_build_on_a_disk(
     local = manifest_of(build(corpus))
     assert f"data_fingerprint {local['data_fingerprint']}" in done.stderr
     assert run_prep("verify", "s3://bucket/out").returncode == 0
-    again = run_prep("build", "--corpus", "s3://bucket/texts", *places, "--tokenizer", "s3://bucket/tokenizer.json")
+    import json
+
+    remote = json.loads(client.get_object(Bucket="bucket", Key="out/manifest.json")["Body"].read())
+    assert remote == local
+    again = run_prep("build", "--corpus", "s3a://bucket/texts", *places, "--tokenizer", "s3://bucket/tokenizer.json")
     assert again.returncode == 0 and "is finished" in again.stderr
     refused = run_prep("build", "--corpus", "s3://nobucket/texts", "--out", "s3://nobucket/out", "--workers", 1)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "Traceback" not in refused.stderr

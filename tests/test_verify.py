@@ -232,6 +232,15 @@ def unmask_position(rows: Rows, mask_id: int) -> None:
     rows.input_ids[free] = mask_id
 
 
+def test_fields_of_later_releases_are_passed_over(original: Path) -> None:
+    value = json.loads((original / "manifest.json").read_text())
+    value["later"] = 1
+    value["splits"]["train"]["later"] = value["splits"]["train"]["shards"][0]["later"] = {"a": 1}
+    value.pop("sha256")
+    manifest, faults = Manifest.from_json(json.dumps(value | {"sha256": fingerprint(value)}).encode(), "m")
+    assert not faults and manifest.splits["train"].shards
+
+
 def test_both_formats_have_the_same_digests(original: Path) -> None:
     manifest, _ = Manifest.from_json((original / "manifest.json").read_bytes(), "m")
     for shard in manifest.splits["train"].shards:

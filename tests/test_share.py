@@ -1,0 +1,88 @@
+"""One pair task on a token store made by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from test_store import make_documents
+
+from prep.build import Recipe, ShareTask, build_share
+from prep.store import encode_segment, segment_url
+from shards import storage
+from shards.formats import FORMATS
+from shards.masking import Masking
+
+RECIPE = Recipe(
+    seed=3,
+    max_seq_len=32,
+    short_seq_prob=0.1,
+    pack=True,
+    row_capacity=64,
+    masking=Masking(0.15, 65_536, (0, 1, 2, 3, 4), 4),
+    cls_id=2,
+    sep_id=3,
+    vocab_size=65_536,
+    format="parquet",
+    shard_tokens=1000,
+)
+
+
+def make_task(folder: Path, shapes: list[list[int]], same_content: bool = False) -> ShareTask:
+    documents = make_documents(shapes)
+    documents = replace(documents, ids=(documents.ids % 60_000 + 10).astype(np.uint16))
+    if same_content:
+        documents = replace(documents, hashes=np.zeros_like(documents.hashes))
+    store = str(folder / "store")
+    buckets = np.arange(len(shapes)) % 3
+    storage.publish(segment_url(store, 0, 0), encode_segment(documents, buckets, 3))
+    places = {"store": store, "segments": (1,), "out": str(folder / "out"), "records": str(folder / "records")}
+    return ShareTask(0, "train", 0, 0, 3, 0, 1 << 64, 0, 1, recipe=RECIPE, **places)
+
+
+def test_shares_of_a_partition_are_disjoint_and_complete(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole = make_task(tmp_path, [rng.integers(1, 12, rng.integers(1, 9)).tolist() for _ in range(300)])
+    shares = [build_share(replace(whole, number=share, share=share, num_shares=4)) for share in range(4)]
+    everything = build_share(replace(whole, number=9))
+    assert sum(share.documents for share in shares) == everything.documents == 300
+    assert sum(share.tally.made for share in shares) == everything.tally.made
+    assert min(share.documents for share in shares) > 40
+    for share in (*shares, everything):
+        tally, tokens = share.tally, sum(shard.tokens for shard in share.shards)
+        assert tally.made == tally.placed + tally.truncated + tally.unpaired
+        assert tokens == tally.placed + tally.negatives + 3 * sum(shard.sequences for shard in share.shards)
+
+
+def test_a_share_without_documents_or_without_pairs_has_no_shards(tmp_path: Path) -> None:
+    nothing = replace(make_task(tmp_path / "a", [[3, 4]] * 8), hash_from=(1 << 64) - 1)
+    assert build_share(nothing).shards == () and build_share(nothing).documents == 0
+    copies = build_share(make_task(tmp_path / "b", [[5]] * 8, same_content=True))
+    assert copies.shards == () and copies.tally.unpaired == copies.tally.made == 40 and copies.tally.dropped == 8
+    unpacked = make_task(tmp_path / "c", [[5]] * 8, same_content=True)
+    assert build_share(replace(unpacked, recipe=replace(RECIPE, pack=False))).shards == ()
+
+
+def test_the_largest_rows_that_the_types_allow(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, max_seq_len=65_535, row_capacity=65_535, short_seq_prob=0.0)
+    task = replace(make_task(tmp_path, [[700] * 60 for _ in range(8)]), recipe=recipe)
+    record = build_share(task)
+    assert max(shard.max_row_tokens for shard in record.shards) > 60_000
+    last = 0
+    for shard in record.shards:
+        rows = FORMATS["parquet"].read(str(tmp_path / "out" / shard.path), shard.row_groups)
+        assert rows.masked_positions is not None
+        last = max(last, int(rows.masked_positions.max()))
+        assert np.array_equal(rows.sequence_starts()[rows.sequence_offsets], rows.token_offsets)
+    assert last > 60_000
+
+
+def test_a_finished_share_is_not_built_again_unless_a_shard_is_gone(tmp_path: Path) -> None:
+    task = make_task(tmp_path, [[3, 4, 5], [6, 7]] * 20)
+    record = build_share(task)
+    shard = tmp_path / "out" / record.shards[0].path
+    before = shard.stat().st_mtime_ns
+    assert build_share(task) == record and shard.stat().st_mtime_ns == before
+    shard.unlink()
+    assert build_share(task) == record and shard.exists()
+    (tmp_path / "records" / "share-000000.json").write_text("{")
+    assert build_share(task) == record
