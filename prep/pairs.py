@@ -96,6 +96,45 @@ def agrees(ids: Any, start: int, stop: int, other: int, length: int) -> bool:
 
 
 @compiled
+def _draw_negative(
+    key: Any,
+    document: int,
+    a_start: int,
+    a_length: int,
+    target: Any,
+    max_tokens: int,
+    order: Any,
+    document_sentences: Any,
+    sentence_tokens: Any,
+    ids: Any,
+    hashes: Any,
+) -> tuple[int, int, int, int, int]:
+    """A random next segment for segment A of a document, both truncated.
+
+    Returns how many were rejected (ATTEMPTS: all were), the tokens cut from A's front, A's length, B's start and length.
+    """
+    document_end = sentence_tokens[document_sentences[document + 1]]
+    for attempt in range(ATTEMPTS):
+        attempt_key = combine(key, np.uint64(attempt))
+        other = order[np.int64(below(draw(attempt_key, np.uint64(0)), np.uint64(len(order))))]
+        if hashes[other] == hashes[document]:
+            continue
+        first, last = document_sentences[other], document_sentences[other + 1]
+        b_first = first + np.int64(below(draw(attempt_key, np.uint64(1)), np.uint64(last - first)))
+        b_end = b_first + 1
+        while b_end < last and sentence_tokens[b_end] - sentence_tokens[b_first] < target - a_length:
+            b_end += 1
+        b_full = sentence_tokens[b_end] - sentence_tokens[b_first]
+        a_front, a_kept, b_front, b_length = truncate(attempt_key, a_length, b_full, max_tokens)
+        b_start = sentence_tokens[b_first] + b_front
+        continues_a = agrees(ids, a_start + a_front + a_kept, document_end, b_start, b_length)
+        if continues_a or agrees(ids, a_start + a_length + b_front, document_end, b_start, b_length):
+            continue
+        return attempt, a_front, a_kept, b_start, b_length
+    return ATTEMPTS, 0, a_length, 0, 0
+
+
+@compiled
 def _pair(
     order: Any,
     document_sentences: Any,
@@ -116,8 +155,7 @@ def _pair(
 
     for document in order:
         first, last = document_sentences[document], document_sentences[document + 1]
-        document_end = sentence_tokens[last]
-        made += document_end - sentence_tokens[first]
+        made += sentence_tokens[last] - sentence_tokens[first]
         target = np.int64(max_tokens)
         if fraction(draw(keys[document], np.uint64(0))) < short_seq_prob:
             target = 2 + np.int64(below(draw(keys[document], np.uint64(1)), np.uint64(max_tokens - 1)))
@@ -134,46 +172,28 @@ def _pair(
                 a_end += np.int64(below(draw(key, np.uint64(0)), np.uint64(num_segments - 1)))
             a_start, a_stop = sentence_tokens[chunk_start], sentence_tokens[a_end]
             a_full = a_stop - a_start
-            accepted = False
             if num_segments == 1 or fraction(draw(key, np.uint64(1))) < 0.5:
                 label = _NOT_NEXT
                 i = a_end - 1  # segments not used go back
-                for attempt in range(ATTEMPTS):
-                    attempt_key = combine(key, np.uint64(attempt))
-                    other = order[np.int64(below(draw(attempt_key, np.uint64(0)), np.uint64(len(order))))]
-                    if hashes[other] == hashes[document]:
-                        redrawn += 1
-                        continue
-                    other_first, other_last = document_sentences[other], document_sentences[other + 1]
-                    b_first = other_first + np.int64(
-                        below(draw(attempt_key, np.uint64(1)), np.uint64(other_last - other_first))
-                    )
-                    b_end = b_first + 1
-                    while b_end < other_last and sentence_tokens[b_end] - sentence_tokens[b_first] < target - a_full:
-                        b_end += 1
-                    b_start, b_full = sentence_tokens[b_first], sentence_tokens[b_end] - sentence_tokens[b_first]
-                    a_front, a_length, b_front, b_length = truncate(attempt_key, a_full, b_full, max_tokens)
-                    a_cut_stop, b_cut_start = a_start + a_front + a_length, b_start + b_front
-                    if agrees(ids, a_cut_stop, document_end, b_cut_start, b_length) or agrees(
-                        ids, a_stop + b_front, document_end, b_cut_start, b_length
-                    ):
-                        redrawn += 1
-                        continue
-                    accepted = True
-                    negatives += b_length
-                    break
+                rejected, a_front, a_length, b_start, b_length = _draw_negative(
+                    key, document, a_start, a_full, target, max_tokens, order, document_sentences, sentence_tokens, ids, hashes
+                )
+                accepted = rejected < ATTEMPTS
+                redrawn += rejected
+                negatives += b_length
             else:
                 label = _IS_NEXT
                 accepted = True
-                b_start, b_full = a_stop, sentence_tokens[i + 1] - a_stop
+                b_full = sentence_tokens[i + 1] - a_stop
                 a_front, a_length, b_front, b_length = truncate(key, a_full, b_full, max_tokens)
+                b_start = a_stop + b_front
                 placed += b_length
                 truncated += b_full - b_length
             if accepted:
                 placed += a_length
                 truncated += a_full - a_length
                 a_starts[filled], a_lengths[filled] = a_start + a_front, a_length
-                b_starts[filled], b_lengths[filled] = b_start + b_front, b_length
+                b_starts[filled], b_lengths[filled] = b_start, b_length
                 labels[filled], forced[filled] = label, num_segments == 1
                 sequence_keys[filled] = key
                 filled += 1
