@@ -3,40 +3,30 @@
 import argparse
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from prep.progress import printable
-from prep.settings import add_arguments, from_arguments
-from shards.errors import UserError
-
-EXIT_WRONG, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+from prep.settings import Settings, from_arguments
+from shards.options import add_arguments
+from shards.terminal import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m prep",
         description="Turn a text corpus into packed shards for BERT pre-training (next-sentence pairs and masked tokens).",
         epilog="Exit codes: 0 done, 1 `verify` found something wrong, 2 bad input (one line says what), 130 interrupted.",
-        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     texts = {
         "build": "make a data set, or finish one that was stopped: run the same command again",
         "plan": "say what build would do, and do nothing",
     }
     for name, text in texts.items():
-        add_arguments(commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False))
+        add_arguments(commands.add_parser(name, help=text, description=text.capitalize() + "."), Settings)
     verify = _command(commands, "verify", "check every hash, count and invariant of a data set")
     verify.add_argument("url", metavar="URL", help="the data set's folder")
     verify.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: the cores)")
@@ -51,9 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text.capitalize() + ".", allow_abbrev=False
-    )
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
     return parser
 
 
@@ -61,7 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs one command; returns its exit code."""
     values = vars(arguments)
     if arguments.command == "build":
-        from prep.progress import say
         from prep.report import summary
         from prep.run import build
 
@@ -95,33 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ends the run once; what comes while it ends is not heard."""
-    for other in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command's entry: errors that people can mend are one line and exit code 2."""
     logging.basicConfig(format="prep: %(message)s")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
-    try:
-        return run(make_parser().parse_args(argv))
-    except UserError as error:
-        print(f"prep: error: {printable(str(error))}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("prep: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush is quiet
-        if isinstance(error, BrokenPipeError):
-            return EXIT_WRONG
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"prep: error: {printable(f'{place}{error.strerror or error}')}; mend that and run it again", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    interrupt_once()
+    return guarded("prep", lambda: run(make_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ the parent adds those of unfinished tasks to the totals of the finished ones.
 
 import os
 import struct
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from shards.terminal import clock, say, short
 
 _RECORD = struct.Struct("<6q")
 _PLAIN_EVERY_S = 10.0
@@ -50,17 +51,6 @@ def report(stage: int, task: int, counts: Counts) -> None:
         record = _RECORD.pack(stage, task, counts.done, counts.bytes, counts.documents, counts.tokens)
         with suppress(OSError), open(_folder / str(os.getpid()), "wb", buffering=0) as file:
             file.write(record)  # a full disk there costs the display only
-
-
-def printable(text: str) -> str:
-    """The text on one line, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
-
-
-def say(line: str) -> None:
-    """A line for the person who waits, if there still is one: a closed pipe does not end the work."""
-    with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
 
 
 class Stage:
@@ -136,18 +126,3 @@ class Stage:
             f"{short(now.tokens)} tokens",
         ]
         return ", ".join(parts)
-
-
-def short(number: float) -> str:
-    """1234567 -> 1.2 M."""
-    for unit in ("", "k", "M", "G", "T"):
-        if number < 1000 or unit == "T":
-            return f"{number:.0f}" if not unit else f"{number:.1f} {unit}"
-        number /= 1000
-    raise AssertionError("unreachable")
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

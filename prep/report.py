@@ -5,27 +5,18 @@ from collections.abc import Iterator
 
 from prep import output
 from prep.plan import Plan, make_plan
-from prep.progress import clock
 from prep.settings import Settings
 from prep.shares import MIN_HELD_OUT
 from prep.tokenizer import load_tokenizer
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import Manifest
+from shards.terminal import clock, size
 
 _STORE_BYTES_PER_TEXT_BYTE = 0.55
 _TOKENS_PER_TEXT_BYTE = 0.23
 _SHARD_BYTES_PER_TOKEN = 1.8
 _KEPT = re.compile(r"(vocabulary|tokenizer)-[0-9a-f]{32}\.json|tokens-[0-9a-f]{32}/unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json)")
-
-
-def size(num_bytes: float) -> str:
-    """Bytes for people: 12.2 MB."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if num_bytes < 1000 or unit == "TB":
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    raise AssertionError("unreachable")
 
 
 def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:

@@ -10,7 +10,7 @@ from prep.build import BYTES_PER_TOKEN, PAIR_STAGE, Recipe, ShareTask, build_sha
 from prep.documents import Rule, Span, rule_of
 from prep.engine import LocalExecutor, Task, run_tasks
 from prep.plan import PLAN_VERSION, Plan, make_plan
-from prep.progress import Counts, Stage, say
+from prep.progress import Counts, Stage
 from prep.records import MAX_LISTED_FAULTS, ShareRecord, UnitRecord
 from prep.sentences import SPLITTER
 from prep.settings import Settings
@@ -22,6 +22,7 @@ from prep.vocabulary import train_vocabulary
 from shards import storage
 from shards.manifest import SPLITS, Manifest, fingerprint
 from shards.masking import Masking
+from shards.terminal import say
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 Result = TypeVar("Result")

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.text import Text
 
 from prep.output import not_finished
-from prep.progress import printable
 from prep.tokenizer import load_prepared
 from shards import storage
 from shards.errors import UserError
@@ -15,6 +14,7 @@ from shards.formats import FORMATS
 from shards.manifest import MANIFEST_NAME, Manifest
 from shards.randomness import Purpose, address, below
 from shards.schema import Rows
+from shards.terminal import printable
 
 _LABELS = {0: ("is next", "green"), 1: ("is not next", "magenta")}
 

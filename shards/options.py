@@ -1,0 +1,117 @@
+"""Settings as one frozen dataclass a command: a field is a flag, its metadata holds the help; TOML below the flags."""
+
+import argparse
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields
+from typing import Any
+
+from shards import storage
+from shards.errors import UserError
+
+_BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def option(
+    help: str,
+    default: Any = MISSING,
+    choices: Sequence[str] | None = None,
+    metavar: str | None = None,
+    shown: str | None = None,
+) -> Any:
+    """A field. A metavar of BYTES takes sizes such as 64MB; `shown` is said in the help instead of the default."""
+    metadata = {"help": help, "choices": choices, "metavar": metavar, "shown": shown}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def check_types(settings: Any) -> None:
+    """Raises UserError for a value of another type than its field's, or one that is not among its choices."""
+    for f in fields(settings):
+        value, choices = getattr(settings, f.name), f.metadata["choices"]
+        if choices and value not in choices:
+            raise UserError(f"{flag(f.name)} is {value!r}, must be one of {', '.join(choices)}")
+        kind = f.type if isinstance(f.type, type) else tuple
+        fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+        if "\0" in (value if isinstance(value, str) else "".join(map(str, value)) if isinstance(value, tuple) else ""):
+            raise UserError(f"{flag(f.name)} is {value!r}: no name has a NUL in it")
+        if not fits or (kind is tuple and not all(isinstance(part, str) for part in value)):
+            raise UserError(
+                f"{flag(f.name)} is {value!r}, must be {'a list of texts' if kind is tuple else f'of type {kind.__name__}'}"
+            )
+
+
+def check_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises UserError for a value outside its (lowest, highest)."""
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(settings, name) <= high:
+            raise UserError(f"{flag(name)} is {getattr(settings, name)}, must be from {low} to {high}")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from text such as 64MB, 1.5GiB or 4096; the units are powers of 1024."""
+    match = _BYTES.fullmatch(text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write for example 64MB or 1GB")
+    return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+
+
+def add_arguments(parser: argparse.ArgumentParser, settings: type) -> None:
+    """A flag for every field, absent from the result where not given, and `--config`."""
+    for f in fields(settings):
+        add: dict[str, Any] = {"help": _help(f), "default": argparse.SUPPRESS}
+        if f.type is bool:
+            parser.add_argument(flag(f.name), action="store_true", **add)
+            continue
+        add |= {name: f.metadata[name] for name in ("metavar", "choices")}
+        if not isinstance(f.type, type):
+            add |= {"nargs": "+"}
+        else:
+            add |= {"type": parse_bytes if f.metadata["metavar"] == "BYTES" else f.type}
+        parser.add_argument(flag(f.name), **add)
+    parser.add_argument("--config", metavar="FILE.toml", help="settings as `name = value` lines; flags win over them")
+
+
+def _help(f: Field[Any]) -> str:
+    text = str(f.metadata["help"]).replace("%", "%%")
+    if f.default is MISSING or f.type is bool:
+        return text
+    return f"{text} (default: {f.metadata['shown'] or f.default})"
+
+
+def read_values(arguments: Mapping[str, Any], settings: type) -> dict[str, Any]:
+    """The fields that were given: parsed flags over `--config`. Raises UserError where a field without a default is not."""
+    names = {f.name: f for f in fields(settings)}
+    values = _read_config(arguments["config"], names) if arguments.get("config") else {}
+    values |= {name: value for name, value in arguments.items() if name in names}
+    for name, f in names.items():
+        if f.default is MISSING and name not in values:
+            raise UserError(f"{flag(name)} is missing")
+        if name in values and not isinstance(f.type, type):
+            value = values[name]
+            values[name] = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    return values
+
+
+def _read_config(path: str, names: Mapping[str, Field[Any]]) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(storage.read_bytes(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a TOML file: {error}") from error
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise UserError(f"{path}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(names))}")
+    for name, value in values.items():
+        if names[name].metadata["metavar"] == "BYTES" and isinstance(value, str):
+            try:
+                values[name] = parse_bytes(value)
+            except argparse.ArgumentTypeError as error:
+                raise UserError(f"{path}: {name}: {error}") from error
+    return values

@@ -1,0 +1,90 @@
+"""What both commands say to the person who waits, and how they take what that person asks for and does."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+from shards.errors import UserError
+
+EXIT_WRONG, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and exit code 2, and that knows no shortened flags."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **({"allow_abbrev": False} | options))  # type: ignore[arg-type]  # argparse's own
+
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def guarded(name: str, action: Callable[[], int]) -> int:
+    """Runs a command; errors that people can mend are one line and exit code 2, with the command's name before it."""
+    try:
+        return action()
+    except UserError as error:
+        print(f"{name}: error: {printable(str(error))}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush is quiet
+        if isinstance(error, BrokenPipeError):
+            return EXIT_WRONG
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"{name}: error: {printable(f'{place}{error.strerror or error}')}; mend that and run it again", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def interrupt_once() -> None:
+    """From now on SIGTERM and SIGINT end the run once; what comes while it ends is not heard."""
+
+    def interrupt(*_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
+
+
+def say(line: str) -> None:
+    """A line for the person who waits, if there still is one: a closed pipe does not end the work."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def short(number: float) -> str:
+    """1234567 -> 1.2 M."""
+    for unit in ("", "k", "M", "G", "T"):
+        if number < 1000 or unit == "T":
+            return f"{number:.0f}" if not unit else f"{number:.1f} {unit}"
+        number /= 1000
+    raise AssertionError("unreachable")
+
+
+def size(num_bytes: float) -> str:
+    """Bytes for people: 12.2 MB."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if num_bytes < 1000 or unit == "TB":
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    raise AssertionError("unreachable")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
