@@ -7,7 +7,6 @@ _build/        records of shares that are done; removed by the commit
 manifest.json  written last: the data set is complete
 """
 
-import fcntl
 import json
 import platform
 import re
@@ -23,10 +22,10 @@ from prep.records import ShareRecord, UnitRecord, make_ledger
 from prep.settings import Settings
 from prep.tokenizer import PreparedTokenizer
 from shards import storage
+from shards.dataset import BUILD_NAME
 from shards.errors import UserError
 from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, Split, differences, fingerprint
 
-BUILD_NAME = "build.json"
 RECORDS = "_build"
 _OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/share-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
 """What a build writes before its manifest, and may remove again."""
@@ -86,13 +85,6 @@ def _refuse(out: str, changes: list[str]) -> None:
         raise UserError(f"--out {out}: was built with other settings ({'; '.join(changes)}); choose another --out or remove it")
 
 
-def not_finished(out: str) -> UserError:
-    """For who wants to read a data set where there is none."""
-    if storage.find(storage.join(out, BUILD_NAME)):
-        return UserError(f"{out}: is no finished data set: its build was stopped; run the same build command again")
-    return UserError(f"{out}: is no finished data set (it has no {MANIFEST_NAME}); build it, or check the path")
-
-
 def touched(out: str, inputs: Sequence[InputFile]) -> bool:
     """Whether the inputs of a finished data set were written again since it was begun, or are copies of what it read."""
     build_url = storage.join(out, BUILD_NAME)
@@ -120,29 +112,14 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> It
 
     Gives the manifest when another build has finished the same data set meanwhile.
     """
-    lock = None
-    if storage.is_local(out):
-        with storage.translated(out, "write"):
-            folder = storage.local_path(out) / RECORDS
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = open(folder / "lock", "w")  # noqa: SIM115  # held until the build ends
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"--out {out}: another build is at work there; wait for it or choose another") from None
+    with storage.locked(out, f"{RECORDS}/lock", "build"):
         storage.tidy(out)
-    try:
         finished = check(out, recipe, inputs)  # again, now that nobody else can begin
-        if finished:
-            yield finished
-            return
-        begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs)}
-        begun["inputs_versions"] = _versions(inputs)
-        storage.publish(storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode())
-        yield None
-    finally:
-        if lock:
-            lock.close()
+        if not finished:
+            begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs)}
+            begun["inputs_versions"] = _versions(inputs)
+            storage.publish(storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode())
+        yield finished
 
 
 def commit(

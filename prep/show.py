@@ -6,12 +6,11 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from prep.output import not_finished
 from prep.tokenizer import load_prepared
 from shards import storage
+from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.formats import FORMATS
-from shards.manifest import MANIFEST_NAME, Manifest
 from shards.randomness import Purpose, address, below
 from shards.schema import Rows
 from shards.terminal import printable
@@ -21,14 +20,9 @@ _LABELS = {0: ("is next", "green"), 1: ("is not next", "magenta")}
 
 def show(url: str, split: str, count: int, seed: int) -> None:
     """Prints `count` sequences of a split, chosen by seed. Raises UserError when there is no such data set or split."""
-    manifest_url = storage.join(url, MANIFEST_NAME)
-    if not storage.find(manifest_url):
-        raise not_finished(url)
     if count < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n is {count} and --seed is {seed}; must be at least 1 and from 0 to 2**63 - 1")
-    manifest, faults = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
-    if faults:
-        raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {url}`")
+    manifest = open_data_set(url)
     shards = manifest.splits[split].shards
     if not shards:
         raise UserError(f"{url}: the split {split} is empty")

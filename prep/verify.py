@@ -8,10 +8,10 @@ from hashlib import sha256
 import numpy as np
 
 from prep.engine import LocalExecutor, run_tasks
-from prep.output import not_finished
 from prep.pairs import NUM_SPECIAL
 from prep.tokenizer import load_prepared
 from shards import storage
+from shards.dataset import not_finished
 from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo

@@ -33,6 +33,12 @@ class Purpose(IntEnum):
     PARTITION = 6
     VOCABULARY_SAMPLE = 7
     SHOW = 8
+    SHARD_ORDER = 9
+    GROUP_ORDER = 10
+    WINDOW = 11
+    DYNAMIC_MASK = 12
+    DROPOUT = 13
+    INITIAL_WEIGHTS = 14
 
 
 @compiled

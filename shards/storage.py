@@ -5,6 +5,7 @@ StorageError that names the URL and the remedy.
 """
 
 import errno
+import fcntl
 import io
 import os
 import time
@@ -189,6 +190,27 @@ def tidy(url: str, empty_folders: bool = False) -> None:
             disk.remove_abandoned(local_path(url))
             if empty_folders:
                 disk.remove_empty_folders(local_path(url))
+
+
+@contextmanager
+def locked(url: str, name: str, what: str) -> Iterator[None]:
+    """Keeps other processes of this kind out of a local folder, by a lock on the file `name` in it that ends with the process.
+
+    Elsewhere there is no such lock. Raises StorageError, saying `what` is at work there.
+    """
+    if not is_local(url):
+        yield
+        return
+    with translated(url, "write"):
+        path = local_path(url) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "w")  # noqa: SIM115  # held until the end
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{url}: another {what} is at work there; wait for it or choose another") from None
+        yield
 
 
 def _remote_infos(fs: Any, entries: dict[str, dict[str, Any]]) -> list[FileInfo]:

@@ -24,12 +24,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def guarded(name: str, action: Callable[[], int]) -> int:
-    """Runs a command; errors that people can mend are one line and exit code 2, with the command's name before it."""
+def guarded(name: str, action: Callable[[], int], quiet: bool = False) -> int:
+    """Runs a command; errors that people can mend are one line and exit code 2, with the command's name before it.
+
+    `quiet`: the line is left to another process of the run.
+    """
     try:
         return action()
     except UserError as error:
-        print(f"{name}: error: {printable(str(error))}", file=sys.stderr)
+        if not quiet:
+            print(f"{name}: error: {printable(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print(f"{name}: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)

@@ -1,0 +1,99 @@
+"""`torchrun ... -m train`: train BERT from shards; stop it anywhere, run the same command again, and it goes on."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from shards.options import add_arguments
+from shards.terminal import Parser, guarded, printable
+from train.settings import Settings, from_arguments
+from train.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from train.ranks import Ranks
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(
+        prog="python -m train",
+        description="Train BERT (masked tokens and next sentences) from the shards of `prep`, alone or on any number of "
+        "processes: torchrun --standalone --nproc-per-node N -m train ... A run that was stopped goes on where it was.",
+        epilog="Exit codes of each process: 0 done, or stopped by SIGTERM or SIGINT with everything saved; 1 another process "
+        "of the run was lost; 2 bad input (one line says what). torchrun itself returns 1 for any of them but 0.",
+    )
+    add_arguments(parser, Settings)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, run the largest micro-batch, print memory and the plan, and train and write nothing",
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
+    """One start of a run; returns its exit code."""
+    settings = from_arguments(vars(arguments))
+    from train.ranks import joined  # torch takes seconds to import; --help and a typing error need not wait for it
+
+    with joined() as ranks:
+        if arguments.dry_run:
+            return _rehearse(settings, ranks)
+        return _train(settings, ranks, stop)
+
+
+def _rehearse(settings: Settings, ranks: "Ranks") -> int:
+    from train.dry import describe, rehearse
+    from train.run import join_ranks, prepare
+
+    run, said = ranks.agreed(lambda: prepare(settings, ranks))
+    join_ranks(run)
+    for line in (*said, *describe(run), *rehearse(run)):
+        if ranks.rank == 0:
+            print(printable(line), flush=True)
+    return 0
+
+
+def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
+    from train.ledger import Ledger
+    from train.loop import Trainer
+    from train.metrics import Reporter, warn
+    from train.run import claimed, join_ranks, prepare, resume
+
+    run, said = ranks.agreed(lambda: prepare(settings, ranks))
+    with claimed(run):
+        said += resume(run, warn)
+        join_ranks(run)
+        reporter = ranks.agreed(lambda: Reporter(run))
+        ledger = Ledger(settings.ledger, ranks)
+        try:
+            for line in said:
+                reporter.say(line)
+            done = Trainer(run, reporter, ledger, stop).train()
+            stopped = done < run.num_steps
+            reporter.say(
+                f"stopped after step {done} of {run.num_steps}; run the same command again to go on"
+                if stopped
+                else f"{run.num_steps} steps are done; the model is in {settings.out}"
+            )
+        finally:
+            reporter.close()
+            ledger.close()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command's entry: errors that people can mend are one line, of rank 0, and exit code 2 of every process."""
+    first = os.environ.get("RANK", "0") == "0"
+    stop = StopRequest().listen()
+    with nullcontext() if first else redirect_stderr(StringIO()):
+        arguments = make_parser().parse_args(argv)
+    return guarded("train", lambda: run(arguments, stop), quiet=not first)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

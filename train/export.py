@@ -1,0 +1,53 @@
+"""`python -m train.export`: a checkpoint as a folder that transformers loads."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from shards import storage
+from shards.terminal import Parser, guarded, interrupt_once
+from train import checkpoint
+from train.metrics import warn
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(
+        prog="python -m train.export",
+        description="Write a checkpoint as a Hugging Face folder: BertForPreTraining.from_pretrained(DIR) loads it.",
+        epilog="Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.",
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="URL", help="a run's folder (its newest good checkpoint) or a checkpoint's"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write: model, configuration and tokenizer")
+    return parser
+
+
+def export(url: str, out: str) -> int:
+    """Writes the folder; returns the step of the checkpoint. Raises UserError."""
+
+    def read(found: checkpoint.Checkpoint) -> dict[str, bytes]:
+        return {name: found.read(name) for name in found.record["files"] if name != checkpoint.OPTIMIZER}
+
+    found, files = checkpoint.locate(url, read, warn)
+    for name, data in files.items():
+        storage.publish(storage.join(out, name), data)
+    return found.step
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command's entry."""
+
+    def run() -> int:
+        arguments = make_parser().parse_args(argv)
+        step = export(arguments.checkpoint, arguments.out)
+        print(f"{arguments.out}: the model after step {step}, with its tokenizer")
+        return 0
+
+    interrupt_once()
+    return guarded("train.export", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

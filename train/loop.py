@@ -1,0 +1,255 @@
+"""The run: next rows, one step, what is due after it, until the end or until somebody asks to stop.
+
+While a step is computed the next one is already prepared: its batches are on the device, and its counts, with the wish to
+stop and the news of a fault, are being added up over the ranks. So all ranks end after the same step.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from shards.errors import UserError
+from train.batch import PackedBatch, pack_batch
+from train.checkpoint import Saver
+from train.evaluate import Scores, evaluate
+from train.flops import step_flops
+from train.groups import DecodedGroups
+from train.ledger import Ledger
+from train.metrics import Reporter, peak_flops
+from train.optimizer import learning_rate
+from train.reader import Share, StepRows, read_steps
+from train.run import SPLIT, Run
+from train.step import Counts, Tally, backward, dropout_seed, update
+from train.stopping import StopRequest
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A step that can be computed: this rank's batches and their seeds, and how to learn what all ranks have in it."""
+
+    step: int
+    batches: list[PackedBatch]
+    seeds: list[int]
+    row_ids: list[int]
+    totals: Callable[[], list[int]]  # tokens, masked, pairs, attended, wishes to stop, faults
+    fault: BaseException | None
+    waited_s: float
+
+
+class Trainer:
+    """The loop's state on one rank."""
+
+    def __init__(self, run: Run, reporter: Reporter, ledger: Ledger, stop: StopRequest) -> None:
+        self.run, self.reporter, self.ledger, self.stop = run, reporter, ledger, stop
+        self.saver = Saver(run.settings.out, run.settings.keep)
+        self.tally = Tally(run.ranks.device)
+        self.saved_step = run.first_step
+        self.interval = Interval()
+        self._fault: UserError | None = None
+
+    def train(self) -> int:
+        """Trains to the end, or until asked to stop; returns the steps done. Raises UserError, on every rank."""
+        run = self.run
+        threads = run.settings.reader_threads
+        groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, threads)
+        share = Share(run.ranks.rank, run.ranks.world_size, run.first_step, run.settings.end(run.order.groups.num_rows))
+        steps = read_steps(groups, run.order, share, run.masking)
+        try:
+            return self._steps(steps)
+        finally:
+            steps.close()  # type: ignore[attr-defined]  # a generator
+            groups.close()
+
+    def _steps(self, steps: Iterator[StepRows]) -> int:
+        run, done = self.run, self.run.first_step
+        upcoming = self._prepare(steps, done)
+        while upcoming is not None:
+            current = upcoming
+            *sums, stops, faults = current.totals()
+            if faults:
+                self._give_up(current, done)
+            if stops:
+                break
+            upcoming = self._prepare(steps, done + 1)
+            self._compute(current, Counts(*sums))
+            done += 1
+            self._after(done)
+        if done > self.saved_step:
+            self._save(done)
+        run.ranks.agreed(self._settle)
+        return done
+
+    def _prepare(self, steps: Iterator[StepRows], step: int) -> Prepared | None:
+        """The next step, or None behind the last. What fails here is told to all ranks with the counts."""
+        run = self.run
+        if step >= run.num_steps:
+            return None
+        started = time.perf_counter()
+        batches, seeds, row_ids, fault = [], [], [], None
+        waited_s = 0.0
+        try:
+            self._check()
+            given = next(steps)
+            waited_s = time.perf_counter() - started
+            row_ids = given.row_ids.tolist()
+            for number, micro_batch in enumerate(run.order.micro_batches_of(run.ranks.rank, run.ranks.world_size)):
+                first = number * run.settings.micro_batch
+                rows = given.rows.slice(min(first, len(row_ids)), min(first + run.settings.micro_batch, len(row_ids)))
+                batches.append(pack_batch(rows, run.shape, run.pad_id()).to(run.ranks.device))
+                seeds.append(dropout_seed(run.settings.seed, step, micro_batch))
+        except Exception as error:  # of any kind: the others must not wait for this rank
+            fault = error
+        if not batches:
+            batches, seeds = [run.empty_batch()], [0]
+        counts = [sum(getattr(b, name) for b in batches) for name in ("tokens", "masked", "pairs", "attended")]
+        totals = run.ranks.sum_later([*counts, int(self.stop.requested), int(fault is not None)])
+        return Prepared(step, batches, seeds, row_ids, totals, fault, waited_s)
+
+    def _give_up(self, current: Prepared, done: int) -> None:
+        """Saves what is done and raises what the first rank with a fault says, on every rank."""
+        if done > self.saved_step:
+            self._save(done)
+        with suppress(UserError):  # one fault is told, the first
+            self.saver.wait()
+        told = self.run.ranks.gather(None if current.fault is None else str(current.fault) or type(current.fault).__name__)
+        if current.fault is not None and not isinstance(current.fault, UserError):
+            raise current.fault  # a fault of the program shows where it happened
+        raise UserError(next(message for message in told if message is not None)) from current.fault
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        """Runs what only this rank does; what fails is told to all ranks before the next step."""
+        try:
+            action()
+        except UserError as error:
+            self._fault = self._fault or error
+
+    def _check(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+        self.saver.check()
+
+    def _settle(self) -> None:
+        """At the end: everything is written, or its error is raised."""
+        self.saver.wait()
+        self._check()
+
+    def _compute(self, current: Prepared, counts: Counts) -> None:
+        run = self.run
+        self.tally.losses += backward(run.model, current.batches, current.seeds, counts, run.autocast)
+        lr = self._lr(current.step)
+        update(run.bert, run.optimizer, lr, run.settings.clip_norm, self.tally)
+        self._guard(lambda: self.ledger.write(current.step, current.row_ids))
+        self.interval.add(counts, current.waited_s)
+
+    def _lr(self, step: int) -> float:
+        settings, num_steps = self.run.settings, self.run.num_steps
+        return learning_rate(step, settings.lr, settings.warmup(num_steps), num_steps)
+
+    def _after(self, done: int) -> None:
+        """What is due once `done` steps are done. A step's line comes first, then its scores, then its checkpoint."""
+        settings, last = self.run.settings, done == self.run.num_steps
+        if done % settings.log_every == 0 or last:
+            self._log(done)
+        self.interval.pause()
+        if last or (settings.eval_every and done % settings.eval_every == 0):
+            self._score(done, 0 if last else settings.eval_rows)
+        if last or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
+            self._save(done)
+        self.interval.resume()
+
+    def _score(self, done: int, max_rows: int) -> None:
+        scores = self.score(max_rows)
+        if scores is not None:
+            for line in scores.lines():
+                self.reporter.say(line)
+            self._guard(lambda: self.reporter.log("eval", done, vars(scores)))
+
+    def score(self, max_rows: int) -> Scores | None:
+        """Held-out scores of the model as it is; None where nothing is held out."""
+        run = self.run
+        if not run.manifest.splits["eval"].shards:
+            return None
+        return evaluate(
+            run.packed, run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, max_rows, run.autocast
+        )
+
+    def _log(self, done: int) -> None:
+        run, tally, interval = self.run, self.tally, self.interval
+        losses = run.ranks.sum(tally.losses.clone())
+        values = torch.cat([losses, torch.stack([tally.skipped, tally.longest, tally.norm])]).tolist()  # waits for the device
+        interval.pause()
+        mlm_loss, nsp_loss = (_finite(value / interval.steps) for value in values[:2])
+        skipped, longest, norm = int(values[2]), int(values[3]), _finite(values[4])
+        peak = peak_flops(run.ranks.device, run.half)
+        flops = step_flops(run.bert.config, interval.counts())
+        per_second = 1.0 / max(1e-9, interval.seconds)
+        line: dict[str, Any] = {
+            "loss": None if mlm_loss is None or nsp_loss is None else mlm_loss + nsp_loss,
+            "mlm_loss": mlm_loss,
+            "nsp_loss": nsp_loss,
+            "lr": self._lr(done - 1),
+            "grad_norm": norm,
+            "tokens_per_s": interval.tokens * per_second,
+            "padding_share": 1.0 - interval.tokens / (interval.steps * run.settings.global_batch * run.shape.tokens),
+            "data_wait_share": interval.waited_s * per_second,
+            "mfu": flops * per_second / (peak * run.ranks.world_size) if peak else None,
+            "skipped": skipped,
+        }
+        self._guard(lambda: self.reporter.log("train", done, line))
+        if skipped:
+            self.reporter.say(f"warning: {skipped} of the last {interval.steps} steps skipped: their gradient was not finite")
+        tally.clear()
+        self.interval = Interval()
+        if longest >= run.settings.max_skipped:
+            self._save(done)
+            run.ranks.agreed(self._settle)
+            raise UserError(
+                f"the gradient was not finite in {longest} steps in a row, up to step {done} (--max-skipped is "
+                f"{run.settings.max_skipped}); lower --lr or raise --warmup-steps, with another --out"
+            )
+
+    def _save(self, done: int) -> None:
+        """Begins to write a checkpoint, on rank 0; training goes on meanwhile."""
+        run = self.run
+        if run.ranks.rank == 0:
+            self.saver.begin(done, run.tensors(), run.files, run.record())
+        self._guard(self.reporter.checkpointed)
+        self.saved_step = done
+
+
+class Interval:
+    """What was done since the last line of metrics, and how long it took, scores and checkpoints not counted."""
+
+    def __init__(self) -> None:
+        self.steps = self.tokens = self.masked = self.pairs = self.attended = 0
+        self.waited_s = self.seconds = 0.0
+        self._since = time.perf_counter()
+
+    def add(self, counts: Counts, waited_s: float) -> None:
+        """Counts a step in."""
+        self.steps += 1
+        self.tokens += counts.tokens
+        self.masked += counts.masked
+        self.pairs += counts.pairs
+        self.attended += counts.attended
+        self.waited_s += waited_s
+
+    def counts(self) -> Counts:
+        """Of all its steps."""
+        return Counts(self.tokens, self.masked, self.pairs, self.attended)
+
+    def pause(self) -> None:
+        """Stops the clock."""
+        self.seconds += time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        """Starts it again."""
+        self._since = time.perf_counter()
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

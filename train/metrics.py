@@ -1,0 +1,189 @@
+"""What is reported of a run: metrics.jsonl, TensorBoard where it is installed, Weights & Biases where asked, and progress.
+
+Only rank 0 reports. A line of metrics.jsonl is an object with `kind`: start, train, eval, or stop.
+"""
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from shards import storage
+from shards.errors import UserError
+from shards.terminal import clock, say, short
+from train.run import Run
+
+NAME = "metrics.jsonl"
+_PLAIN_EVERY_S = 5.0
+_BF16_PEAKS = {  # dense bf16 FLOP/s of tensor cores, from the makers' data sheets
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "L4": 121e12,
+}
+
+
+def peak_flops(device: torch.device, half: bool) -> float | None:
+    """The most that the device can do in a second in bf16; None where that is not known."""
+    if device.type != "cuda" or not half:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in _BF16_PEAKS.items() if known in name), None)
+
+
+class MetricsFile:
+    """metrics.jsonl of a run: what a restart does again is cut off first. On a disk each line is there at once."""
+
+    def __init__(self, out: str, first_step: int) -> None:
+        """`first_step`: the steps already done; lines of later ones go."""
+        self._url = storage.join(out, NAME)
+        old = storage.read_bytes(self._url).splitlines() if storage.find(self._url) else []
+        self._lines = [line for line in old if _is_before(line, first_step)]
+        self._file: IO[bytes] | None = None
+        self.publish()
+        if storage.is_local(out):
+            with storage.translated(self._url, "write"):
+                self._file = open(storage.local_path(self._url), "ab", buffering=0)  # noqa: SIM115  # open for the run
+            self._lines.clear()
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """One line; None stands for what is not known."""
+        line = json.dumps(values).encode()
+        if self._file is None:
+            self._lines.append(line)
+            return
+        with storage.translated(self._url, "write"):
+            self._file.write(line + b"\n")
+
+    def publish(self) -> None:
+        """Where lines cannot be appended (a bucket): writes the whole file."""
+        if self._file is None:
+            storage.publish(self._url, b"".join(line + b"\n" for line in self._lines))
+
+    def close(self) -> None:
+        """The last lines are there."""
+        self.publish()
+        if self._file is not None:
+            self._file.close()
+
+
+def _is_before(line: bytes, first_step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) <= first_step and first_step > 0
+    except (ValueError, KeyError, TypeError):  # the half line of a process that was killed
+        return False
+
+
+class Reporter:
+    """Rank 0's voice. The other ranks have one that is silent."""
+
+    def __init__(self, run: Run) -> None:
+        """Writes the line of this start."""
+        out, first_step, num_steps = run.settings.out, run.first_step, run.num_steps
+        self._speaks, self._first_step, self._num_steps = run.ranks.rank == 0, first_step, num_steps
+        self._started = time.monotonic()
+        self._shown = -_PLAIN_EVERY_S
+        self._board: Any = None
+        self._wandb: Any = None
+        self._bar: Progress | None = None
+        if not self._speaks:
+            return
+        self._file = MetricsFile(out, first_step)
+        if storage.is_local(out) and importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = storage.local_path(out) / "tensorboard"
+            self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
+        if run.settings.wandb:
+            self._wandb = _wandb_run(run.settings.wandb, out, run.record())
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = (TextColumn("{task.percentage:3.0f}%"), BarColumn(10), TextColumn("{task.fields[facts]}"))
+            self._bar = Progress(*columns, console=console, refresh_per_second=4)
+            self._row = self._bar.add_task("train", total=num_steps, completed=first_step, facts="")
+            self._bar.start()
+        self.log("start", first_step, {"steps": num_steps, "world_size": run.ranks.world_size, "device": str(run.ranks.device)})
+
+    def say(self, line: str) -> None:
+        """A line for the person who waits."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif self._speaks:
+            say(line)
+
+    def log(self, kind: str, step: int, values: Mapping[str, float | int | str | None]) -> None:
+        """Writes one line of metrics; for `train` also draws the progress."""
+        if not self._speaks:
+            return
+        self._file.add({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+        if kind == "train":
+            self._show(step, values)
+
+    def _show(self, step: int, values: Mapping[str, Any]) -> None:
+        mfu = f"{values['mfu']:.1%}" if values["mfu"] is not None else "n/a"
+        left = (time.monotonic() - self._started) / max(1, step - self._first_step) * (self._num_steps - step)
+        facts = [
+            f"{step}/{self._num_steps}",
+            f"loss {values['loss']:.3f} = {values['mlm_loss']:.3f} + {values['nsp_loss']:.3f}",
+            f"lr {values['lr']:.1e}",
+            f"{short(values['tokens_per_s'])}tok/s",
+            f"pad {values['padding_share']:.1%}",
+            f"wait {values['data_wait_share']:.1%}",
+            f"mfu {mfu}",
+            f"{clock(left)} left",
+        ]
+        if self._bar is not None:
+            self._bar.update(self._row, completed=step, facts="\n".join((" ".join(facts[:3]), ", ".join(facts[3:]))))
+        elif time.monotonic() - self._shown >= _PLAIN_EVERY_S or step == self._num_steps:
+            self._shown = time.monotonic()
+            say(f"{step / self._num_steps:4.0%} {', '.join(facts)}")
+
+    def checkpointed(self) -> None:
+        """A checkpoint is being made: in a bucket the metrics go along."""
+        if self._speaks:
+            self._file.publish()
+
+    def close(self) -> None:
+        """Ends the display and the files."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._speaks:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb_run(project: str, out: str, settings: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(f"--wandb {project}: the package is missing; install the extra: pip install '.[wandb]'") from error
+    folder = str(storage.local_path(out)) if storage.is_local(out) else None
+    try:
+        return wandb.init(project=project, dir=folder, config=dict(settings), id=Path(out).name or None, resume="allow")
+    except Exception as error:  # the library raises errors of its own
+        raise UserError(f"--wandb {project}: cannot be begun ({error}); WANDB_MODE=offline works without an account") from error
+
+
+def warn(line: str) -> None:
+    """For what is said before there is a reporter."""
+    print(line, file=sys.stderr, flush=True)

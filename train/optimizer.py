@@ -1,0 +1,39 @@
+"""AdamW and its schedule."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-6
+"""As in BERT's own code."""
+
+
+def learning_rate(step: int, peak: float, warmup_steps: int, num_steps: int) -> float:
+    """Of a step, counted from 0: up in a line to `peak` over the warm-up, then down in a line to 0 behind the last step."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return peak * max(0, num_steps - step) / max(1, num_steps - warmup_steps)
+
+
+def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the model's parameters; biases and the weights of norms (all that is one-dimensional) do not decay."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON, fused=True)
+
+
+def state_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of all that the optimizer remembers, made where it is not there yet."""
+    for name, parameter in model.named_parameters():
+        state = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            for moment in ("exp_avg", "exp_avg_sq"):
+                state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            yield f"{name}.{key}", state[key]

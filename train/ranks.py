@@ -1,0 +1,133 @@
+"""The processes of a run: who they are, and the few words they exchange beside gradients.
+
+Started by torchrun they find each other by its environment variables; started alone, a process is a run of one.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from shards.errors import UserError
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world_size`, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    control: Any = None  # a gloo group for small messages between CPUs; None in a run of one
+
+    def sum_later(self, values: Sequence[int]) -> Callable[[], list[int]]:
+        """Begins to add up the values of all ranks; what is returned waits for the sums."""
+        total = torch.tensor(values, dtype=torch.int64)
+        if self.world_size == 1:
+            return total.tolist
+        work = dist.all_reduce(total, group=self.control, async_op=True)
+
+        def wait() -> list[int]:
+            work.wait()
+            return [int(value) for value in total.tolist()]
+
+        return wait
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all ranks, in place, on its device."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all ranks, by rank, on every rank."""
+        values: list[Any] = [value]
+        if self.world_size > 1:
+            values = [None] * self.world_size
+            dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def agreed(self, action: Callable[[], Value]) -> Value:
+        """Runs `action`, in which ranks must not talk, on every rank; raises the first rank's UserError on all of them."""
+        fault, value = None, None
+        try:
+            value = action()
+        except UserError as error:
+            fault = str(error)
+        for told in self.gather(fault):
+            if told is not None:
+                raise UserError(told)
+        return value  # type: ignore[return-value]  # no fault, so it is there
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """What `make` returns on rank 0, on every rank; its UserError is everybody's."""
+        values = [self.agreed(lambda: make() if self.rank == 0 else None)]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, 0, group=self.control)
+        return values[0]  # type: ignore[return-value]  # rank 0's is there
+
+    def share_tensor(self, tensor: torch.Tensor) -> None:
+        """Overwrites the tensor with rank 0's."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, 0)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with DDP around it, gradients summed, not averaged: losses are divided by global counts already."""
+        if self.world_size == 1:
+            return model
+        wrapped = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        wrapped.register_comm_hook(None, _sum_gradients)
+        return wrapped
+
+
+def _sum_gradients(_: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]  # torch leaves it open
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def use_half(precision: str, device: torch.device) -> bool:
+    """Whether `--precision auto|fp32|bf16` means bf16 on this device."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def autocast(device: torch.device, half: bool) -> Any:
+    """The context of a forward pass: bf16 where that is asked, weights stay fp32."""
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """This process's place in the run; leaves the others in order. Raises UserError when there are too few GPUs."""
+    rank, world_size, local_rank, local_size = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+    )
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if local_size > torch.cuda.device_count():
+            raise UserError(f"{local_size} processes on a machine with {torch.cuda.device_count()} GPUs; start one for each")
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # sums depend on it: so they are the same on any number of processes; those are faster too
+    if world_size == 1:
+        yield Ranks(0, 1, device)
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank, world_size, device, dist.new_group(backend="gloo"))
+    finally:
+        dist.destroy_process_group()

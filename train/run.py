@@ -1,0 +1,210 @@
+"""Everything of a run before its first step: data set, order, model, optimizer, and where a checkpoint left off."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BertForPreTraining
+
+from shards import storage
+from shards.dataset import open_data_set
+from shards.errors import UserError
+from shards.manifest import Manifest, differences
+from shards.masking import Masking
+from train import attention, checkpoint
+from train.batch import PackedBatch, Shape, pack_batch
+from train.checkpoint import CONFIG, MODEL, OPTIMIZER, Checkpoint
+from train.groups import check_sizes
+from train.model import PackedBert
+from train.optimizer import make_optimizer, state_tensors
+from train.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
+from train.ranks import Ranks, autocast, use_half
+from train.reader import empty_rows
+from train.settings import FIXED, Settings
+from train.weights import make_bert
+
+SPLIT = "train"
+
+
+@dataclass
+class Run:
+    """What the loop works with. `model` is what is called in a step: the packed BERT, compiled and within DDP where asked."""
+
+    settings: Settings
+    ranks: Ranks
+    manifest: Manifest
+    order: Order
+    masking: Masking | None
+    shape: Shape
+    bert: BertForPreTraining
+    packed: nn.Module
+    model: nn.Module
+    optimizer: torch.optim.AdamW
+    half: bool
+    files: dict[str, bytes]  # of a checkpoint: those that never change
+    first_step: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.settings.num_steps(self.order.groups.num_rows)
+
+    def autocast(self) -> Any:
+        """The context of a forward pass."""
+        return autocast(self.ranks.device, self.half)
+
+    def pad_id(self) -> int:
+        """The id of [PAD]."""
+        return int(self.manifest.tokenizer["special_ids"]["pad"])
+
+    def empty_batch(self) -> PackedBatch:
+        """For a rank without work: it joins in, and adds nothing."""
+        return pack_batch(empty_rows(), self.shape, self.pad_id()).to(self.ranks.device)
+
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What a checkpoint keeps, by file."""
+        return {MODEL: dict(self.bert.named_parameters()), OPTIMIZER: dict(state_tensors(self.bert, self.optimizer))}
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of the run that it belongs to."""
+        return {
+            "data_fingerprint": self.manifest.data_fingerprint,
+            "tokenizer_fingerprint": self.manifest.tokenizer["fingerprint"],
+            "order": {"version": ORDER_VERSION, "lanes": self.order.lanes, "window_rows": WINDOW_ROWS},
+            "model": _model_settings(self.bert),
+            "settings": dataclasses.asdict(self.settings),
+        }
+
+
+def _model_settings(bert: BertForPreTraining) -> dict[str, Any]:
+    left_out = ("transformers_version", "architectures", "dtype", "_name_or_path")
+    return {name: value for name, value in bert.config.to_dict().items() if name not in left_out}
+
+
+def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
+    """The run at its first step, without a checkpoint, and what to say of it. Raises UserError. Ranks do not talk here."""
+    manifest = open_data_set(settings.data)
+    if SPLIT not in manifest.splits or "eval" not in manifest.splits:
+        raise UserError(f"{settings.data}: its manifest has no splits train and eval; build it again")
+    for split in manifest.splits if ranks.rank == 0 else ():
+        check_sizes(settings.data, manifest, split)
+    is_dynamic, rule = choose_masking(settings.masking, settings.data, manifest)
+    settings = dataclasses.replace(settings, masking="dynamic" if is_dynamic else "stored")
+    masking = rule if is_dynamic else None
+    order = Order(RowGroups.of(manifest.splits[SPLIT]), settings.seed, settings.global_batch, settings.micro_batch)
+    half = use_half(settings.precision, ranks.device)
+    name = attention.choose(settings.attention, ranks.device, half)
+    bert, said = make_bert(settings.model, manifest, settings.data, settings.dropout, settings.seed, name)
+    packed: Any = PackedBert(bert).to(ranks.device).train()
+    if settings.compile:
+        packed = torch.compile(packed)
+    shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking)
+    files = _files(settings.data, manifest, bert)
+    optimizer = make_optimizer(bert, settings.weight_decay)
+    run = Run(settings, ranks, manifest, order, masking, shape, bert, packed, packed, optimizer, half, files)
+    if name == attention.VARLEN and settings.dropout:
+        said.append("attention: varlen, whose kernels have no dropout; --dropout works on hidden states only")
+    return run, said
+
+
+def choose_masking(asked: str, url: str, manifest: Manifest) -> tuple[bool, Masking]:
+    """Whether `--masking auto|stored|dynamic` means masks drawn on reading, and the rule for them. Raises UserError."""
+    stored = manifest.settings["masking"] == "static"
+    if asked == "stored" and not stored:
+        raise UserError(f"--masking stored: {url} was built with --masking dynamic and holds no masks; use dynamic")
+    if asked not in ("auto", "stored", "dynamic"):
+        raise UserError(f"--masking is {asked!r}, must be one of auto, stored, dynamic")
+    tokenizer = manifest.tokenizer
+    special = tokenizer["special_ids"]
+    rule = Masking(manifest.settings["mask_prob"], tokenizer["vocab_size"], tuple(special.values()), special["mask"])
+    return asked == "dynamic" or not stored, rule
+
+
+def _files(url: str, manifest: Manifest, bert: BertForPreTraining) -> dict[str, bytes]:
+    """config.json, and the data set's tokenizer."""
+    bert.config.architectures = [type(bert).__name__]
+    files = {CONFIG: bert.config.to_json_string(use_diff=True).encode()}
+    for name, digest in manifest.tokenizer["files"].items():
+        place = storage.join(url, manifest.tokenizer["folder"], name)
+        files[name] = storage.read_bytes(place)
+        if sha256(files[name]).hexdigest() != digest:
+            raise UserError(f"{place}: its sha256 is not the manifest's: it was changed or damaged; build the data set again")
+    return files
+
+
+@contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Keeps other runs out of a local --out, clears away what a killed one left, and writes down the settings."""
+    out, ranks = run.settings.out, run.ranks
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            if ranks.rank == 0:
+                stack.enter_context(storage.locked(out, ".lock", "run"))
+                checkpoint.remove_unfinished(out)
+                storage.publish(storage.join(out, "run.json"), json.dumps(run.record(), indent=1).encode())
+
+        ranks.agreed(claim)
+        yield
+
+
+def resume(run: Run, warn: Any) -> list[str]:
+    """Puts the run where its newest good checkpoint left off; the other ranks get rank 0's tensors. Returns what to say.
+
+    Raises UserError, on every rank, when the checkpoint is of another model, data set, seed, batch or optimizer.
+    """
+
+    def load() -> tuple[int, list[str]]:
+        found = checkpoint.newest(run.settings.out, lambda c: (c.tensors(MODEL), c.tensors(OPTIMIZER)), warn)
+        if found is None:
+            return 0, []
+        saved, (model, moments) = found
+        said = list(_check_record(saved, run))
+        with torch.no_grad():
+            for file, tensors in ((model, run.tensors()[MODEL]), (moments, run.tensors()[OPTIMIZER])):
+                for name, tensor in tensors.items():
+                    tensor.copy_(file[name])
+        return saved.step, [f"going on from step {saved.step} ({saved.url})", *said]
+
+    run.first_step, said = run.ranks.from_first(load)
+    for tensors in run.tensors().values():
+        for tensor in tensors.values():
+            run.ranks.share_tensor(tensor.data)
+    return said
+
+
+def _check_record(saved: Checkpoint, run: Run) -> Iterator[str]:
+    """Raises UserError with the difference named, or yields what changed and may."""
+    old, new = saved.record, run.record()
+    refused = []
+    if old["data_fingerprint"] != new["data_fingerprint"]:
+        refused.append("the data set is another one")
+    refused += [f"order {change}" for change in differences(old["order"], new["order"])]
+    refused += [f"model {change}" for change in differences(old["model"], new["model"])]
+    for change in differences(old["settings"], new["settings"]):
+        if change.partition(":")[0] in FIXED:
+            refused.append(change)
+        else:
+            yield f"changed since: {change}"
+    if refused:
+        raise UserError(
+            f"{run.settings.out}: was begun with other settings ({'; '.join(refused)}); choose those, or another --out"
+        )
+    if saved.step > run.num_steps:
+        raise UserError(f"{run.settings.out}: has done {saved.step} steps, the run has {run.num_steps}; ask for more")
+
+
+def join_ranks(run: Run) -> None:
+    """Puts DDP around the model, and once runs an empty micro-batch through it: what DDP learns of the model, and what
+    torch.compile makes, is then the same from the first step on, wherever a run starts."""
+    run.model = run.ranks.wrap(run.packed)
+    with run.autocast():
+        sums = run.model(run.empty_batch())
+    (sums.mlm_loss + sums.nsp_loss).backward()
+    run.optimizer.zero_grad()

@@ -1,0 +1,132 @@
+"""A data set as a stream of batches, for training loops of one's own and for transformers' Trainer."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from shards.dataset import open_data_set
+from shards.errors import UserError
+from shards.manifest import differences
+from train.batch import PackedBatch, Shape, pack_batch, pad_batch
+from train.groups import DecodedGroups, check_sizes
+from train.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
+from train.reader import Share, StepRows, read_steps
+from train.run import choose_masking
+from train.weights import longest_sequence
+
+
+class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
+    """The micro-batches of one rank, in an order that depends on the data set, the seed and the batch alone.
+
+    A *step* is the next `global_batch` rows; they are cut into micro-batches, which the ranks share. All ranks take the
+    same number of steps; a rank may have an unequal number of micro-batches, or none, where the ranks do not divide them.
+
+    With `packed`, an item is a `PackedBatch` (see train/batch.py), for `train.model.PackedBert`. Otherwise it is a dict of
+    int64 tensors under transformers' names, each [sequences, longest]: `input_ids`, `attention_mask`, `token_type_ids`,
+    `labels` (-100 where nothing is to be predicted), and `next_sentence_label` [sequences] where there are pairs.
+
+    The position is kept by `state_dict()`: a few numbers, the same on all ranks at the end of a step. There it can be
+    loaded on any number of ranks; within a step only on the same number. It counts what was handed out, so read it before
+    anything behind it (a DataLoader with workers, Accelerate) reads ahead. Give it to a DataLoader with `batch_size=None` and
+    no workers: it has threads of its own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        split: str = "train",
+        global_batch: int,
+        micro_batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+        epochs: int = 1,
+        seed: int = 0,
+        masking: str = "auto",
+        packed: bool = False,
+        threads: int = 2,
+    ) -> None:
+        """`global_batch` and `micro_batch` are in rows; `masking` is auto, stored or dynamic, as for `python -m train`.
+
+        Raises UserError when the data set is missing or damaged, or a value makes no sense.
+        """
+        if not 0 <= rank < world_size or epochs < 1 or threads < 1:
+            raise UserError(f"rank {rank} of {world_size}, {epochs} epochs, {threads} threads: makes no sense")
+        self._url, self._split, self._packed, self._threads = url, split, packed, threads
+        self._manifest = open_data_set(url)
+        if split not in self._manifest.splits:
+            raise UserError(f"{url}: has no split {split!r}; there are {', '.join(self._manifest.splits)}")
+        check_sizes(url, self._manifest, split)
+        is_dynamic, rule = choose_masking(masking, url, self._manifest)
+        self._masking = rule if is_dynamic and split == "train" else None
+        self._order = Order(RowGroups.of(self._manifest.splits[split]), seed, global_batch, micro_batch)
+        self._end = epochs * self._order.groups.num_rows
+        self._rank, self._world_size = rank, world_size
+        self._shape = Shape.of(self._manifest, split, micro_batch, self._masking)
+        self._longest = longest_sequence(self._manifest)
+        self._step = self._taken = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all epochs; the last may be short."""
+        return -(-self._end // self._order.global_batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: what the next item is."""
+        order = self._order
+        return {
+            "step": self._step,
+            "taken": self._taken,  # micro-batches of that step that this rank has had
+            "world_size": self._world_size if self._taken else None,
+            "data": {
+                "fingerprint": self._manifest.data_fingerprint,
+                "split": self._split,
+                "seed": order.seed,
+                "global_batch": order.global_batch,
+                "micro_batch": order.micro_batch,
+                "masking": "dynamic" if self._masking else "stored",
+                "order": [ORDER_VERSION, order.lanes, WINDOW_ROWS],
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to a position. Raises UserError when it is one of another stream."""
+        changes = differences(state["data"], self.state_dict()["data"])
+        if changes:
+            raise UserError(
+                f"{self._url}: the state is of another stream ({'; '.join(changes)}); make the stream like that one"
+            )
+        if state["taken"] and state["world_size"] != self._world_size:
+            raise UserError(
+                f"the state was saved within a step of {state['world_size']} ranks, here are {self._world_size}; "
+                "save it at the end of a step to change their number"
+            )
+        self._step, self._taken = int(state["step"]), int(state["taken"])
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor] | PackedBatch]:
+        """From the position on; behind the end, from the start again."""
+        if get_worker_info() is not None:
+            raise UserError("this stream reads ahead with threads; give it to a DataLoader with num_workers=0")
+        if self._step >= self.num_steps:
+            self._step = self._taken = 0
+        groups = DecodedGroups(self._url, self._manifest, self._split, self._threads)
+        steps = read_steps(groups, self._order, Share(self._rank, self._world_size, self._step, self._end), self._masking)
+        count = len(self._order.micro_batches_of(self._rank, self._world_size))
+        try:
+            for given in steps:
+                for number in range(self._taken, count):
+                    self._step, self._taken = (given.step, number + 1) if number + 1 < count else (given.step + 1, 0)
+                    if number * self._order.micro_batch < len(given.rows):
+                        yield self._batch(given, number)
+                self._step, self._taken = given.step + 1, 0
+        finally:
+            steps.close()  # type: ignore[attr-defined]  # a generator
+            groups.close()
+
+    def _batch(self, given: StepRows, number: int) -> dict[str, torch.Tensor] | PackedBatch:
+        first, last = number * self._order.micro_batch, (number + 1) * self._order.micro_batch
+        rows = given.rows.slice(first, min(last, len(given.rows)))
+        pad_id = self._manifest.tokenizer["special_ids"]["pad"]
+        return pack_batch(rows, self._shape, pad_id) if self._packed else pad_batch(rows, self._longest, pad_id)

@@ -1,0 +1,172 @@
+"""`--model`: a BERT from scratch, by size or configuration, or pretrained weights, held against the data set's tokenizer."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import BertConfig, BertForPreTraining
+from transformers.utils.hub import cached_file
+
+from shards import storage
+from shards.errors import UserError
+from shards.manifest import Manifest
+from shards.randomness import Purpose, address
+
+SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
+"""Layers and features: BERT's own two and the smaller ones of Turc et al. 2019 (arXiv:1908.08962); heads of 64 features."""
+
+transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # here and below: transformers' own
+transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def make_bert(
+    name: str, manifest: Manifest, data_url: str, dropout: float, seed: int, attention: str
+) -> tuple[BertForPreTraining, list[str]]:
+    """The model that `--model` names, and what to say of it.
+
+    Raises UserError for a name that is nothing, for weights of another kind, and where model and data set do not fit.
+    """
+    torch.manual_seed(int(address(seed, Purpose.INITIAL_WEIGHTS)) >> 1)
+    probabilities = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    path = Path(name)
+    if name in SHAPES or path.is_file():
+        config = _shape(name, manifest) if name in SHAPES else _config(path)
+        config.update(probabilities)
+        check_fit(name, config, manifest)
+        bert = _new(config, attention)
+        return bert, [f"{name}: {_millions(bert)} parameters, from scratch"]
+    check_fit(name, _pretrained(BertConfig, name), manifest)
+    said = list(_compare_tokenizers(name, data_url, manifest))
+    bert, info = _pretrained(
+        BertForPreTraining, name, attn_implementation=attention, output_loading_info=True, dtype=torch.float32, **probabilities
+    )
+    fresh = sorted({_head(key) for key in info["missing_keys"]})
+    said.append(f"{name}: {_millions(bert)} parameters, pretrained" + (f"; from scratch: {', '.join(fresh)}" if fresh else ""))
+    return bert, said
+
+
+def bert_of(config: bytes, tensors: dict[str, torch.Tensor], attention: str) -> BertForPreTraining:
+    """The model of a checkpoint, from its config.json and its tensors."""
+    bert = _new(BertConfig.from_dict(json.loads(config)), attention)
+    with torch.no_grad():
+        for name, parameter in bert.named_parameters():
+            parameter.copy_(tensors[name])
+    return bert
+
+
+def _new(config: BertConfig, attention: str) -> BertForPreTraining:
+    config._attn_implementation = attention
+    return BertForPreTraining(config)
+
+
+def _shape(name: str, manifest: Manifest) -> BertConfig:
+    layers, features = SHAPES[name]
+    return BertConfig(
+        vocab_size=manifest.tokenizer["vocab_size"],
+        hidden_size=features,
+        num_hidden_layers=layers,
+        num_attention_heads=features // 64,
+        intermediate_size=4 * features,
+        max_position_embeddings=max(512, longest_sequence(manifest)),
+        pad_token_id=manifest.tokenizer["special_ids"]["pad"],
+    )
+
+
+def longest_sequence(manifest: Manifest) -> int:
+    """Tokens of the longest sequence there may be in the data set."""
+    most = max(split.totals()["max_row_tokens"] for split in manifest.splits.values())
+    return int(min(most, manifest.settings.get("max_seq_len", most)))
+
+
+def _config(path: Path) -> BertConfig:
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"--model {path}: not JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("model_type", "bert") != "bert":
+        raise UserError(f"--model {path}: is no configuration of a BERT model (model_type must be bert)")
+    try:
+        return BertConfig.from_dict(values)
+    except Exception as error:  # the library checks values with errors of many kinds
+        raise UserError(f"--model {path}: not a configuration that transformers takes: {error}") from error
+
+
+def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
+    """Raises UserError when the data set holds what the model cannot take."""
+    if config.model_type != "bert":
+        raise UserError(f"--model {name}: is a {config.model_type} model, must be a BERT one")
+    vocab_size, longest = manifest.tokenizer["vocab_size"], longest_sequence(manifest)
+    if vocab_size > config.vocab_size:
+        raise UserError(f"--model {name}: knows {config.vocab_size} ids, the data set has {vocab_size}; use its own tokenizer")
+    if longest > config.max_position_embeddings:
+        raise UserError(
+            f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of {longest} tokens; "
+            "build it with a smaller --max-seq-len"
+        )
+    if config.type_vocab_size < 2:
+        raise UserError(f"--model {name}: has {config.type_vocab_size} token types, sentence pairs need 2")
+
+
+def _pretrained(kind: Any, name: str, **options: Any) -> Any:
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"--model {name}: the folder has no config.json; give one that transformers saved")
+    if not folder.exists() and ("://" in name or name.startswith((".", "/")) or name.count("/") > 1):
+        raise UserError(f"--model {name}: no such file or folder, no size ({', '.join(SHAPES)}), and no name on the hub")
+    try:
+        return kind.from_pretrained(name, **options)
+    except Exception as error:  # the library and the hub raise errors of many kinds
+        reason = " ".join(str(error).split())[:300]
+        place = "check the folder" if folder.exists() else "check the name and the network, or give a folder or a size"
+        raise UserError(f"--model {name}: cannot be loaded ({reason}); {place}") from error
+
+
+def _compare_tokenizers(name: str, data_url: str, manifest: Manifest) -> Iterator[str]:
+    """Raises UserError when the model came with another vocabulary; says so when it came with none."""
+    theirs = _vocabulary_of(name)
+    if theirs is None:
+        yield f"{name}: has no tokenizer of its own; only the number of ids could be compared with the data set's"
+        return
+    url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
+    ours = _vocabulary(storage.read_bytes(url), url)
+    if theirs != ours:
+        different = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
+        first = different[0]
+        raise UserError(
+            f"--model {name}: its tokenizer is not the data set's: {len(different)} entries differ, for example {first!r} is "
+            f"{theirs.get(first, 'none')} there and {ours.get(first, 'none')} here; build the data set with --tokenizer {name}"
+        )
+
+
+def _vocabulary_of(name: str) -> dict[str, int] | None:
+    for file in ("tokenizer.json", "vocab.txt"):
+        try:
+            path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        except OSError:  # the hub was there a moment ago, for the configuration
+            path = None
+        if path:
+            return _vocabulary(Path(path).read_bytes(), path)
+    return None
+
+
+def _vocabulary(data: bytes, place: str) -> dict[str, int]:
+    """Token -> id of a tokenizer.json or a vocab.txt."""
+    try:
+        if not place.endswith(".json"):
+            return {token.rstrip("\r"): number for number, token in enumerate(data.decode().rstrip("\n").split("\n"))}
+        value = json.loads(data)
+        return dict(value["model"]["vocab"]) | {token["content"]: token["id"] for token in value["added_tokens"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place}: not a vocabulary that can be compared ({error!r})") from error
+
+
+def _head(key: str) -> str:
+    parts = {"cls.predictions": "the MLM head", "cls.seq_relationship": "the NSP head", "bert.pooler": "the pooler"}
+    return next((name for start, name in parts.items() if key.startswith(start)), key)
+
+
+def _millions(bert: BertForPreTraining) -> str:
+    return f"{sum(p.numel() for p in bert.parameters()) / 1e6:.1f} M"
