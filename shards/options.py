@@ -79,10 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type) -> None:
 
 
 def _help(f: Field[Any]) -> str:
-    text = str(f.metadata["help"]).replace("%", "%%")
-    if f.default is MISSING or f.type is bool:
-        return text
-    return f"{text} (default: {f.metadata['shown'] or f.default})"
+    text = str(f.metadata["help"])
+    if f.default is not MISSING and f.type is not bool:
+        text += f" (default: {f.metadata['shown'] or f.default})"
+    return text.replace("%", "%%")
 
 
 def read_values(arguments: Mapping[str, Any], settings: type) -> dict[str, Any]:

@@ -4,10 +4,9 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -80,43 +79,8 @@ def test_only_what_dead_processes_left_is_removed(tmp_path: Path) -> None:
     assert {name: (tmp_path / "sub" / name).exists() for name in names} == names
 
 
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = open(tmp_path_factory.mktemp("s3") / "log.txt", "w")  # noqa: SIM115  # closed below
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
-    endpoint = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(f"{endpoint}/moto-api/"):
-                break
-        except OSError:
-            assert time.monotonic() < deadline and server.poll() is None
-            time.sleep(0.1)
-    yield endpoint
-    server.kill()
-    server.wait()
-    log.close()
-
-
-def test_a_build_in_a_bucket_is_the_build_on_a_disk(
-    s3_server: str, corpus: Path, vocabulary: Path, build: BuildRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import boto3
-
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="bucket")
+def test_a_build_in_a_bucket_is_the_build_on_a_disk(bucket: Any, corpus: Path, vocabulary: Path, build: BuildRunner) -> None:
+    client = bucket
     client.upload_file(str(corpus), "bucket", f"texts/{corpus.name}")
     client.upload_file(str(vocabulary), "bucket", "tokenizer.json")
     places = ("--out", "s3://bucket/out", "--scratch", "s3://bucket/scratch", "--workers", 2)

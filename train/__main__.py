@@ -4,12 +4,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from shards.options import add_arguments
-from shards.terminal import Parser, guarded, printable
+from shards.terminal import EXIT_WRONG, Parser, guarded, printable, say
 from train.settings import Settings, from_arguments
 from train.stopping import StopRequest
 
@@ -38,12 +38,14 @@ def make_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
     """One start of a run; returns its exit code."""
     settings = from_arguments(vars(arguments))
-    from train.ranks import joined  # torch takes seconds to import; --help and a typing error need not wait for it
+    from train.ranks import LostRankError, joined  # torch takes seconds to import; --help and a slip need not wait for it
 
-    with joined() as ranks:
-        if arguments.dry_run:
-            return _rehearse(settings, ranks)
-        return _train(settings, ranks, stop)
+    try:
+        with joined() as ranks:
+            return _rehearse(settings, ranks) if arguments.dry_run else _train(settings, ranks, stop)
+    except LostRankError as error:
+        say(f"train: {error}; what is saved is kept, run the same command again to go on")
+        return EXIT_WRONG
 
 
 def _rehearse(settings: Settings, ranks: "Ranks") -> int:
@@ -95,5 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded("train", lambda: run(arguments, stop), quiet=not first)
 
 
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once. While Python tears itself down it no longer hears signals, and torchrun sends one to all
+    ranks as soon as the first has ended with an error: the code would be lost."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

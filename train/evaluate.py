@@ -53,7 +53,7 @@ class Scores:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield f"held out: {self.rows:,} rows, {self.masked_tokens:,} masked tokens, {self.pairs:,} pairs"
-        yield f"    MLM loss {self.mlm_loss:.4f}, perplexity {self.perplexity:.1f}, accuracy {self.mlm_accuracy:.1%}"
+        yield f"    MLM loss {self.mlm_loss:.4f}, perplexity {self.perplexity:.5g}, accuracy {self.mlm_accuracy:.1%}"
         better = self.unigram_loss - self.mlm_loss
         yield f"    unigram cross-entropy {self.unigram_loss:.4f}: the model is {abs(better):.4f} nats " + (
             "better" if better >= 0 else "worse"

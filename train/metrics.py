@@ -141,7 +141,7 @@ class Reporter:
         left = (time.monotonic() - self._started) / max(1, step - self._first_step) * (self._num_steps - step)
         facts = [
             f"{step}/{self._num_steps}",
-            f"loss {values['loss']:.3f} = {values['mlm_loss']:.3f} + {values['nsp_loss']:.3f}",
+            "loss {} = {} + {}".format(*(_number(values[name]) for name in ("loss", "mlm_loss", "nsp_loss"))),
             f"lr {values['lr']:.1e}",
             f"{short(values['tokens_per_s'])}tok/s",
             f"pad {values['padding_share']:.1%}",
@@ -170,6 +170,10 @@ class Reporter:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
 
 
 def _wandb_run(project: str, out: str, settings: Mapping[str, Any]) -> Any:

@@ -3,20 +3,34 @@
 Started by torchrun they find each other by its environment variables; started alone, a process is a run of one.
 """
 
+import json
 import os
+import re
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import UserError
 
 Value = TypeVar("Value")
+_POLL_S = 0.02
+_LOST = re.compile(r"gloo|NCCL|[Pp]eer|process group|Broken pipe")
+"""What torch says, in many words, when a process at the other end is gone."""
+
+
+class LostRankError(Exception):
+    """Another process of the run ended without a word. torchrun ends them all, and starts them again if it may."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +140,41 @@ def joined() -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    store, _, _ = next(rendezvous("env://"))
+    store = PrefixStore(_name_of_start(store, rank, world_size), store)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
         yield Ranks(rank, world_size, device, dist.new_group(backend="gloo"))
-    finally:
-        dist.destroy_process_group()
+    except RuntimeError as error:
+        if _LOST.search(str(error)):
+            raise LostRankError(f"rank {rank}: another process of the run was lost") from error
+        raise
+    dist.destroy_process_group()
+
+
+def _name_of_start(store: Store, rank: int, world_size: int) -> str:
+    """A name that the processes of this start have in common, and those of an earlier start had not.
+
+    torchrun's processes meet in a store that outlives their restarts (pytorch issue 135712), so that one could find there the
+    addresses of processes that are dead. Each says a word of its own; rank 0 proposes a name made of the words that it
+    finds, until all have answered it, which only those can whose word is in it.
+    """
+    word = secrets.token_hex(8)
+    store.set(f"word/{rank}", word)
+    others = [(f"word/{other}", f"answer/{other}") for other in range(1, world_size)]
+    while rank == 0:
+        words = [word, *(store.get(said).decode() for said, _ in others)]
+        name = sha256(" ".join(words).encode()).hexdigest()
+        store.set("proposal", json.dumps([name, words]))
+        time.sleep(_POLL_S)
+        if all(store.check([answer]) and store.get(answer).decode() == name for _, answer in others):
+            store.set(f"agreed/{name}", "")
+            return name
+    while True:
+        proposed, words = json.loads(store.get("proposal"))
+        if words[rank] == word:
+            store.set(f"answer/{rank}", proposed)
+        if store.check([f"agreed/{proposed}"]) and words[rank] == word:
+            return str(proposed)
+        time.sleep(_POLL_S)

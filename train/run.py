@@ -84,7 +84,9 @@ class Run:
 
 def _model_settings(bert: BertForPreTraining) -> dict[str, Any]:
     left_out = ("transformers_version", "architectures", "dtype", "_name_or_path")
-    return {name: value for name, value in bert.config.to_dict().items() if name not in left_out}
+    settings = {name: value for name, value in bert.config.to_dict().items() if name not in left_out}
+    plain: dict[str, Any] = json.loads(json.dumps(settings))  # as a checkpoint's record gives them back
+    return plain
 
 
 def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:

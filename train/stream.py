@@ -20,8 +20,9 @@ from train.weights import longest_sequence
 class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
     """The micro-batches of one rank, in an order that depends on the data set, the seed and the batch alone.
 
-    A *step* is the next `global_batch` rows; they are cut into micro-batches, which the ranks share. All ranks take the
-    same number of steps; a rank may have an unequal number of micro-batches, or none, where the ranks do not divide them.
+    A *step* is the next `global_batch` rows; they are cut into micro-batches, which the ranks share: as many each where the
+    ranks divide them. The last step may be short: its missing micro-batches are empty when packed and left out when padded,
+    so a padded run of several ranks wants `drop_last`, which leaves out the short step itself.
 
     With `packed`, an item is a `PackedBatch` (see train/batch.py), for `train.model.PackedBert`. Otherwise it is a dict of
     int64 tensors under transformers' names, each [sequences, longest]: `input_ids`, `attention_mask`, `token_type_ids`,
@@ -45,6 +46,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         epochs: int = 1,
         seed: int = 0,
         masking: str = "auto",
+        drop_last: bool = False,
         packed: bool = False,
         threads: int = 2,
     ) -> None:
@@ -63,6 +65,8 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         self._masking = rule if is_dynamic and split == "train" else None
         self._order = Order(RowGroups.of(self._manifest.splits[split]), seed, global_batch, micro_batch)
         self._end = epochs * self._order.groups.num_rows
+        if drop_last:
+            self._end -= self._end % global_batch
         self._rank, self._world_size = rank, world_size
         self._shape = Shape.of(self._manifest, split, micro_batch, self._masking)
         self._longest = longest_sequence(self._manifest)
@@ -95,9 +99,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         """Goes to a position. Raises UserError when it is one of another stream."""
         changes = differences(state["data"], self.state_dict()["data"])
         if changes:
-            raise UserError(
-                f"{self._url}: the state is of another stream ({'; '.join(changes)}); make the stream like that one"
-            )
+            raise UserError(f"{self._url}: the state is of another stream ({'; '.join(changes)}); make it alike")
         if state["taken"] and state["world_size"] != self._world_size:
             raise UserError(
                 f"the state was saved within a step of {state['world_size']} ranks, here are {self._world_size}; "
@@ -118,7 +120,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
             for given in steps:
                 for number in range(self._taken, count):
                     self._step, self._taken = (given.step, number + 1) if number + 1 < count else (given.step + 1, 0)
-                    if number * self._order.micro_batch < len(given.rows):
+                    if self._packed or number * self._order.micro_batch < len(given.rows):
                         yield self._batch(given, number)
                 self._step, self._taken = given.step + 1, 0
         finally:
@@ -127,6 +129,6 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
 
     def _batch(self, given: StepRows, number: int) -> dict[str, torch.Tensor] | PackedBatch:
         first, last = number * self._order.micro_batch, (number + 1) * self._order.micro_batch
-        rows = given.rows.slice(first, min(last, len(given.rows)))
+        rows = given.rows.slice(*(min(edge, len(given.rows)) for edge in (first, last)))
         pad_id = self._manifest.tokenizer["special_ids"]["pad"]
         return pack_batch(rows, self._shape, pad_id) if self._packed else pad_batch(rows, self._longest, pad_id)

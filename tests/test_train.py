@@ -1,0 +1,220 @@
+"""Whole runs, in real processes: stopped, killed, resumed on other numbers of ranks, and refused."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from datasets_of_rows import write_data_set
+from launch import SMALL, kill_all, ledger, metrics, run, start, weights, workers
+from safetensors.torch import load_file
+from test_model import bert
+
+pytestmark = pytest.mark.slow
+ROWS = 72
+"""Of the data set: six steps of twelve an epoch."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data")
+    write_data_set(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 4 epochs on 2 ranks that nobody disturbed, dropout on."""
+    out = tmp_path_factory.mktemp("whole")
+    code, _, err = run(2, *tiny(data, out / "run"), "--ledger", out / "ledger")
+    assert code == 0, err
+    return out
+
+
+def tiny(data: Path, out: Path, epochs: int = 4, every: int = 2) -> tuple[object, ...]:
+    model = ("--data", data, "--out", out, "--model", "tiny", "--epochs", epochs)
+    return (*model, *SMALL, "--dropout", 0.1, "--checkpoint-every", every)
+
+
+def losses(out: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in metrics(out)}
+
+
+def test_a_whole_run_leaves_what_it_says(data: Path, whole: Path) -> None:
+    out = whole / "run"
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [f"step-{s:010d}" for s in (20, 22, 24)]
+    assert [line["step"] for line in metrics(out)] == list(range(1, 25))
+    for line in metrics(out):
+        assert line["loss"] == pytest.approx(line["mlm_loss"] + line["nsp_loss"]) and line["mfu"] is None
+        assert 0 <= line["padding_share"] < 1 and 0 <= line["data_wait_share"] <= 1 and line["tokens_per_s"] > 0
+    (scores,) = metrics(out, "eval")
+    assert scores["rows"] == 11 and scores["step"] == 24 and 0 < scores["majority_share"] < 1
+    steps = ledger(whole / "ledger")
+    assert list(steps) == list(range(24))
+    for epoch in range(4):
+        rows = [row for step in range(6 * epoch, 6 * epoch + 6) for row in steps[step]]
+        assert sorted(rows) == list(range(ROWS))
+    assert list(out.glob("tensorboard/events*")) and (out / "run.json").exists()
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(data: Path, whole: Path, tmp_path: Path) -> None:
+    """SIGKILL of one rank or of everything: while starting, within a step, while a checkpoint is written, after a resume."""
+    out, rng, kills = tmp_path / "run", random.Random(1), 0
+    moments = ["start", "step", "writing", "all", "step", "all"]
+    while not (out / "checkpoints" / "step-0000000024" / "training.json").exists():
+        process = start(2, *tiny(data, out), "--ledger", tmp_path / "ledger")
+        moment = moments[kills] if kills < len(moments) else "none"
+        if moment == "none":
+            assert process.wait(timeout=200) == 0
+        elif _wait_for(moment, process, out, rng):
+            kills += 1
+            if moment == "all":
+                kill_all(process)
+            else:
+                rng.choice(workers(process)).kill()
+        assert process.communicate(timeout=200) and process.returncode is not None
+    assert kills >= 3
+    assert weights(out, 24) == weights(whole / "run", 24)
+    assert losses(out) == losses(whole / "run")
+    assert ledger(tmp_path / "ledger") == ledger(whole / "ledger")
+
+
+def _wait_for(moment: str, process: subprocess.Popen[str], out: Path, rng: random.Random) -> bool:
+    """Waits for the moment; False when the run ended before."""
+    written = set(out.glob("checkpoints/*/training.json"))
+    lines = _size(out / "metrics.jsonl")
+    deadline = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+        begun = len(workers(process)) == 2
+        folders = [path for path in out.glob("checkpoints/*") if not (path / "training.json").exists()]
+        if moment == "start" and begun:
+            time.sleep(rng.uniform(0, 4))
+            return len(workers(process)) == 2
+        if moment == "writing" and begun and folders:
+            return True
+        if moment in ("step", "all") and begun and _size(out / "metrics.jsonl") != lines:
+            time.sleep(rng.uniform(0, 0.3))
+            return len(workers(process)) == 2
+        if moment == "writing" and set(out.glob("checkpoints/*/training.json")) - written:
+            return len(workers(process)) == 2
+    return False
+
+
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+def test_four_two_three_and_one_ranks_make_one_run(data: Path, whole: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "run", tmp_path / "ledger"
+    for ranks, until in ((4, 5), (2, 11), (3, 17), (1, 24)):
+        process = start(ranks, *tiny(data, out, every=1), "--ledger", folder)
+        if until < 24:
+            _stop_after(process, out, until)
+        code = process.wait(timeout=200)
+        assert code in (0, 1), process.communicate()
+    assert ledger(folder) == ledger(whole / "ledger"), "every micro-batch has the same rows"
+    ours, theirs = losses(out), losses(whole / "run")
+    assert len(ours) == 24 and all(abs(ours[step] - theirs[step]) < 1e-4 for step in theirs)
+    assert len(list(folder.glob("start-0001-*"))) == 4 and len(list(folder.glob("start-0003-*"))) == 3
+
+
+def _stop_after(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    """SIGTERM to one rank once the step is done."""
+    while process.poll() is None:
+        if max((line["step"] for line in _metrics(out)), default=0) >= step:
+            with suppress(psutil.NoSuchProcess, IndexError):
+                workers(process)[-1].terminate()
+            return
+        time.sleep(0.01)
+
+
+def _metrics(out: Path) -> list[dict[str, int]]:
+    try:
+        return metrics(out)
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def test_one_and_two_ranks_sharing_two_micro_batches_agree_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    arguments = ("--global-batch", 6, "--micro-batch", 3, "--steps", 5)
+    for ranks in (0, 1, 2):
+        code, _, err = run(ranks, *tiny(data, tmp_path / str(ranks))[:6], *SMALL[4:], *arguments)
+        assert code == 0, err
+    assert len({weights(tmp_path / str(ranks), 5) for ranks in (0, 1, 2)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "number"), [("rank", signal.SIGTERM), ("torchrun", signal.SIGTERM), ("torchrun", signal.SIGINT)]
+)
+def test_asked_to_stop_all_ranks_save_and_the_same_command_goes_on(
+    target: str, number: int, data: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(2, *tiny(data, out, every=0))
+    while not _metrics(out):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(workers(process)[1].pid if target == "rank" else process.pid, number)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == (0 if target == "rank" else 1), err
+    assert "stopped after step" in err and "run the same command again" in err and "Error" not in err.split("stopped after")[0]
+    saved = [path.parent.name for path in out.glob("checkpoints/*/training.json")]
+    assert len(saved) == 1 and saved[0] != "step-0000000024"
+    code, _, err = run(2, *tiny(data, out, every=0))
+    assert code == 0 and f"going on from step {int(saved[0][5:])}" in err
+    assert weights(out, 24) == weights(whole / "run", 24)
+
+
+def test_max_restarts_goes_on_by_itself_after_a_killed_rank(data: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(2, *tiny(data, out), restarts=2)
+    while not _metrics(out):
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers(process)[1].kill()
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert weights(out, 24) == weights(whole / "run", 24)
+
+
+def test_a_finished_run_is_left_alone_and_more_steps_go_on(data: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(0, *tiny(data, out, epochs=1))[0] == 0
+    before = weights(out, 6)
+    code, _, err = run(0, *tiny(data, out, epochs=1))
+    assert code == 0 and "6 steps are done" in err and weights(out, 6) == before
+    code, _, err = run(0, *tiny(data, out, epochs=2), "--keep", 9)
+    assert code == 0 and "changed since: epochs: 1 -> 2" in err and "going on from step 6" in err
+    assert [line["step"] for line in metrics(out)] == list(range(1, 13))
+
+
+def test_rows_dynamic_masks_and_unpacked_rows_train_too(tmp_path: Path) -> None:
+    write_data_set(tmp_path / "data", masked=False, packed=False, pairs=False, format="webdataset")
+    code, _, err = run(0, *tiny(tmp_path / "data", tmp_path / "run", epochs=1))
+    assert code == 0, err
+    assert all(line["nsp_loss"] == 0 and line["mlm_loss"] > 0 for line in metrics(tmp_path / "run"))
+    (scores,) = metrics(tmp_path / "run", "eval")
+    assert scores["nsp_accuracy"] is None and scores["pairs"] == 0
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(data: Path, tmp_path: Path) -> None:
+    model = bert()
+    model.cls.predictions.bias.data[7] = torch.nan
+    model.save_pretrained(tmp_path / "model")
+    out = tmp_path / "run"
+    code, _, err = run(0, *tiny(data, out), "--model", tmp_path / "model", "--max-skipped", 3)
+    assert code == 2 and "the gradient was not finite in 3 steps in a row, up to step 3" in err.splitlines()[-1], err
+    assert "only the number of ids could be compared" in err and "1 of the last 1 steps skipped" in err
+    assert [(line["skipped"], line["loss"]) for line in metrics(out)] == [(1, None)] * 3
+    saved = load_file(out / "checkpoints" / "step-0000000003" / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(saved[name].nan_to_num(), parameter.detach().nan_to_num()), f"{name}: no step was taken"
