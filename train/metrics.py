@@ -1,6 +1,6 @@
 """What is reported of a run: metrics.jsonl, TensorBoard where it is installed, Weights & Biases where asked, and progress.
 
-Only rank 0 reports. A line of metrics.jsonl is an object with `kind`: start, train, eval, or stop.
+Only rank 0 reports. A line of metrics.jsonl is an object with `kind`: start, train, eval, stop or end.
 """
 
 import importlib.util
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -22,24 +21,6 @@ from train.run import Run
 
 NAME = "metrics.jsonl"
 _PLAIN_EVERY_S = 5.0
-_BF16_PEAKS = {  # dense bf16 FLOP/s of tensor cores, from the makers' data sheets
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10G": 70e12,
-    "L4": 121e12,
-}
-
-
-def peak_flops(device: torch.device, half: bool) -> float | None:
-    """The most that the device can do in a second in bf16; None where that is not known."""
-    if device.type != "cuda" or not half:
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in _BF16_PEAKS.items() if known in name), None)
 
 
 class MetricsFile:

@@ -1,0 +1,68 @@
+"""How fast a run is: tokens a second, time spent waiting for data, and the share of the device's peak that is used (MFU)."""
+
+import time
+
+import torch
+from transformers import BertConfig
+
+from train.step import Counts
+
+_BF16_PEAKS = {  # dense bf16 FLOP/s of tensor cores, from the makers' data sheets
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "L4": 121e12,
+}
+
+
+def peak_flops(device: torch.device, half: bool) -> float | None:
+    """The most that the device can do in a second in bf16; None where that is not known."""
+    if device.type != "cuda" or not half:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in _BF16_PEAKS.items() if known in name), None)
+
+
+def step_flops(config: BertConfig, counts: Counts) -> float:
+    """Floating-point operations of forward and backward: 6 a weight and token, and 12 a feature and attended pair of tokens
+    in each layer (Chowdhery et al. 2022, arXiv:2204.02311, appendix B); heads only where something is predicted."""
+    features, layers = config.hidden_size, config.num_hidden_layers
+    layer_weights = 4 * features * features + 2 * features * config.intermediate_size
+    encoder = 6.0 * layers * layer_weights * counts.tokens + 12.0 * layers * features * counts.attended
+    mlm_head = 6.0 * (features * features + features * config.vocab_size) * counts.masked
+    nsp_head = 6.0 * (features * features + 2 * features) * counts.pairs
+    return encoder + mlm_head + nsp_head
+
+
+class Interval:
+    """What was done since the last line of metrics, and how long it took, scores and checkpoints not counted."""
+
+    def __init__(self) -> None:
+        self.steps = self.tokens = self.masked = self.pairs = self.attended = 0
+        self.waited_s = self.seconds = 0.0
+        self._since = time.perf_counter()
+
+    def add(self, counts: Counts, waited_s: float) -> None:
+        """Counts a step in."""
+        self.steps += 1
+        self.tokens += counts.tokens
+        self.masked += counts.masked
+        self.pairs += counts.pairs
+        self.attended += counts.attended
+        self.waited_s += waited_s
+
+    def counts(self) -> Counts:
+        """Of all its steps."""
+        return Counts(self.tokens, self.masked, self.pairs, self.attended)
+
+    def pause(self) -> None:
+        """Stops the clock."""
+        self.seconds += time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        """Starts it again."""
+        self._since = time.perf_counter()
