@@ -44,7 +44,9 @@ def open_rows(source: Path) -> Callable[[], Iterator[Counts]]:
     def read() -> Iterator[Counts]:
         groups = DecodedGroups(str(source), manifest, SPLIT, THREADS)
         try:
-            for given in read_steps(groups, order, Share(0, 1, 0, order.groups.num_rows)):
+            for given in read_steps(
+                groups, order, Share(rank=0, world_size=1, first_step=0, start=0, end=order.groups.num_rows)
+            ):
                 yield len(given.rows.sequence_lengths), len(given.rows.input_ids)
         finally:
             groups.close()

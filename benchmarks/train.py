@@ -77,8 +77,8 @@ class Data(NamedTuple):
 
 def packed_loop(data: Data, model_name: str, rows: int) -> Iterator[int]:
     """Trains for ever; after each step, its real tokens."""
-    name = attention.choose("auto", CPU, half=False)
-    bert, _ = make_bert(model_name, data.manifest, data.url, DROPOUT, SEED, name)
+    bert, _ = make_bert(model_name, data.manifest, data.url, DROPOUT, SEED)
+    attention.choose("auto", CPU, half=False, bert=bert)
     model, optimizer, tally = PackedBert(bert).train(), make_optimizer(bert, WEIGHT_DECAY), Tally(CPU)
     stream = ShardStream(data.url, global_batch=rows, micro_batch=rows, epochs=EPOCHS, seed=SEED, packed=True)
     for step, item in enumerate(stream):
@@ -91,13 +91,14 @@ def packed_loop(data: Data, model_name: str, rows: int) -> Iterator[int]:
 
 def padded_loop(data: Data, model_name: str, rows: int, padded_to: int) -> Iterator[int]:
     """The tutorial's loop on the same rows; after each step, its real tokens."""
-    model = make_bert(model_name, data.manifest, data.url, DROPOUT, SEED, "sdpa")[0].train()
+    model = make_bert(model_name, data.manifest, data.url, DROPOUT, SEED)[0].train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
     pad_id = data.manifest.tokenizer["special_ids"]["pad"]
     order = Order(RowGroups.of(data.manifest.splits[SPLIT]), SEED, rows, rows)
     groups = DecodedGroups(data.url, data.manifest, SPLIT, READER_THREADS)
     try:
-        for given in read_steps(groups, order, Share(0, 1, 0, EPOCHS * order.groups.num_rows)):
+        share = Share(rank=0, world_size=1, first_step=0, start=0, end=EPOCHS * order.groups.num_rows)
+        for given in read_steps(groups, order, share):
             batch = pad_batch(given.rows, padded_to, pad_id)
             model(**batch).loss.backward()
             optimizer.step()

@@ -206,10 +206,11 @@ def locked(url: str, name: str, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path, "w")  # noqa: SIM115  # held until the end
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(f"{url}: another {what} is at work there; wait for it or choose another") from None
+        with translated(url, "lock"):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(f"{url}: another {what} is at work there; wait for it or choose another") from None
         yield
 
 

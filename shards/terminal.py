@@ -1,11 +1,12 @@
 """What both commands say to the person who waits, and how they take what that person asks for and does."""
 
 import argparse
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from typing import NoReturn
 
 from shards.errors import UserError
@@ -36,7 +37,8 @@ def guarded(name: str, action: Callable[[], int], quiet: bool = False) -> int:
             print(f"{name}: error: {printable(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
+        with silenced(quiet):
+            print(f"{name}: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush is quiet
@@ -45,6 +47,13 @@ def guarded(name: str, action: Callable[[], int], quiet: bool = False) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"{name}: error: {printable(f'{place}{error.strerror or error}')}; mend that and run it again", file=sys.stderr)
         return EXIT_BAD_INPUT
+
+
+@contextmanager
+def silenced(quiet: bool) -> Iterator[None]:
+    """What is said inside is said by another process of the run, where `quiet`."""
+    with redirect_stderr(io.StringIO()) if quiet else nullcontext():
+        yield
 
 
 def interrupt_once() -> None:

@@ -207,9 +207,10 @@ def test_bf16_autocast_stays_near() -> None:
 
 
 def test_varlen_is_refused_where_it_cannot_be() -> None:
-    assert attention.choose("auto", torch.device("cpu"), half=True) == attention.PADDED
-    with pytest.raises(UserError, match="--attention varlen needs a CUDA device"):
-        attention.choose("varlen", torch.device("cpu"), half=True)
+    model = bert()
+    assert attention.choose("auto", torch.device("cpu"), True, model) == attention.PADDED == model.config._attn_implementation
+    with pytest.raises(UserError, match="--attention varlen needs an NVIDIA device"):
+        attention.choose("varlen", torch.device("cpu"), True, model)
 
 
 def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def read(
     manifest = open_data_set(str(url))
     order = Order(RowGroups.of(manifest.splits["train"]), 3, BATCH, MICRO)
     groups = DecodedGroups(str(url), manifest, "train", threads)
-    share = Share(rank, ranks, first_step, epochs * order.groups.num_rows)
+    share = Share(rank, ranks, first_step, first_step * BATCH, epochs * order.groups.num_rows)
     try:
         return list(read_steps(groups, order, share, masking() if dynamic else None))
     finally:
@@ -154,7 +154,7 @@ def test_leaving_early_ends_the_threads(tmp_path: Path) -> None:
     manifest = write_data_set(tmp_path, [400] * 3)
     order = Order(RowGroups.of(manifest.splits["train"]), 3, BATCH, MICRO)
     groups = DecodedGroups(str(tmp_path), manifest, "train", 2)
-    steps: Iterator[StepRows] = read_steps(groups, order, Share(0, 1, 0, 10**9))
+    steps: Iterator[StepRows] = read_steps(groups, order, Share(0, 1, 0, 0, 10**9))
     assert len(next(steps).rows) == BATCH
     steps.close()  # type: ignore[attr-defined]  # a generator
     groups.close()
@@ -176,7 +176,7 @@ def test_groups_are_decoded_once_an_epoch_and_dropped(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(groups, "_decode", spy)
     most = 0
-    for _ in read_steps(groups, order, Share(0, 1, 0, order.groups.num_rows)):
+    for _ in read_steps(groups, order, Share(0, 1, 0, 0, order.groups.num_rows)):
         most = max(most, len(groups._decoded))
     groups.close()
     assert len(decoded) == len(set(decoded)) == 100

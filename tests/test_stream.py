@@ -65,8 +65,8 @@ def test_a_state_is_where_the_stream_goes_on(after: int, tmp_path: Path) -> None
     second = stream(tmp_path)
     second.load_state_dict(first.state_dict())
     assert len(str(first.state_dict())) < 1024
-    rest = list(second) if after < 24 else []
-    assert keys(taken + rest) == keys(whole)
+    rest = list(second)
+    assert keys(taken + rest) == keys(whole if after < 24 else whole + whole), "behind the end, from the start again"
 
 
 def test_a_state_moves_between_numbers_of_ranks_at_the_end_of_a_step_only(tmp_path: Path) -> None:
@@ -85,6 +85,8 @@ def test_a_state_moves_between_numbers_of_ranks_at_the_end_of_a_step_only(tmp_pa
     next(iter(within))
     with pytest.raises(UserError, match="within a step of 2 ranks, here are 3"):
         thirds[0].load_state_dict(within.state_dict())
+    with pytest.raises(UserError, match="none of this class"):
+        thirds[0].load_state_dict({"epoch": 3})
     with pytest.raises(UserError, match=r"another stream .*seed: 1 -> 2"):
         stream(tmp_path, seed=2).load_state_dict(within.state_dict())
 
@@ -157,6 +159,7 @@ def test_workers_of_a_data_loader_are_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"split": "test"}, "has no split 'test'"),
+        ({"rank": 4, "world_size": 5}, "5 ranks, but a step has 4 micro-batches"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"micro_batch": 5}, "does not divide"),
         ({"masking": "never"}, "must be one of auto, stored, dynamic"),

@@ -125,7 +125,9 @@ def test_four_two_three_and_one_ranks_make_one_run(data: Path, whole: Path, tmp_
     assert ledger(folder) == ledger(whole / "ledger"), "every micro-batch has the same rows"
     ours, theirs = losses(out), losses(whole / "run")
     assert len(ours) == 24 and all(abs(ours[step] - theirs[step]) < 1e-4 for step in theirs)
-    assert len(list(folder.glob("start-0001-*"))) == 4 and len(list(folder.glob("start-0003-*"))) == 3
+    for number, ranks in enumerate((4, 2, 3, 1), 1):
+        paths = list(folder.glob(f"start-{number:04d}-*"))
+        assert len(paths) == ranks and all(path.read_text() for path in paths), "each start did some steps"
 
 
 def _stop_after(process: subprocess.Popen[str], out: Path, step: int) -> None:
@@ -184,6 +186,7 @@ def test_max_restarts_goes_on_by_itself_after_a_killed_rank(data: Path, whole: P
     workers(process)[1].kill()
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
+    assert "going on from step" in err and len(metrics(out, "start")) == 2
     assert weights(out, 24) == weights(whole / "run", 24)
 
 
@@ -217,6 +220,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(data: Pat
     assert "only the number of ids could be compared" in err and "1 of the last 1 steps skipped" in err
     assert [(line["skipped"], line["loss"]) for line in metrics(out)] == [(1, None)] * 3
     saved = load_file(out / "checkpoints" / "step-0000000003" / "model.safetensors")
+    moments = load_file(out / "checkpoints" / "step-0000000003" / "optimizer.safetensors")
+    assert all(moments[name] == 0 for name in moments if name.endswith(".step"))
     for name, parameter in model.named_parameters():
         assert torch.equal(saved[name].nan_to_num(), parameter.detach().nan_to_num()), f"{name}: no step was taken"
 
@@ -239,3 +244,13 @@ def test_three_ranks_go_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     code, _, err = run(3, *tiny(data, tmp_path / "run", epochs=1), *arguments)
     assert code == 0 and "going on from step 4" in err
     assert weights(tmp_path / "run", 6) == whole
+
+
+def test_rows_that_a_batch_does_not_divide_are_served_once_an_epoch_whatever_the_stops(tmp_path: Path) -> None:
+    """The run of one epoch ends with a short step; one of three goes on behind its last row."""
+    write_data_set(tmp_path / "data", [30, 20])
+    for epochs in (1, 3):
+        arguments = tiny(tmp_path / "data", tmp_path / "run", epochs)
+        assert run(2, *arguments, "--ledger", tmp_path / "ledger")[0] == 0
+    rows = [row for of_step in ledger(tmp_path / "ledger").values() for row in of_step]
+    assert [sorted(rows[start : start + 50]) for start in (0, 50, 100)] == [list(range(50))] * 3

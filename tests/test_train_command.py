@@ -12,10 +12,10 @@ import pytest
 import torch
 from datasets_of_rows import write_data_set
 from launch import SMALL, metrics, run, weights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_model import bert
 from test_train import tiny
-from transformers import AutoTokenizer, BertConfig, BertForPreTraining
+from transformers import AutoTokenizer, BertForPreTraining
 
 from shards.manifest import Manifest
 from train.order import RowGroups
@@ -114,11 +114,14 @@ def test_a_damaged_shard_is_named_with_what_was_expected(damage: str, data: Path
         ({"vocab_size": 499}, "knows 499 ids, the data set has 500"),
         ({"max_position_embeddings": 31}, "has 31 positions, the data set has sequences of 32 tokens"),
         ({"type_vocab_size": 1}, "has 1 token types, sentence pairs need 2"),
+        ({"pad_token_id": 7}, "its pad_token_id is 7, the data set's 0"),
+        ({"is_decoder": True}, "must be an encoder"),
+        ({"hidden_size": 65}, "its configuration makes no model"),
     ],
 )
-def test_a_model_that_the_data_set_does_not_fit(changes: dict[str, int], message: str, data: Path, tmp_path: Path) -> None:
-    config = BertConfig(**{"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1} | changes)
-    config.save_pretrained(tmp_path)
+def test_a_model_that_the_data_set_does_not_fit(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
+    config = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "pad_token_id": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
     assert message in refused(*tiny(data, tmp_path / "run"), "--model", tmp_path / "config.json")
 
 
@@ -143,7 +146,7 @@ def test_what_is_no_model(data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         (("--steps", 5), "give either --steps or --epochs"),
         (("--lr", 0), "--lr is 0.0, must be above 0"),
         (("--dropout", 1), "--dropout is 1.0, must be from 0.0 to 0.9"),
-        (("--attention", "varlen"), "--attention varlen needs a CUDA device"),
+        (("--attention", "varlen"), "--attention varlen needs an NVIDIA device"),
         (("--ledger", "s3://bucket/ledger"), "must be a folder on a disk"),
     ],
 )
@@ -190,8 +193,10 @@ def test_a_checkpoint_of_other_settings_is_refused_with_the_difference(
     write_data_set(tmp_path / "other", seed=9)
     given = [tmp_path / "other" if argument == "OTHER" else argument for argument in arguments]
     before = weights(trained, 6)
+    settings = (trained / "run.json").read_bytes()
     line = refused(*tiny(data, trained, epochs=1), *given)
-    assert "was begun with other settings" in line and message in line and weights(trained, 6) == before
+    assert "was begun with other settings" in line and message in line
+    assert weights(trained, 6) == before and (trained / "run.json").read_bytes() == settings
 
 
 def test_a_damaged_newest_checkpoint_falls_back_aloud(data: Path, trained: Path, tmp_path: Path) -> None:
@@ -251,6 +256,27 @@ def test_scores_are_those_of_the_padded_model(data: Path, trained: Path, tmp_pat
     (scores,) = metrics(trained, "eval")
     assert scores["masked_tokens"] == masked and scores["mlm_accuracy"] == right / masked
     assert scores["mlm_loss"] == pytest.approx(mlm / masked, abs=1e-5)
+
+
+def test_weights_of_something_else_are_refused(data: Path, tmp_path: Path) -> None:
+    model = bert()
+    model.save_pretrained(tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({f"other.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "model" / "model.safetensors")
+    line = refused(*tiny(data, tmp_path / "run"), "--model", tmp_path / "model")
+    assert "no weights of a BERT: " in line
+
+
+def test_a_damaged_held_out_shard_costs_no_step(data: Path, trained: Path, tmp_path: Path) -> None:
+    """It is first read at the end: what was trained is saved before the run ends with its name."""
+    other, _ = copied(data, tmp_path)
+    shard = other / "eval" / "000000-0000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    line = refused(*tiny(other, tmp_path / "run", epochs=1, every=0))
+    assert shard.name in line and "its sha256 is" in line
+    assert weights(tmp_path / "run", 6) == weights(trained, 6)
 
 
 @pytest.mark.parametrize("module", ["train.evaluate", "train.export"])

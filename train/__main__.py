@@ -3,13 +3,14 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr, suppress
-from io import StringIO
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from shards.errors import UserError
 from shards.options import add_arguments
-from shards.terminal import EXIT_WRONG, Parser, guarded, printable, say
+from shards.terminal import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say, silenced
 from train.settings import Settings, from_arguments
 from train.stopping import StopRequest
 
@@ -38,11 +39,17 @@ def make_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
     """One start of a run; returns its exit code."""
     settings = from_arguments(vars(arguments))
-    from train.ranks import LostRankError, joined  # torch takes seconds to import; --help and a slip need not wait for it
+    from torch import OutOfMemoryError
 
+    from train.ranks import LostRankError, joined  # torch takes seconds to import; --help and a slip need not wait for it
+    from train.weights import quiet
+
+    quiet()
     try:
         with joined() as ranks:
             return _rehearse(settings, ranks) if arguments.dry_run else _train(settings, ranks, stop)
+    except OutOfMemoryError as error:
+        raise UserError(f"--micro-batch {settings.micro_batch} does not fit the device's memory; lower it ({error})") from error
     except LostRankError as error:
         say(f"train: {error}; what is saved is kept, run the same command again to go on")
         return EXIT_WRONG
@@ -63,15 +70,15 @@ def _rehearse(settings: Settings, ranks: "Ranks") -> int:
 def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
     from train.ledger import Ledger
     from train.loop import Trainer
-    from train.metrics import Reporter, warn
+    from train.metrics import Reporter
     from train.run import claimed, join_ranks, prepare, resume
 
     run, said = ranks.agreed(lambda: prepare(settings, ranks))
     with claimed(run):
-        said += resume(run, warn)
+        said += resume(run, say)
         join_ranks(run)
-        reporter = ranks.agreed(lambda: Reporter(run))
         ledger = Ledger(settings.ledger, ranks)
+        reporter = ranks.agreed(lambda: Reporter(run))
         try:
             for line in said:
                 reporter.say(line)
@@ -93,8 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command's entry: errors that people can mend are one line, of rank 0, and exit code 2 of every process."""
     first = os.environ.get("RANK", "0") == "0"
     stop = StopRequest().listen()
-    with nullcontext() if first else redirect_stderr(StringIO()):
+    with silenced(not first):
         arguments = make_parser().parse_args(argv)
+    if arguments.dry_run:
+        interrupt_once()  # there is nothing to save
     return guarded("train", lambda: run(arguments, stop), quiet=not first)
 
 
@@ -108,4 +117,8 @@ def _leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _leave(main())
+    try:
+        _leave(main())
+    except Exception:  # a fault of the program: shown, and then the end is as quick
+        traceback.print_exc()
+        _leave(EXIT_WRONG)

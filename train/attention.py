@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, BertForPreTraining
 
 from shards.errors import UserError
 from train.batch import PackedBatch
@@ -92,17 +92,20 @@ AttentionInterface.register(PADDED, _padded)
 AttentionInterface.register(VARLEN, _varlen)
 
 
-def choose(asked: str, device: torch.device, half: bool) -> str:
-    """The name to give transformers for `--attention auto|padded|varlen`. Raises UserError where that cannot be."""
-    possible = device.type == "cuda" and half and _has_varlen()
+def choose(asked: str, device: torch.device, half: bool, bert: BertForPreTraining) -> str:
+    """Sets a model's attention as `--attention auto|padded|varlen` means it, and returns its name. Raises UserError."""
+    features = bert.config.hidden_size // bert.config.num_attention_heads
+    fits = features % 8 == 0 and features <= 256  # what the flash kernels take
+    possible = device.type == "cuda" and half and fits and _has_flash(device)
     if asked == "varlen" and not possible:
-        raise UserError("--attention varlen needs a CUDA device, bf16 and torch 2.10 or newer; use auto or padded")
-    return VARLEN if asked == "varlen" or (asked == "auto" and possible) else PADDED
+        raise UserError(
+            "--attention varlen needs an NVIDIA device of compute capability 8.0 or higher, bf16, and heads of a multiple of 8 "
+            f"and at most 256 features (the model's have {features}, the device is {device}); use auto or padded"
+        )
+    name = VARLEN if possible and asked != "padded" else PADDED
+    bert.config._attn_implementation = name
+    return name
 
 
-def _has_varlen() -> bool:
-    try:
-        from torch.nn.attention import varlen
-    except ImportError:
-        return False
-    return hasattr(varlen, "varlen_attn")
+def _has_flash(device: torch.device) -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)

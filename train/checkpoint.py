@@ -78,6 +78,7 @@ def remove_unfinished(out: str) -> None:
         name = storage.relative(info.url, folder).partition("/")[0]
         if _NAME.fullmatch(name) and storage.join(folder, name) not in finished:
             storage.remove(info.url)
+    storage.tidy(folder, empty_folders=True)
 
 
 def open_checkpoint(url: str) -> Checkpoint:
@@ -167,6 +168,7 @@ class Saver:
             for name, data in _contents(tensors, files):
                 storage.publish(storage.join(url, name), data)
                 written[name] = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+                del data  # before the next is made
             value = {"version": VERSION, "step": step, **record, "files": written}
             text = json.dumps(value | {"sha256": fingerprint(value)}, indent=1)
             storage.publish(storage.join(url, RECORD), text.encode())

@@ -18,19 +18,21 @@ def describe(run: Run) -> Iterator[str]:
     """What the run will be."""
     total, settings = run.manifest.splits["train"].totals(), run.settings
     rows, steps = total["rows"], run.num_steps
+    epochs = run.end / rows
     yield f"data: {rows:,} rows of up to {run.shape.tokens} tokens, {total['tokens']:,} tokens, masking {settings.masking}"
+    yield (f"run: {steps:,} steps of {settings.global_batch} rows, {epochs:.2f} epochs, {epochs * total['tokens']:,.0f} tokens")
     yield (
-        f"run: {steps:,} steps of {settings.global_batch} rows, {settings.end(rows) / rows:.2f} epochs, "
-        f"{settings.end(rows) / rows * total['tokens']:,.0f} tokens"
-    )
-    shares = [len(run.order.micro_batches_of(rank, run.ranks.world_size)) for rank in range(run.ranks.world_size)]
-    yield (
-        f"step: {run.order.num_micro_batches} micro-batches of {settings.micro_batch} rows, {max(shares)} on the busiest "
+        f"step: {run.order.num_micro_batches} micro-batches of {settings.micro_batch} rows, {_most(run)} on the busiest "
         f"of {run.ranks.world_size} processes; order: {run.order.lanes} lanes"
     )
     parameters = sum(p.numel() for p in run.bert.parameters())
     yield f"model: {parameters:,} parameters; a checkpoint has {size(12 * parameters)}, {settings.keep} are kept"
     yield f"device: {run.ranks.device}, {'bf16' if run.half else 'fp32'}, attention {run.bert.config._attn_implementation}"
+
+
+def _most(run: Run) -> int:
+    """Micro-batches a step of the busiest rank, which is the first."""
+    return len(run.order.micro_batches_of(0, run.ranks.world_size))
 
 
 def largest_batch(run: Run) -> PackedBatch:
@@ -67,8 +69,8 @@ def rehearse(run: Run) -> Iterator[str]:
         loss = float(losses.sum())  # waits for the device
         seconds = time.perf_counter() - started
     yield f"largest micro-batch: {batch.tokens:,} tokens, {batch.pairs:,} sequences, loss {loss:.2f}, {seconds:.2f} s"
-    share = max(len(run.order.micro_batches_of(rank, run.ranks.world_size)) for rank in range(run.ranks.world_size))
-    yield f"at most {clock(seconds * share * run.num_steps)} for all steps; {short(batch.tokens / seconds)} tokens/s a process"
+    all_steps = clock(seconds * _most(run) * run.num_steps)
+    yield f"at most {all_steps} for all steps; {short(batch.tokens / seconds)} tokens/s a process"
     if run.ranks.device.type == "cuda":
         free, whole = torch.cuda.mem_get_info()
         yield f"memory: {size(torch.cuda.max_memory_allocated())} of {size(whole)} on the device at most, {size(free)} are free"

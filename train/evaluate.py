@@ -21,16 +21,16 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.masking import unmask_rows
 from shards.schema import Rows
-from shards.terminal import Parser, guarded, interrupt_once
+from shards.terminal import Parser, guarded, interrupt_once, say, silenced
 from train import attention, checkpoint
 from train.batch import PackedBatch, Shape, pack_batch
 from train.groups import DecodedGroups, check_sizes
-from train.metrics import warn
+from train.metrics import finite
 from train.model import PackedBert
 from train.order import Places, RowGroups
 from train.ranks import Ranks, autocast, is_first, joined, use_half
 from train.reader import gather
-from train.weights import bert_of, check_fit
+from train.weights import bert_of, check_fit, quiet
 
 SPLIT = "eval"
 
@@ -182,12 +182,15 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command's entry."""
     interrupt_once()
-    return guarded("train.evaluate", lambda: _run(make_parser().parse_args(argv)), quiet=not is_first())
+    with silenced(not is_first()):
+        arguments = make_parser().parse_args(argv)
+    return guarded("train.evaluate", lambda: _run(arguments), quiet=not is_first())
 
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.micro_batch < 1 or arguments.rows < 0:
         raise UserError(f"--micro-batch is {arguments.micro_batch} and --rows {arguments.rows}; must be at least 1 and 0")
+    quiet()
     with joined() as ranks:
         half = use_half(arguments.precision, ranks.device)
         manifest, step, packed = ranks.agreed(lambda: _load(arguments, ranks, half))
@@ -202,21 +205,24 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         if ranks.rank == 0:
             text = "\n".join([f"after step {step}", *scores.lines()])
-            print(json.dumps({"step": step, **asdict(scores)}) if arguments.json else text)
+            print(json.dumps({"step": step, **finite(asdict(scores))}) if arguments.json else text)
     return 0
 
 
 def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Manifest, int, PackedBert]:
     manifest = open_data_set(arguments.data)
+    if SPLIT not in manifest.splits:
+        raise UserError(f"{arguments.data}: its manifest has no split {SPLIT}; build it again")
     check_sizes(arguments.data, manifest, SPLIT)
     found, (config, tensors) = checkpoint.locate(
         arguments.checkpoint,
         lambda c: (c.read(checkpoint.CONFIG), c.tensors(checkpoint.MODEL)),
-        warn if ranks.rank == 0 else lambda line: None,
+        say if ranks.rank == 0 else lambda line: None,
     )
     if found.record["tokenizer_fingerprint"] != manifest.tokenizer["fingerprint"]:
         raise UserError(f"{arguments.checkpoint}: was trained with another tokenizer than that of {arguments.data}")
-    bert = bert_of(config, tensors, attention.choose("auto", ranks.device, half))
+    bert = bert_of(config, tensors)
+    attention.choose("auto", ranks.device, half, bert)
     check_fit(arguments.checkpoint, bert.config, manifest)
     return manifest, found.step, PackedBert(bert).to(ranks.device)
 

@@ -5,9 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from shards import storage
-from shards.terminal import Parser, guarded, interrupt_once
+from shards.terminal import Parser, guarded, interrupt_once, say
 from train import checkpoint
-from train.metrics import warn
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,7 +29,7 @@ def export(url: str, out: str) -> int:
     def read(found: checkpoint.Checkpoint) -> dict[str, bytes]:
         return {name: found.read(name) for name in found.record["files"] if name != checkpoint.OPTIMIZER}
 
-    found, files = checkpoint.locate(url, read, warn)
+    found, files = checkpoint.locate(url, read, say)
     for name, data in files.items():
         storage.publish(storage.join(out, name), data)
     return found.step

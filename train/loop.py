@@ -15,7 +15,7 @@ import torch
 from shards.errors import UserError
 from train.batch import PackedBatch, pack_batch
 from train.checkpoint import Saver
-from train.evaluate import Scores, evaluate
+from train.evaluate import evaluate
 from train.groups import DecodedGroups
 from train.ledger import Ledger
 from train.metrics import Reporter
@@ -37,7 +37,6 @@ class Prepared:
     row_ids: list[int]
     totals: Callable[[], list[int]]  # tokens, masked, pairs, attended, wishes to stop, faults
     fault: BaseException | None
-    waited_s: float
 
 
 class Trainer:
@@ -47,41 +46,45 @@ class Trainer:
         self.run, self.reporter, self.ledger, self.stop = run, reporter, ledger, stop
         self.saver = Saver(run.settings.out, run.settings.keep)
         self.tally = Tally(run.ranks.device)
-        self.saved_step = run.first_step
+        self.done = self.saved_step = run.first_step
         self.interval = Interval()
         self._fault: UserError | None = None
+        self._ended = False
 
     def train(self) -> int:
         """Trains to the end, or until asked to stop; returns the steps done. Raises UserError, on every rank."""
         run = self.run
         threads = run.settings.reader_threads
         groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, threads)
-        share = Share(run.ranks.rank, run.ranks.world_size, run.first_step, run.settings.end(run.order.groups.num_rows))
+        share = Share(run.ranks.rank, run.ranks.world_size, run.first_step, run.first_position, run.end)
         steps = read_steps(groups, run.order, share, run.masking)
         try:
             return self._steps(steps)
+        except UserError:  # raised on every rank
+            self._end_early()
+            raise
         finally:
+            with suppress(UserError):  # what is being written is worth waiting for, whatever happened
+                self.saver.wait()
             steps.close()  # type: ignore[attr-defined]  # a generator
             groups.close()
 
     def _steps(self, steps: Iterator[StepRows]) -> int:
-        run, done = self.run, self.run.first_step
-        upcoming = self._prepare(steps, done)
+        upcoming = self._prepare(steps, self.done)
         while upcoming is not None:
             current = upcoming
             *sums, stops, faults = current.totals()
             if faults:
-                self._give_up(current, done)
+                self._raise_fault(current)
             if stops:
                 break
-            upcoming = self._prepare(steps, done + 1)
+            upcoming = self._prepare(steps, self.done + 1)
             self._compute(current, Counts(*sums))
-            done += 1
-            self._after(done)
-        if done > self.saved_step:
-            self._save(done)
-        run.ranks.agreed(self._settle)
-        return done
+            self.done += 1
+            self._after(self.done)
+        self._save_rest()
+        self.run.ranks.agreed(self._settle)
+        return self.done
 
     def _prepare(self, steps: Iterator[StepRows], step: int) -> Prepared | None:
         """The next step, or None behind the last. What fails here is told to all ranks with the counts."""
@@ -90,11 +93,10 @@ class Trainer:
             return None
         started = time.perf_counter()
         batches, seeds, row_ids, fault = [], [], [], None
-        waited_s = 0.0
         try:
             self._check()
             given = next(steps)
-            waited_s = time.perf_counter() - started
+            self.interval.waited_s += time.perf_counter() - started
             row_ids = given.row_ids.tolist()
             for number, micro_batch in enumerate(run.order.micro_batches_of(run.ranks.rank, run.ranks.world_size)):
                 first = number * run.settings.micro_batch
@@ -107,14 +109,21 @@ class Trainer:
             batches, seeds = [run.empty_batch()], [0]
         counts = [sum(getattr(b, name) for b in batches) for name in ("tokens", "masked", "pairs", "attended")]
         totals = run.ranks.sum_later([*counts, int(self.stop.requested), int(fault is not None)])
-        return Prepared(step, batches, seeds, row_ids, totals, fault, waited_s)
+        return Prepared(step, batches, seeds, row_ids, totals, fault)
 
-    def _give_up(self, current: Prepared, done: int) -> None:
-        """Saves what is done and raises what the first rank with a fault says, on every rank."""
-        if done > self.saved_step:
-            self._save(done)
+    def _end_early(self) -> None:
+        """Saves what is done, once; nobody ends, and so ends the others, before that is written."""
+        if self._ended:
+            return
+        self._ended = True
+        self._save_rest()
         with suppress(UserError):  # one fault is told, the first
             self.saver.wait()
+        self.run.ranks.gather(None)
+
+    def _raise_fault(self, current: Prepared) -> None:
+        """Raises what the first rank with a fault says, on every rank."""
+        self._end_early()
         told = self.run.ranks.gather(None if current.fault is None else str(current.fault) or type(current.fault).__name__)
         if current.fault is not None and not isinstance(current.fault, UserError):
             raise current.fault  # a fault of the program shows where it happened
@@ -143,7 +152,7 @@ class Trainer:
         lr = self._lr(current.step)
         update(run.bert, run.optimizer, lr, run.settings.clip_norm, self.tally)
         self._guard(lambda: self.ledger.write(current.step, current.row_ids))
-        self.interval.add(counts, current.waited_s)
+        self.interval.add(counts)
 
     def _lr(self, step: int) -> float:
         settings, num_steps = self.run.settings, self.run.num_steps
@@ -162,33 +171,28 @@ class Trainer:
         self.interval.resume()
 
     def _score(self, done: int, max_rows: int) -> None:
-        scores = self.score(max_rows)
-        if scores is not None:
-            for line in scores.lines():
-                self.reporter.say(line)
-            self._guard(lambda: self.reporter.log("eval", done, vars(scores)))
-
-    def score(self, max_rows: int) -> Scores | None:
-        """Held-out scores of the model as it is; None where nothing is held out."""
         run = self.run
         if not run.manifest.splits["eval"].shards:
-            return None
-        return evaluate(
+            return
+        scores = evaluate(
             run.packed, run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, max_rows, run.autocast
         )
+        for line in scores.lines():
+            self.reporter.say(line)
+        self._guard(lambda: self.reporter.log("eval", done, vars(scores)))
 
     def _log(self, done: int) -> None:
         run, tally, interval = self.run, self.tally, self.interval
         losses = run.ranks.sum(tally.losses.clone())
         values = torch.cat([losses, torch.stack([tally.skipped, tally.longest, tally.norm])]).tolist()  # waits for the device
         interval.pause()
-        mlm_loss, nsp_loss = (_finite(value / interval.steps) for value in values[:2])
-        skipped, longest, norm = int(values[2]), int(values[3]), _finite(values[4])
+        mlm_loss, nsp_loss = (value / interval.steps for value in values[:2])
+        skipped, longest, norm = int(values[2]), int(values[3]), values[4]
         peak = peak_flops(run.ranks.device, run.half)
         flops = step_flops(run.bert.config, interval.counts())
         per_second = 1.0 / max(1e-9, interval.seconds)
         line: dict[str, Any] = {
-            "loss": None if mlm_loss is None or nsp_loss is None else mlm_loss + nsp_loss,
+            "loss": mlm_loss + nsp_loss,
             "mlm_loss": mlm_loss,
             "nsp_loss": nsp_loss,
             "lr": self._lr(done - 1),
@@ -205,21 +209,19 @@ class Trainer:
         tally.clear()
         self.interval = Interval()
         if longest >= run.settings.max_skipped:
-            self._save(done)
-            run.ranks.agreed(self._settle)
             raise UserError(
                 f"the gradient was not finite in {longest} steps in a row, up to step {done} (--max-skipped is "
                 f"{run.settings.max_skipped}); lower --lr or raise --warmup-steps, with another --out"
             )
 
+    def _save_rest(self) -> None:
+        if self.done > self.saved_step:
+            self._save(self.done)
+
     def _save(self, done: int) -> None:
         """Begins to write a checkpoint, on rank 0; training goes on meanwhile."""
         run = self.run
         if run.ranks.rank == 0:
-            self.saver.begin(done, run.tensors(), run.files, run.record())
+            self.saver.begin(done, run.tensors(), run.files, {"position": run.position(done), **run.record()})
         self._guard(self.reporter.checkpointed)
         self.saved_step = done
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None

@@ -5,10 +5,9 @@ Only rank 0 reports. A line of metrics.jsonl is an object with `kind`: start, tr
 
 import importlib.util
 import json
-import sys
+import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from shards import storage
 from shards.errors import UserError
+from shards.manifest import fingerprint
 from shards.terminal import clock, say, short
 from train.run import Run
 
@@ -73,7 +73,7 @@ class Reporter:
         """Writes the line of this start."""
         out, first_step, num_steps = run.settings.out, run.first_step, run.num_steps
         self._speaks, self._first_step, self._num_steps = run.ranks.rank == 0, first_step, num_steps
-        self._started = time.monotonic()
+        self._out, self._started = out, time.monotonic()
         self._shown = -_PLAIN_EVERY_S
         self._board: Any = None
         self._wandb: Any = None
@@ -93,8 +93,9 @@ class Reporter:
             columns = (TextColumn("{task.percentage:3.0f}%"), BarColumn(10), TextColumn("{task.fields[facts]}"))
             self._bar = Progress(*columns, console=console, refresh_per_second=4)
             self._row = self._bar.add_task("train", total=num_steps, completed=first_step, facts="")
-            self._bar.start()
         self.log("start", first_step, {"steps": num_steps, "world_size": run.ranks.world_size, "device": str(run.ranks.device)})
+        if self._bar is not None:
+            self._bar.start()
 
     def say(self, line: str) -> None:
         """A line for the person who waits."""
@@ -107,13 +108,15 @@ class Reporter:
         """Writes one line of metrics; for `train` also draws the progress."""
         if not self._speaks:
             return
+        values = finite(values)
         self._file.add({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
-        if self._board is not None:
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+        with storage.translated(self._out, "report to"):
+            if self._board is not None:
+                for name, value in numbers.items():
+                    self._board.add_scalar(name, value, step)
+            if self._wandb is not None:
+                self._wandb.log(numbers, step=step)
         if kind == "train":
             self._show(step, values)
 
@@ -153,6 +156,11 @@ class Reporter:
             self._wandb.finish()
 
 
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, None for each number that is not finite: JSON has no word for it."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
+
+
 def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"
 
@@ -162,13 +170,9 @@ def _wandb_run(project: str, out: str, settings: Mapping[str, Any]) -> Any:
         import wandb
     except ImportError as error:
         raise UserError(f"--wandb {project}: the package is missing; install the extra: pip install '.[wandb]'") from error
+    name = fingerprint(storage.absolute(out))[:16]
     folder = str(storage.local_path(out)) if storage.is_local(out) else None
     try:
-        return wandb.init(project=project, dir=folder, config=dict(settings), id=Path(out).name or None, resume="allow")
+        return wandb.init(project=project, dir=folder, config=dict(settings), id=name, resume="allow")
     except Exception as error:  # the library raises errors of its own
         raise UserError(f"--wandb {project}: cannot be begun ({error}); WANDB_MODE=offline works without an account") from error
-
-
-def warn(line: str) -> None:
-    """For what is said before there is a reporter."""
-    print(line, file=sys.stderr, flush=True)

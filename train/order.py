@@ -105,9 +105,12 @@ class Order:
         start = rank * each + min(rank, more)
         return range(start, start + each + (rank < more))
 
-    def positions(self, step: int, end: int, micro_batches: range) -> Positions:
-        """The positions of some micro-batches of a step, in the order of their rows; fewer where the run ends at `end`."""
-        all_of_step = np.arange(min(step * self.global_batch, end), min((step + 1) * self.global_batch, end))
+    def positions(self, start: int, end: int, micro_batches: range) -> Positions:
+        """Of the step that begins at position `start`, those of some micro-batches, in the order of their rows.
+
+        Fewer where the run ends at `end`.
+        """
+        all_of_step = np.arange(min(start, end), min(start + self.global_batch, end))
         lanes = all_of_step % self.groups.num_rows % self.lanes
         by_lane = all_of_step[np.argsort(lanes, kind="stable")]
         return by_lane[micro_batches.start * self.micro_batch : micro_batches.stop * self.micro_batch]

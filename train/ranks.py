@@ -114,7 +114,9 @@ def is_first() -> bool:
 
 def use_half(precision: str, device: torch.device) -> bool:
     """Whether `--precision auto|fp32|bf16` means bf16 on this device."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return precision == "bf16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
 
 
 def autocast(device: torch.device, half: bool) -> Any:
@@ -148,7 +150,8 @@ def joined() -> Iterator[Ranks]:
         yield Ranks(rank, world_size, device, dist.new_group(backend="gloo"))
     except RuntimeError as error:
         if _LOST.search(str(error)):
-            raise LostRankError(f"rank {rank}: another process of the run was lost") from error
+            reason = str(error).splitlines()[0][:200]
+            raise LostRankError(f"rank {rank}: another process of the run was lost, or cannot be reached ({reason})") from error
         raise
     dist.destroy_process_group()
 
@@ -173,8 +176,8 @@ def _name_of_start(store: Store, rank: int, world_size: int) -> str:
             return name
     while True:
         proposed, words = json.loads(store.get("proposal"))
-        if words[rank] == word:
+        if len(words) == world_size and words[rank] == word:
             store.set(f"answer/{rank}", proposed)
-        if store.check([f"agreed/{proposed}"]) and words[rank] == word:
-            return str(proposed)
+            if store.check([f"agreed/{proposed}"]):
+                return str(proposed)
         time.sleep(_POLL_S)

@@ -36,11 +36,12 @@ class StepRows:
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank reads of a run: the steps from `first_step` to the one that ends at position `end`."""
+    """What one rank reads of a run: from `first_step`, which begins at position `start`, to position `end`."""
 
     rank: int
     world_size: int
     first_step: int
+    start: int
     end: int
 
 
@@ -51,13 +52,14 @@ def read_steps(groups: DecodedGroups, order: Order, share: Share, masking: Maski
     """
     micro_batches = order.micro_batches_of(share.rank, share.world_size)
     steps_at_once = max(1, _ROWS_AT_ONCE // max(1, len(micro_batches) * order.micro_batch))
-    last_step = -(-share.end // order.global_batch)
+    steps_end = share.first_step - (share.start - share.end) // order.global_batch
     chunks: deque[Future[list[StepRows]]] = deque()
     gatherer = ThreadPoolExecutor(1, "gather")
     try:
-        for first in range(share.first_step, last_step, steps_at_once):
-            steps = range(first, min(first + steps_at_once, last_step))
-            positions = [order.positions(step, share.end, micro_batches) for step in steps]
+        for first in range(share.first_step, steps_end, steps_at_once):
+            steps = range(first, min(first + steps_at_once, steps_end))
+            starts = [share.start + (step - share.first_step) * order.global_batch for step in steps]
+            positions = [order.positions(start, share.end, micro_batches) for start in starts]
             places = order.locate(np.concatenate(positions))
             wanted = {int(group): groups.get(int(group)) for group in np.unique(places.group)}
             groups.keep(order.near(np.concatenate(positions)))

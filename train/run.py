@@ -49,11 +49,22 @@ class Run:
     half: bool
     files: dict[str, bytes]  # of a checkpoint: those that never change
     first_step: int = 0
+    first_position: int = 0
+
+    @property
+    def end(self) -> int:
+        """The position at which the run ends."""
+        left = (self.settings.steps - self.first_step) * self.settings.global_batch
+        return self.first_position + left if self.settings.steps else self.settings.epochs * self.order.groups.num_rows
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.settings.num_steps(self.order.groups.num_rows)
+        """Steps of the whole run, the last of which may be short."""
+        return self.first_step - (self.first_position - self.end) // self.settings.global_batch
+
+    def position(self, step: int) -> int:
+        """Where a step begins."""
+        return min(self.end, self.first_position + (step - self.first_step) * self.settings.global_batch)
 
     def autocast(self) -> Any:
         """The context of a forward pass."""
@@ -77,6 +88,7 @@ class Run:
             "data_fingerprint": self.manifest.data_fingerprint,
             "tokenizer_fingerprint": self.manifest.tokenizer["fingerprint"],
             "order": {"version": ORDER_VERSION, "lanes": self.order.lanes, "window_rows": WINDOW_ROWS},
+            "mask_prob": self.masking.probability if self.masking else None,
             "model": _model_settings(self.bert),
             "settings": dataclasses.asdict(self.settings),
         }
@@ -101,8 +113,8 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     masking = rule if is_dynamic else None
     order = Order(RowGroups.of(manifest.splits[SPLIT]), settings.seed, settings.global_batch, settings.micro_batch)
     half = use_half(settings.precision, ranks.device)
-    name = attention.choose(settings.attention, ranks.device, half)
-    bert, said = make_bert(settings.model, manifest, settings.data, settings.dropout, settings.seed, name)
+    bert, said = make_bert(settings.model, manifest, settings.data, settings.dropout, settings.seed)
+    name = attention.choose(settings.attention, ranks.device, half, bert)
     packed: Any = PackedBert(bert).to(ranks.device).train()
     if settings.compile:
         packed = torch.compile(packed)
@@ -142,7 +154,7 @@ def _files(url: str, manifest: Manifest, bert: BertForPreTraining) -> dict[str, 
 
 @contextmanager
 def claimed(run: Run) -> Iterator[None]:
-    """Keeps other runs out of a local --out, clears away what a killed one left, and writes down the settings."""
+    """Keeps other runs out of a local --out, and clears away what a killed one left."""
     out, ranks = run.settings.out, run.ranks
     with ExitStack() as stack:
 
@@ -150,7 +162,6 @@ def claimed(run: Run) -> Iterator[None]:
             if ranks.rank == 0:
                 stack.enter_context(storage.locked(out, ".lock", "run"))
                 checkpoint.remove_unfinished(out)
-                storage.publish(storage.join(out, "run.json"), json.dumps(run.record(), indent=1).encode())
 
         ranks.agreed(claim)
         yield
@@ -162,30 +173,36 @@ def resume(run: Run, warn: Any) -> list[str]:
     Raises UserError, on every rank, when the checkpoint is of another model, data set, seed, batch or optimizer.
     """
 
-    def load() -> tuple[int, list[str]]:
+    def load() -> tuple[int, int, list[str]]:
         found = checkpoint.newest(run.settings.out, lambda c: (c.tensors(MODEL), c.tensors(OPTIMIZER)), warn)
         if found is None:
-            return 0, []
+            return 0, 0, []
         saved, (model, moments) = found
         said = list(_check_record(saved, run))
         with torch.no_grad():
             for file, tensors in ((model, run.tensors()[MODEL]), (moments, run.tensors()[OPTIMIZER])):
                 for name, tensor in tensors.items():
                     tensor.copy_(file[name])
-        return saved.step, [f"going on from step {saved.step} ({saved.url})", *said]
+        return saved.step, saved.record["position"], [f"going on from step {saved.step} ({saved.url})", *said]
 
-    run.first_step, said = run.ranks.from_first(load)
+    run.first_step, run.first_position, said = run.ranks.from_first(load)
     for tensors in run.tensors().values():
         for tensor in tensors.values():
             run.ranks.share_tensor(tensor.data)
+    run.ranks.agreed(lambda: _write_settings(run))
     return said
+
+
+def _write_settings(run: Run) -> None:
+    if run.ranks.rank == 0:
+        storage.publish(storage.join(run.settings.out, "run.json"), json.dumps(run.record(), indent=1).encode())
 
 
 def _check_record(saved: Checkpoint, run: Run) -> Iterator[str]:
     """Raises UserError with the difference named, or yields what changed and may."""
     old, new = saved.record, run.record()
     refused = []
-    if old["data_fingerprint"] != new["data_fingerprint"]:
+    if any(old[name] != new[name] for name in ("data_fingerprint", "tokenizer_fingerprint", "mask_prob")):
         refused.append("the data set is another one")
     refused += [f"order {change}" for change in differences(old["order"], new["order"])]
     refused += [f"model {change}" for change in differences(old["model"], new["model"])]
@@ -198,8 +215,8 @@ def _check_record(saved: Checkpoint, run: Run) -> Iterator[str]:
         raise UserError(
             f"{run.settings.out}: was begun with other settings ({'; '.join(refused)}); choose those, or another --out"
         )
-    if saved.step > run.num_steps:
-        raise UserError(f"{run.settings.out}: has done {saved.step} steps, the run has {run.num_steps}; ask for more")
+    if saved.step > run.settings.steps if run.settings.steps else old["position"] > run.end:
+        raise UserError(f"{run.settings.out}: has done {saved.step} steps, which is more than was asked for now; ask for more")
 
 
 def join_ranks(run: Run) -> None:

@@ -1,5 +1,6 @@
 """What a run is asked for: one frozen dataclass, checked once, from flags over a TOML file over the defaults."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -52,14 +53,19 @@ class Settings:
     log_every: int = option("steps between lines of metrics.jsonl", 10, metavar="N")
     ledger: str = option("folder for audits: what rows each rank was given in each step", "", metavar="DIR", shown="none")
     reader_threads: int = option("threads of each process that fetch and decode", 2, metavar="N")
-    max_skipped: int = option("steps in a row without a finite gradient that end the run; each is skipped", 10, metavar="N")
+    max_skipped: int = option(
+        "steps in a row without a finite gradient that end the run at the next line of metrics; each is skipped",
+        10,
+        metavar="N",
+    )
     wandb: str = option("project to report to, with the extra `wandb`", "", metavar="PROJECT", shown="none")
 
     def __post_init__(self) -> None:
         check_types(self)
         for f in fields(self):
             if f.type is float:
-                object.__setattr__(self, f.name, float(getattr(self, f.name)))  # 1 and 1.0 are one setting
+                value = getattr(self, f.name)
+                object.__setattr__(self, f.name, float(value) if abs(value) < 2**1000 else math.inf)  # 1 and 1.0 are one
         many = 2**40
         ranges = {
             "global_batch": (1, 2**24),
@@ -89,14 +95,6 @@ class Settings:
         for name in ("data", "out", "model"):
             if not getattr(self, name):
                 raise UserError(f"{flag(name)} is empty")
-
-    def num_steps(self, num_rows: int) -> int:
-        """Steps of the run over a split of `num_rows` rows."""
-        return self.steps or -(-self.epochs * num_rows // self.global_batch)
-
-    def end(self, num_rows: int) -> int:
-        """The position at which the run ends."""
-        return self.epochs * num_rows or self.steps * self.global_batch
 
     def warmup(self, num_steps: int) -> int:
         """Steps of the warm-up in a run of `num_steps`."""

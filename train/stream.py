@@ -67,6 +67,10 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         self._end = epochs * self._order.groups.num_rows
         if drop_last:
             self._end -= self._end % global_batch
+        if world_size > self._order.num_micro_batches and not packed:
+            raise UserError(
+                f"{world_size} ranks, but a step has {self._order.num_micro_batches} micro-batches: one for each is needed"
+            )
         self._rank, self._world_size = rank, world_size
         self._shape = Shape.of(self._manifest, split, micro_batch, self._masking)
         self._longest = longest_sequence(self._manifest)
@@ -90,13 +94,16 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
                 "seed": order.seed,
                 "global_batch": order.global_batch,
                 "micro_batch": order.micro_batch,
-                "masking": "dynamic" if self._masking else "stored",
+                "masking": self._masking.probability if self._masking else "stored",
+                "tokenizer": self._manifest.tokenizer["fingerprint"][:16],
                 "order": [ORDER_VERSION, order.lanes, WINDOW_ROWS],
             },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to a position. Raises UserError when it is one of another stream."""
+        if not all(name in state for name in self.state_dict()):
+            raise UserError(f"{self._url}: the state is none of this class; it has {', '.join(map(str, state))}")
         changes = differences(state["data"], self.state_dict()["data"])
         if changes:
             raise UserError(f"{self._url}: the state is of another stream ({'; '.join(changes)}); make it alike")
@@ -114,7 +121,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         if self._step >= self.num_steps:
             self._step = self._taken = 0
         groups = DecodedGroups(self._url, self._manifest, self._split, self._threads)
-        steps = read_steps(groups, self._order, Share(self._rank, self._world_size, self._step, self._end), self._masking)
+        steps = read_steps(groups, self._order, self._share(), self._masking)
         count = len(self._order.micro_batches_of(self._rank, self._world_size))
         try:
             for given in steps:
@@ -126,6 +133,9 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         finally:
             steps.close()  # type: ignore[attr-defined]  # a generator
             groups.close()
+
+    def _share(self) -> Share:
+        return Share(self._rank, self._world_size, self._step, self._step * self._order.global_batch, self._end)
 
     def _batch(self, given: StepRows, number: int) -> dict[str, torch.Tensor] | PackedBatch:
         first, last = number * self._order.micro_batch, (number + 1) * self._order.micro_batch

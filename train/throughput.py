@@ -1,5 +1,6 @@
 """How fast a run is: tokens a second, time spent waiting for data, and the share of the device's peak that is used (MFU)."""
 
+import re
 import time
 
 import torch
@@ -11,6 +12,7 @@ _BF16_PEAKS = {  # dense bf16 FLOP/s of tensor cores, from the makers' data shee
     "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
@@ -24,7 +26,7 @@ def peak_flops(device: torch.device, half: bool) -> float | None:
     if device.type != "cuda" or not half:
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in _BF16_PEAKS.items() if known in name), None)
+    return next((peak for known, peak in _BF16_PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 def step_flops(config: BertConfig, counts: Counts) -> float:
@@ -46,14 +48,13 @@ class Interval:
         self.waited_s = self.seconds = 0.0
         self._since = time.perf_counter()
 
-    def add(self, counts: Counts, waited_s: float) -> None:
+    def add(self, counts: Counts) -> None:
         """Counts a step in."""
         self.steps += 1
         self.tokens += counts.tokens
         self.masked += counts.masked
         self.pairs += counts.pairs
         self.attended += counts.attended
-        self.waited_s += waited_s
 
     def counts(self) -> Counts:
         """Of all its steps."""

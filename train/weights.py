@@ -18,13 +18,14 @@ from shards.randomness import Purpose, address
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
 """Layers and features: BERT's own two and the smaller ones of Turc et al. 2019 (arXiv:1908.08962); heads of 64 features."""
 
-transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # here and below: transformers' own
-transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+def quiet() -> None:
+    """For a command: what transformers says of loading is said here, in a line."""
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # here and below: transformers' own
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def make_bert(
-    name: str, manifest: Manifest, data_url: str, dropout: float, seed: int, attention: str
-) -> tuple[BertForPreTraining, list[str]]:
+def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed: int) -> tuple[BertForPreTraining, list[str]]:
     """The model that `--model` names, and what to say of it.
 
     Raises UserError for a name that is nothing, for weights of another kind, and where model and data set do not fit.
@@ -36,30 +37,35 @@ def make_bert(
         config = _shape(name, manifest) if name in SHAPES else _config(path)
         config.update(probabilities)
         check_fit(name, config, manifest)
-        bert = _new(config, attention)
+        bert = _new(name, config)
         return bert, [f"{name}: {_millions(bert)} parameters, from scratch"]
     check_fit(name, _pretrained(BertConfig, name), manifest)
     said = list(_compare_tokenizers(name, data_url, manifest))
-    bert, info = _pretrained(
-        BertForPreTraining, name, attn_implementation=attention, output_loading_info=True, dtype=torch.float32, **probabilities
-    )
-    fresh = sorted({_head(key) for key in info["missing_keys"]})
+    bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, dtype=torch.float32, **probabilities)
+    strange = [key for key in info["missing_keys"] if _head(key) is None]
+    if strange:
+        raise UserError(
+            f"--model {name}: its weights are not those of a BERT: {len(strange)} are missing, such as {strange[0]}"
+        )
+    fresh = sorted({str(_head(key)) for key in info["missing_keys"]})
     said.append(f"{name}: {_millions(bert)} parameters, pretrained" + (f"; from scratch: {', '.join(fresh)}" if fresh else ""))
     return bert, said
 
 
-def bert_of(config: bytes, tensors: dict[str, torch.Tensor], attention: str) -> BertForPreTraining:
+def bert_of(config: bytes, tensors: dict[str, torch.Tensor]) -> BertForPreTraining:
     """The model of a checkpoint, from its config.json and its tensors."""
-    bert = _new(BertConfig.from_dict(json.loads(config)), attention)
+    bert = BertForPreTraining(BertConfig.from_dict(json.loads(config)))
     with torch.no_grad():
         for name, parameter in bert.named_parameters():
             parameter.copy_(tensors[name])
     return bert
 
 
-def _new(config: BertConfig, attention: str) -> BertForPreTraining:
-    config._attn_implementation = attention
-    return BertForPreTraining(config)
+def _new(name: str, config: BertConfig) -> BertForPreTraining:
+    try:
+        return BertForPreTraining(config)
+    except Exception as error:  # values that contradict each other fail in many ways
+        raise UserError(f"--model {name}: its configuration makes no model ({error!r}); mend it") from error
 
 
 def _shape(name: str, manifest: Manifest) -> BertConfig:
@@ -106,6 +112,12 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
             f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of {longest} tokens; "
             "build it with a smaller --max-seq-len"
         )
+    if config.is_decoder or config.num_hidden_layers < 1:
+        raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; mend its config.json")
+    pad_id = manifest.tokenizer["special_ids"]["pad"]
+    if config.pad_token_id not in (None, pad_id):
+        told = f"its pad_token_id is {config.pad_token_id}, the data set's {pad_id}"
+        raise UserError(f"--model {name}: {told}; mend its config.json")
     if config.type_vocab_size < 2:
         raise UserError(f"--model {name}: has {config.type_vocab_size} token types, sentence pairs need 2")
 
@@ -163,9 +175,9 @@ def _vocabulary(data: bytes, place: str) -> dict[str, int]:
         raise UserError(f"{place}: not a vocabulary that can be compared ({error!r})") from error
 
 
-def _head(key: str) -> str:
+def _head(key: str) -> str | None:
     parts = {"cls.predictions": "the MLM head", "cls.seq_relationship": "the NSP head", "bert.pooler": "the pooler"}
-    return next((name for start, name in parts.items() if key.startswith(start)), key)
+    return next((name for start, name in parts.items() if key.startswith(start)), None)
 
 
 def _millions(bert: BertForPreTraining) -> str:
