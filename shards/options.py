@@ -88,7 +88,7 @@ def _help(f: Field[Any]) -> str:
 def read_values(arguments: Mapping[str, Any], settings: type) -> dict[str, Any]:
     """The fields that were given: parsed flags over `--config`. Raises UserError where a field without a default is not."""
     names = {f.name: f for f in fields(settings)}
-    values = _read_config(arguments["config"], names) if arguments.get("config") else {}
+    values = _read_config(arguments["config"], names) if arguments.get("config") is not None else {}
     values |= {name: value for name, value in arguments.items() if name in names}
     for name, f in names.items():
         if f.default is MISSING and name not in values:
@@ -102,7 +102,7 @@ def read_values(arguments: Mapping[str, Any], settings: type) -> dict[str, Any]:
 def _read_config(path: str, names: Mapping[str, Field[Any]]) -> dict[str, Any]:
     try:
         values = tomllib.loads(storage.read_bytes(path).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, or of a number with too many digits
         raise UserError(f"{path}: not a TOML file: {error}") from error
     values = {name.replace("-", "_"): value for name, value in values.items()}
     unknown = sorted(set(values) - set(names))

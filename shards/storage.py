@@ -50,7 +50,7 @@ def local_path(url: str) -> Path:
 
 def join(url: str, *names: str) -> str:
     """A URL below another."""
-    return "/".join((url.rstrip("/") or "/", *names))
+    return "/".join((url.rstrip("/") or ("/" if url else "."), *names))
 
 
 def relative(url: str, folder: str) -> str:

@@ -190,6 +190,19 @@ def test_max_restarts_goes_on_by_itself_after_a_killed_rank(data: Path, whole: P
     assert weights(out, 24) == weights(whole / "run", 24)
 
 
+def test_ranks_whose_torchrun_is_killed_save_and_end(data: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(2, *tiny(data, out, epochs=4000, every=0))
+    while not _metrics(out):
+        assert process.poll() is None
+        time.sleep(0.01)
+    orphans = workers(process)
+    process.kill()
+    gone, alive = psutil.wait_procs(orphans, timeout=60)
+    assert len(gone) == 2 and not alive and list(out.glob("checkpoints/*/training.json"))
+    process.communicate(timeout=60)
+
+
 def test_a_finished_run_is_left_alone_and_more_steps_go_on(data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run(0, *tiny(data, out, epochs=1))[0] == 0

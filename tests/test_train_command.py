@@ -162,6 +162,9 @@ def test_an_unknown_flag_and_help(data: Path, tmp_path: Path) -> None:
 
 
 def test_an_output_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
+    assert "lies in the data set" in refused(*tiny(data, data / "run"))
+    assert "ends with the process" in refused(*tiny(data, tmp_path), "--out", "memory://run")
+    assert "--out or --checkpoint is empty" in refused("--checkpoint", tmp_path, "--out", "", module="train.export")
     (tmp_path / "file").write_text("")
     assert "cannot write it" in refused(*tiny(data, tmp_path / "file" / "run"))
 
@@ -221,7 +224,7 @@ def test_dry_run_says_much_and_writes_nothing(data: Path, tmp_path: Path) -> Non
         "resident",
     ):
         assert words in out
-    assert "is no finished data set" in refused(*tiny(tmp_path, tmp_path / "run"), "--dry-run")
+    assert "is no finished data set" in refused(*tiny(tmp_path / "none", tmp_path / "run"), "--dry-run")
 
 
 @pytest.mark.slow
@@ -264,7 +267,7 @@ def test_weights_of_something_else_are_refused(data: Path, tmp_path: Path) -> No
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     save_file({f"other.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "model" / "model.safetensors")
     line = refused(*tiny(data, tmp_path / "run"), "--model", tmp_path / "model")
-    assert "no weights of a BERT: " in line
+    assert "its weights are not those of a BERT: " in line
 
 
 def test_a_damaged_held_out_shard_costs_no_step(data: Path, trained: Path, tmp_path: Path) -> None:
@@ -277,6 +280,9 @@ def test_a_damaged_held_out_shard_costs_no_step(data: Path, trained: Path, tmp_p
     line = refused(*tiny(other, tmp_path / "run", epochs=1, every=0))
     assert shard.name in line and "its sha256 is" in line
     assert weights(tmp_path / "run", 6) == weights(trained, 6)
+    shutil.copy(data / "eval" / shard.name, shard)
+    code, _, _ = run(0, *tiny(other, tmp_path / "run", epochs=1, every=0))
+    assert code == 0 and metrics(tmp_path / "run", "eval")[0]["step"] == 6, "what was not scored is scored when it goes on"
 
 
 @pytest.mark.parametrize("module", ["train.evaluate", "train.export"])

@@ -188,8 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.micro_batch < 1 or arguments.rows < 0:
-        raise UserError(f"--micro-batch is {arguments.micro_batch} and --rows {arguments.rows}; must be at least 1 and 0")
+    if not 1 <= arguments.micro_batch <= 2**16 or arguments.rows < 0:
+        raise UserError(
+            f"--micro-batch is {arguments.micro_batch} and --rows {arguments.rows}; allowed are 1 to 65536, and 0 or more"
+        )
+    if not arguments.data or not arguments.checkpoint:
+        raise UserError("--data or --checkpoint is empty")
     quiet()
     with joined() as ranks:
         half = use_half(arguments.precision, ranks.device)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from shards import storage
+from shards.errors import UserError
 from shards.terminal import Parser, guarded, interrupt_once, say
 from train import checkpoint
 
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         arguments = make_parser().parse_args(argv)
+        if not arguments.out or not arguments.checkpoint:
+            raise UserError("--out or --checkpoint is empty")
         step = export(arguments.checkpoint, arguments.out)
         print(f"{arguments.out}: the model after step {step}, with its tokenizer")
         return 0

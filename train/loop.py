@@ -70,6 +70,9 @@ class Trainer:
             groups.close()
 
     def _steps(self, steps: Iterator[StepRows]) -> int:
+        scored = self.run.ranks.from_first(lambda: self.reporter.has_scores)
+        if self._scores_are_due(self.done) and not scored:  # by the start that made the checkpoint
+            self._score(self.done)
         upcoming = self._prepare(steps, self.done)
         while upcoming is not None:
             current = upcoming
@@ -159,24 +162,29 @@ class Trainer:
         return learning_rate(step, settings.lr, settings.warmup(num_steps), num_steps)
 
     def _after(self, done: int) -> None:
-        """What is due once `done` steps are done. A step's line comes first, then its scores, then its checkpoint."""
+        """What is due once `done` steps are done. The checkpoint comes before the scores, which can take long."""
         settings, last = self.run.settings, done == self.run.num_steps
         if done % settings.log_every == 0 or last:
             self._log(done)
+        self.reporter.show_step(done)
         self.interval.pause()
-        if last or (settings.eval_every and done % settings.eval_every == 0):
-            self._score(done, 0 if last else settings.eval_rows)
         if last or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             self._save(done)
+        if self._scores_are_due(done):
+            self._score(done)
         self.interval.resume()
 
-    def _score(self, done: int, max_rows: int) -> None:
-        run = self.run
+    def _scores_are_due(self, done: int) -> bool:
+        every = self.run.settings.eval_every
+        return done == self.run.num_steps or bool(every and done and done % every == 0)
+
+    def _score(self, done: int) -> None:
+        run, max_rows = self.run, self.run.settings.eval_rows if done < self.run.num_steps else 0
         if not run.manifest.splits["eval"].shards:
             return
-        scores = evaluate(
-            run.packed, run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, max_rows, run.autocast
-        )
+        self.reporter.say(f"scoring {max_rows or run.manifest.splits['eval'].totals()['rows']:,} held-out rows at most")
+        rows = (run.settings.micro_batch, max_rows)
+        scores = evaluate(run.packed, run.settings.data, run.manifest, run.ranks, *rows, run.autocast)
         for line in scores.lines():
             self.reporter.say(line)
         self._guard(lambda: self.reporter.log("eval", done, vars(scores)))

@@ -21,6 +21,7 @@ from train.run import Run
 
 NAME = "metrics.jsonl"
 _PLAIN_EVERY_S = 5.0
+_SILENT_S = 15.0
 
 
 class MetricsFile:
@@ -31,12 +32,17 @@ class MetricsFile:
         self._url = storage.join(out, NAME)
         old = storage.read_bytes(self._url).splitlines() if storage.find(self._url) else []
         self._lines = [line for line in old if _is_before(line, first_step)]
+        self._kept = {(value["kind"], value["step"]) for value in map(json.loads, self._lines)}
         self._file: IO[bytes] | None = None
         self.publish()
         if storage.is_local(out):
             with storage.translated(self._url, "write"):
                 self._file = open(storage.local_path(self._url), "ab", buffering=0)  # noqa: SIM115  # open for the run
             self._lines.clear()
+
+    def has(self, kind: str, step: int) -> bool:
+        """Whether it had such a line when it was opened."""
+        return (kind, step) in self._kept
 
     def add(self, values: Mapping[str, Any]) -> None:
         """One line; None stands for what is not known."""
@@ -61,7 +67,8 @@ class MetricsFile:
 
 def _is_before(line: bytes, first_step: int) -> bool:
     try:
-        return int(json.loads(line)["step"]) <= first_step and first_step > 0
+        value = json.loads(line)
+        return bool(value["kind"]) and int(value["step"]) <= first_step and first_step > 0
     except (ValueError, KeyError, TypeError):  # the half line of a process that was killed
         return False
 
@@ -74,13 +81,15 @@ class Reporter:
         out, first_step, num_steps = run.settings.out, run.first_step, run.num_steps
         self._speaks, self._first_step, self._num_steps = run.ranks.rank == 0, first_step, num_steps
         self._out, self._started = out, time.monotonic()
-        self._shown = -_PLAIN_EVERY_S
+        self._shown = time.monotonic() - _PLAIN_EVERY_S
         self._board: Any = None
         self._wandb: Any = None
         self._bar: Progress | None = None
+        self.has_scores = False
         if not self._speaks:
             return
         self._file = MetricsFile(out, first_step)
+        self.has_scores = self._file.has("eval", first_step)
         if storage.is_local(out) and importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
@@ -119,6 +128,14 @@ class Reporter:
                 self._wandb.log(numbers, step=step)
         if kind == "train":
             self._show(step, values)
+
+    def show_step(self, step: int) -> None:
+        """Shows that a step is done where no line of metrics has shown it for a while."""
+        if self._bar is not None:
+            self._bar.update(self._row, completed=step)
+        elif self._speaks and time.monotonic() - self._shown >= _SILENT_S:
+            self._shown = time.monotonic()
+            say(f"{step / self._num_steps:4.0%} {step}/{self._num_steps}")
 
     def _show(self, step: int, values: Mapping[str, Any]) -> None:
         mfu = f"{values['mfu']:.1%}" if values["mfu"] is not None else "n/a"

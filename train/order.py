@@ -12,6 +12,7 @@ Shapes: U row groups of the split, R rows.
 """
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ class RowGroups:
     def num_rows(self) -> int:
         """Rows of the split."""
         return int(self.first_row[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of where the groups begin and which shard they are in: the same rows in other groups have another order."""
+        return sha256(self.first_row.tobytes() + self.shard.tobytes()).hexdigest()
 
     @property
     def num_shards(self) -> int:

@@ -87,7 +87,12 @@ class Run:
         return {
             "data_fingerprint": self.manifest.data_fingerprint,
             "tokenizer_fingerprint": self.manifest.tokenizer["fingerprint"],
-            "order": {"version": ORDER_VERSION, "lanes": self.order.lanes, "window_rows": WINDOW_ROWS},
+            "order": {
+                "version": ORDER_VERSION,
+                "lanes": self.order.lanes,
+                "window_rows": WINDOW_ROWS,
+                "row_groups": self.order.groups.fingerprint,
+            },
             "mask_prob": self.masking.probability if self.masking else None,
             "model": _model_settings(self.bert),
             "settings": dataclasses.asdict(self.settings),
@@ -122,6 +127,8 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     files = _files(settings.data, manifest, bert)
     optimizer = make_optimizer(bert, settings.weight_decay)
     run = Run(settings, ranks, manifest, order, masking, shape, bert, packed, packed, optimizer, half, files)
+    if not manifest.splits["eval"].shards:
+        said.append(f"{settings.data}: has no held-out split, so there will be no scores")
     if name == attention.VARLEN and settings.dropout:
         said.append("attention: varlen, whose kernels have no dropout; --dropout works on hidden states only")
     return run, said
@@ -174,7 +181,7 @@ def resume(run: Run, warn: Any) -> list[str]:
     """
 
     def load() -> tuple[int, int, list[str]]:
-        found = checkpoint.newest(run.settings.out, lambda c: (c.tensors(MODEL), c.tensors(OPTIMIZER)), warn)
+        found = checkpoint.newest(run.settings.out, _read_whole, warn)
         if found is None:
             return 0, 0, []
         saved, (model, moments) = found
@@ -191,6 +198,14 @@ def resume(run: Run, warn: Any) -> list[str]:
             run.ranks.share_tensor(tensor.data)
     run.ranks.agreed(lambda: _write_settings(run))
     return said
+
+
+def _read_whole(saved: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Model and optimizer; the other files are checked too, because evaluation and export will want them."""
+    for name in saved.record["files"]:
+        if name not in (MODEL, OPTIMIZER):
+            saved.read(name)
+    return saved.tensors(MODEL), saved.tensors(OPTIMIZER)
 
 
 def _write_settings(run: Run) -> None:

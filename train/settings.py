@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from shards import storage
 from shards.errors import UserError
 from shards.options import check_ranges, check_types, flag, option, read_values
 
@@ -95,6 +96,14 @@ class Settings:
         for name in ("data", "out", "model"):
             if not getattr(self, name):
                 raise UserError(f"{flag(name)} is empty")
+            if getattr(self, name).startswith("memory://"):
+                raise UserError(f"{flag(name)} is {getattr(self, name)}, which ends with the process; use a folder or a bucket")
+        self._check_places()
+
+    def _check_places(self) -> None:
+        data, out = (storage.absolute(url) for url in (self.data, self.out))
+        if out == data or out.startswith(f"{data}/"):
+            raise UserError(f"--out ({self.out}) lies in the data set ({self.data}); choose a folder of its own")
 
     def warmup(self, num_steps: int) -> int:
         """Steps of the warm-up in a run of `num_steps`."""

@@ -75,6 +75,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         self._shape = Shape.of(self._manifest, split, micro_batch, self._masking)
         self._longest = longest_sequence(self._manifest)
         self._step = self._taken = 0
+        self._ended = False
 
     @property
     def num_steps(self) -> int:
@@ -88,6 +89,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
             "step": self._step,
             "taken": self._taken,  # micro-batches of that step that this rank has had
             "world_size": self._world_size if self._taken else None,
+            "position": min(self._step * order.global_batch, self._end),
             "data": {
                 "fingerprint": self._manifest.data_fingerprint,
                 "split": self._split,
@@ -96,7 +98,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
                 "micro_batch": order.micro_batch,
                 "masking": self._masking.probability if self._masking else "stored",
                 "tokenizer": self._manifest.tokenizer["fingerprint"][:16],
-                "order": [ORDER_VERSION, order.lanes, WINDOW_ROWS],
+                "order": [ORDER_VERSION, order.lanes, WINDOW_ROWS, order.groups.fingerprint[:16]],
             },
         }
 
@@ -112,14 +114,16 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
                 f"the state was saved within a step of {state['world_size']} ranks, here are {self._world_size}; "
                 "save it at the end of a step to change their number"
             )
-        self._step, self._taken = int(state["step"]), int(state["taken"])
+        if state["position"] != min(state["step"] * self._order.global_batch, self._end):
+            raise UserError(f"{self._url}: the state is of a stream of another length, at its end; make one of as many epochs")
+        self._step, self._taken, self._ended = int(state["step"]), int(state["taken"]), False
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor] | PackedBatch]:
-        """From the position on; behind the end, from the start again."""
+        """From the position on. A stream that has come to its end begins again; a position at the end gives nothing first."""
         if get_worker_info() is not None:
             raise UserError("this stream reads ahead with threads; give it to a DataLoader with num_workers=0")
-        if self._step >= self.num_steps:
-            self._step = self._taken = 0
+        if self._ended:
+            self._step, self._taken, self._ended = 0, 0, False
         groups = DecodedGroups(self._url, self._manifest, self._split, self._threads)
         steps = read_steps(groups, self._order, self._share(), self._masking)
         count = len(self._order.micro_batches_of(self._rank, self._world_size))
@@ -130,6 +134,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
                     if self._packed or number * self._order.micro_batch < len(given.rows):
                         yield self._batch(given, number)
                 self._step, self._taken = given.step + 1, 0
+            self._ended = True
         finally:
             steps.close()  # type: ignore[attr-defined]  # a generator
             groups.close()

@@ -42,7 +42,7 @@ def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed
     check_fit(name, _pretrained(BertConfig, name), manifest)
     said = list(_compare_tokenizers(name, data_url, manifest))
     bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, dtype=torch.float32, **probabilities)
-    strange = [key for key in info["missing_keys"] if _head(key) is None]
+    strange = sorted(key for key in info["missing_keys"] if _head(key) is None)
     if strange:
         raise UserError(
             f"--model {name}: its weights are not those of a BERT: {len(strange)} are missing, such as {strange[0]}"
@@ -92,8 +92,9 @@ def _config(path: Path) -> BertConfig:
         values = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"--model {path}: not JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("model_type", "bert") != "bert":
-        raise UserError(f"--model {path}: is no configuration of a BERT model (model_type must be bert)")
+    named = isinstance(values, dict) and {"hidden_size", "num_hidden_layers"} <= values.keys()
+    if not named or values.get("model_type", "bert") != "bert":
+        raise UserError(f"--model {path}: is no configuration of a BERT model (hidden_size, num_hidden_layers, ...)")
     try:
         return BertConfig.from_dict(values)
     except Exception as error:  # the library checks values with errors of many kinds
