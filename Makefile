@@ -50,6 +50,7 @@ bench: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.prep $(ARGS)
 	$(VENV)/bin/python -m benchmarks.reader
 	$(VENV)/bin/python -m benchmarks.train
+	$(VENV)/bin/python -m benchmarks.order
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
