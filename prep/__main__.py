@@ -18,7 +18,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m prep",
         description="Turn a text corpus into packed shards for BERT pre-training (next-sentence pairs and masked tokens).",
-        epilog="Exit codes: 0 done, 1 `verify` found something wrong, 2 bad input (one line says what), 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 `verify` found something wrong, 2 bad input (one line says what), 75 a --stage before "
+        "this one is not done yet, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     texts = {

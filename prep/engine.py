@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 from prep import progress
@@ -19,6 +20,14 @@ MAX_DEATHS = 3
 """A task during which so many workers died is given up."""
 _TICK_S = 0.2
 Result = TypeVar("Result")
+
+
+class WorkerDiedError(BrokenExecutor):
+    """An engine's word that so many workers died, one after the other, during one task."""
+
+    def __init__(self, deaths: int) -> None:
+        super().__init__(deaths)
+        self.deaths = deaths
 
 
 class Task(Protocol):
@@ -36,10 +45,10 @@ def run_tasks(
     executor: Executor,
     function: Callable[[AnyTask], Result],
     tasks: Iterable[AnyTask],
-    window: int,
+    window: Callable[[], int],
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[AnyTask, Result]]:
-    """Yields each task with its result as it is done, at most `window` of them in flight.
+    """Yields each task with its result as it is done, at most `window()` of them in flight: it may change meanwhile.
 
     A task that raises ends the run with its error; one whose worker died is tried again, up to MAX_DEATHS times, then
     UserError names it. `tick` is called several times a second.
@@ -49,7 +58,7 @@ def run_tasks(
     deaths: dict[str, int] = {}
     flying: dict[Future[Result], AnyTask] = {}
     while True:
-        while len(flying) < window and (task := again.pop() if again else next(waiting, None)) is not None:
+        while len(flying) < window() and (task := again.pop() if again else next(waiting, None)) is not None:
             flying[executor.submit(function, task)] = task
         if not flying:
             return
@@ -60,11 +69,12 @@ def run_tasks(
             try:
                 result = future.result()
             except BrokenExecutor as error:
-                deaths[task.name] = deaths.get(task.name, 0) + 1
+                more = error.deaths if isinstance(error, WorkerDiedError) else 1
+                deaths[task.name] = deaths.get(task.name, 0) + more
                 if deaths[task.name] >= MAX_DEATHS:
                     raise UserError(
-                        f"{task.name}: its worker process died {MAX_DEATHS} times, perhaps for want of memory; use fewer "
-                        "--workers, or take that input out; what is done is kept"
+                        f"{task.name}: its worker process died {deaths[task.name]} times, perhaps for want of memory; use "
+                        "fewer --workers, or take that input out; what is done is kept"
                     ) from error
                 again.append(task)
                 continue
@@ -113,9 +123,15 @@ def _start_worker(progress_folder: str) -> None:
     """One thread a worker, no interrupts of its own, and an end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     progress.report_into(progress_folder)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    use_one_thread()
+
+
+@cache
+def use_one_thread() -> None:
+    """Tasks in this process keep to one core each from now on, whatever libraries would take."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import pyarrow
 
     pyarrow.set_cpu_count(1)

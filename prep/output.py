@@ -107,18 +107,23 @@ def summarize(inputs: Sequence[InputFile]) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Iterator[Manifest | None]:
+def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile], shared: bool = False) -> Iterator[Manifest | None]:
     """Marks the folder as this build's and, on a disk, keeps other builds away from it.
 
+    `shared`: other processes that do a share of the same build are let in, and nobody who finishes it.
     Gives the manifest when another build has finished the same data set meanwhile.
     """
-    with storage.locked(out, f"{RECORDS}/lock", "build"):
-        storage.tidy(out)
-        finished = check(out, recipe, inputs)  # again, now that nobody else can begin
+    with storage.locked(out, f"{RECORDS}/lock", "build", shared):
+        if not shared:
+            storage.tidy(out)
+        finished = check(out, recipe, inputs)  # again, now that nobody else can begin or finish
         if not finished:
             begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs)}
             begun["inputs_versions"] = _versions(inputs)
-            storage.publish(storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode())
+            url, data = storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode()
+            storage.publish(url, data, first=True)
+            check(out, recipe, inputs)  # of two that begin at once, the first has it
+            storage.publish(url, data)
         yield finished
 
 

@@ -3,7 +3,6 @@
 `recipe()` has the fields that can change the output; the rest say where and how fast.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -54,7 +53,29 @@ class Settings:
         ("stop", "skip"),
     )
     seed: int = option("seed of every random draw", 0, metavar="N")
-    workers: int = option("number of processes", os.cpu_count() or 1, metavar="N", shown="the cores")
+    engine: str = option(
+        "where the tasks run: local processes; Dask or Ray, on this machine or the cluster at ADDRESS; or an Executor of "
+        "concurrent.futures that your FACTORY(workers) returns",
+        "local",
+        metavar="local|dask[:ADDRESS]|ray[:ADDRESS]|MODULE:FACTORY",
+    )
+    workers: int = option(
+        "number of processes; with an engine's ADDRESS the most tasks at once",
+        0,
+        metavar="N",
+        shown="the cores, or the cluster's",
+    )
+    stage: str = option(
+        "the part of the build to do; each needs those before it, and exits with 75 while they are not done",
+        "all",
+        ("all", "vocabulary", "tokenize", "pair", "commit"),
+    )
+    task_shard: str = option(
+        "of a stage's tasks, only those whose number leaves I when divided by N",
+        "",
+        metavar="I/N",
+        shown="0/1, or what a Slurm array or an indexed Kubernetes job says",
+    )
     tokenizer_engine: str = option(
         "auto takes the fast WordPiece (the extra `fast`) where it agrees with the reference; the output is the same",
         "auto",
@@ -72,7 +93,7 @@ class Settings:
             "pack_to": (0, 65_535),
             "shard_bytes": (1 << 16, 1 << 40),
             "seed": (0, 2**63 - 1),
-            "workers": (1, 4_096),
+            "workers": (0, 100_000),
             "short_seq_prob": (0.0, 1.0),
             "eval_fraction": (0.0, 0.5),
         }
@@ -120,7 +141,8 @@ class Settings:
 
     def recipe(self, tokenizer: str) -> dict[str, Any]:
         """What can change the output, and no place: `tokenizer` is train:N or the fingerprint of a given one."""
-        left_out = {"corpus", "out", "workers", "tokenizer_engine", "scratch", "tokenizer", "cased"}
+        left_out = {"corpus", "out", "engine", "workers", "stage", "task_shard"}
+        left_out |= {"tokenizer_engine", "scratch", "tokenizer", "cased"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return values | {"tokenizer": tokenizer} | ({"cased": self.cased} if self.trained_vocab_size else {})
 

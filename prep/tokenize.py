@@ -67,6 +67,10 @@ class TokenizeTask:
         urls = (segment_url(self.store, self.unit.number, segment) for segment in range(len(record.segments)))
         return list(zip(urls, record.segments, strict=True))
 
+    def accepts(self, record: UnitRecord) -> bool:
+        """Whether a record will do: one that left broken documents out does not where these stop the build."""
+        return self.on_error == "skip" or all(reason in HARMLESS for reason in record.dropped)
+
 
 class _Item(NamedTuple):
     """A document that was read, with its file."""
@@ -86,7 +90,7 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
     Raises UserError, with file and position, at a broken document where `on_error` is stop.
     """
     done = finished(task.record_url, UnitRecord.load, task.segments_of)
-    if done and (task.on_error == "skip" or all(reason in HARMLESS for reason in done.dropped)):
+    if done and task.accepts(done):
         return done
     try:
         record = _tokenize(task, _encoder(task.tokenizer_url, task.fast))

@@ -59,7 +59,7 @@ def verify(url: str, workers: int) -> list[str]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [*faults, f"{manifest_url}: a field is missing or wrong ({error!r}), so the rest cannot be checked"]
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(min(workers, max(1, len(tasks))), folder) as executor:
-        found = {task.url: part for task, part in run_tasks(executor, shard_faults, tasks, workers)}
+        found = {task.url: part for task, part in run_tasks(executor, shard_faults, tasks, lambda: workers)}
     return faults + [f"{task.url}: {fault}" for task in tasks for fault in found[task.url]]
 
 

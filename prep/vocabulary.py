@@ -5,6 +5,7 @@ first and handed over sorted, together with its `##` forms.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from prep.corpus import read_documents
 from prep.documents import HARMLESS, Fault, Rule, Span, fault_error
 from prep.sentences import split_sentences
 from prep.tokenizer import SPECIAL_TOKENS, PreparedTokenizer, prepare, wordpiece
+from shards import storage
 from shards.errors import UserError
 from shards.randomness import Purpose, address
 
@@ -21,6 +23,32 @@ SAMPLE_BYTES = 100 << 20
 _MIN_SHARE_BYTES = 1 << 20
 _MAX_ALPHABET = 1_000
 _UNICODE = 0x110000
+
+
+@dataclass(frozen=True)
+class VocabularyTask:
+    """The vocabulary to train, and where its tokenizer.json goes."""
+
+    spans: tuple[Span, ...]
+    rule: Rule
+    language: str
+    size: int
+    cased: bool
+    skip_faults: bool
+    url: str
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"training a vocabulary of {self.size} entries"
+
+
+def make_vocabulary(task: VocabularyTask) -> str:
+    """Trains a vocabulary and publishes it, unless it is there; returns its URL."""
+    if not storage.find(task.url):
+        tokenizer = train_vocabulary(task.spans, task.rule, task.language, task.size, task.cased, task.skip_faults)
+        storage.publish(task.url, tokenizer.json_text.encode())
+    return task.url
 
 
 def train_vocabulary(

@@ -23,8 +23,8 @@ class FileInfo:
     version: str
 
 
-def publish(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Writes beside the target, flushes to the disk, and takes the target's name in one step."""
+def publish(path: Path, data: bytes | bytearray | memoryview, first: bool = False) -> None:
+    """Writes beside the target, flushes to the disk, and takes the target's name in one step; if `first`, while it is free."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{_TEMPORARY}{socket.gethostname()}-{os.getpid()}")
     try:
@@ -32,7 +32,12 @@ def publish(path: Path, data: bytes | bytearray | memoryview) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if first:
+            with suppress(FileExistsError):
+                path.hardlink_to(temporary)
+            temporary.unlink()
+        else:
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

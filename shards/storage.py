@@ -122,13 +122,17 @@ class _Stream(io.RawIOBase):
             return cast(int, self._raw.readinto(buffer))
 
 
-def publish(url: str, data: bytes | bytearray | memoryview) -> None:
-    """Writes a whole file so that it is there complete or not at all, replacing what was there."""
+def publish(url: str, data: bytes | bytearray | memoryview, first: bool = False) -> None:
+    """Writes a whole file so that it is there complete or not at all, replacing what was there; if `first`, leaving that.
+
+    On a disk only one of two that would be first is; elsewhere both may have looked before either wrote.
+    """
     if is_local(url):
         with translated(url, "write"):
-            disk.publish(local_path(url), data)
-    else:
-        fs, path = _filesystem(url)
+            disk.publish(local_path(url), data, first)
+        return
+    fs, path = _filesystem(url)
+    if not first or not find(url):
         _retried(url, "write", lambda: fs.pipe_file(path, bytes(data)))
 
 
@@ -193,10 +197,11 @@ def tidy(url: str, empty_folders: bool = False) -> None:
 
 
 @contextmanager
-def locked(url: str, name: str, what: str) -> Iterator[None]:
+def locked(url: str, name: str, what: str, shared: bool = False) -> Iterator[None]:
     """Keeps other processes of this kind out of a local folder, by a lock on the file `name` in it that ends with the process.
 
-    Elsewhere there is no such lock. Raises StorageError, saying `what` is at work there.
+    Several may share it, which keeps out those that do not. Elsewhere there is no such lock. Raises StorageError, saying
+    `what` is at work there.
     """
     if not is_local(url):
         yield
@@ -204,11 +209,11 @@ def locked(url: str, name: str, what: str) -> Iterator[None]:
     with translated(url, "write"):
         path = local_path(url) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "w")  # noqa: SIM115  # held until the end
+        lock = open(path, "a+")  # noqa: SIM115  # held until the end
     with lock:
         with translated(url, "lock"):
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StorageError(f"{url}: another {what} is at work there; wait for it or choose another") from None
         yield

@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def guarded(name: str, action: Callable[[], int], quiet: bool = False) -> int:
-    """Runs a command; errors that people can mend are one line and exit code 2, with the command's name before it.
+    """Runs a command; errors that people can mend are one line and exit code 2 (or 75), with the command's name before it.
 
     `quiet`: the line is left to another process of the run.
     """
@@ -35,7 +35,7 @@ def guarded(name: str, action: Callable[[], int], quiet: bool = False) -> int:
     except UserError as error:
         if not quiet:
             print(f"{name}: error: {printable(str(error))}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return error.exit_code
     except KeyboardInterrupt:
         with silenced(quiet):
             print(f"{name}: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)

@@ -30,7 +30,7 @@ def settings(**values: Any) -> Settings:
         ("shard_bytes", 10),
         ("eval_fraction", 0.9),
         ("seed", -1),
-        ("workers", 0),
+        ("workers", -1),
         ("language", "english please"),
         ("language", ""),
         ("tokenizer", "train:12"),

@@ -1,0 +1,189 @@
+"""The stages of a build: whose tasks run over the engine, and what one stage has to find done by those before it.
+
+What flows from stage to stage is returned, or read back from storage; nothing is kept here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from prep.adapter import Engine
+from prep.build import PAIR_STAGE, ShareTask, build_share
+from prep.engine import run_tasks
+from prep.plan import Plan
+from prep.progress import Counts, Stage
+from prep.records import MAX_LISTED_FAULTS, ShareRecord, UnitRecord
+from prep.settings import Settings
+from prep.task_shard import TaskShard
+from prep.tasks import vocabulary_task
+from prep.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
+from prep.tokenizer import PreparedTokenizer, load_prepared
+from prep.vocabulary import make_vocabulary
+from shards import storage
+from shards.errors import NotReadyError
+from shards.manifest import SPLITS
+from shards.terminal import say
+
+READERS = 16
+"""Records that are read at once."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one command works with: the whole plan, its shard of the tasks, and where these run."""
+
+    settings: Settings
+    plan: Plan
+    shard: TaskShard
+    engine: Engine
+    progress_folder: str
+
+
+def publish_tokenizer(scratch: str, given: PreparedTokenizer) -> str:
+    """The URL in the scratch folder that workers load a given tokenizer from."""
+    url = storage.join(scratch, f"tokenizer-{given.fingerprint[:32]}.json")
+    if not storage.find(url):
+        storage.publish(url, given.json_text.encode())
+    return url
+
+
+def train_tokenizer(job: Job) -> str:
+    """Trains the vocabulary, unless it is there; the URL of its tokenizer."""
+    task = vocabulary_task(job.settings, job.plan)
+    if not storage.find(task.url):
+        say(f"vocabulary: training up to {task.size:,} entries")
+        for _ in run_tasks(job.engine.executor, make_vocabulary, [task], lambda: 1):
+            say(f"vocabulary: {load_prepared(task.url).vocab_size:,} entries")
+    return task.url
+
+
+def find_trained(settings: Settings, plan: Plan) -> str:
+    """The URL of the trained tokenizer. Raises NotReadyError where it is not trained yet."""
+    url = vocabulary_task(settings, plan).url
+    if not storage.find(url):
+        raise NotReadyError(f"{url} is missing: the vocabulary is not trained yet; run --stage vocabulary first")
+    return url
+
+
+def tokenize(job: Job, tasks: Sequence[TokenizeTask]) -> Iterator[tuple[int, UnitRecord]]:
+    """Tokenizes this shard's units: the number and the record of each as it is done."""
+    mine = job.shard.of(tasks)
+    stage = Stage("tokenize", TOKENIZE_STAGE, sum(task.unit.bytes for task in mine), job.progress_folder)
+    done = {info.url.rpartition("/")[2] for info in storage.list_files(tasks[0].store)}
+    for task, record in _shown(job, stage, tokenize_unit, mine):
+        yield task.unit.number, record
+        counts = Counts(task.unit.bytes, record.bytes, record.documents, record.tokens)
+        stage.finish(task.unit.number, counts, was_done=task.record_url.rpartition("/")[2] in done)
+
+
+def sum_units(num_units: int, records: Iterable[tuple[int, UnitRecord]]) -> tuple[tuple[int, ...], UnitRecord]:
+    """How many segments each unit has in the token store, and the sum of all; `records` in any order."""
+    total, segments, faults = UnitRecord(), [0] * num_units, [list[dict[str, Any]]()] * num_units
+    for number, record in records:
+        segments[number], faults[number] = len(record.segments), record.faults
+        total.add(record)
+    total.faults = [fault for unit in faults for fault in unit][:MAX_LISTED_FAULTS]
+    return tuple(segments), total
+
+
+def pair(job: Job, tasks: Sequence[ShareTask], total: UnitRecord) -> Iterator[tuple[int, ShareRecord]]:
+    """Builds the shards of this shard's tasks: the number and the record of each as it is done."""
+    mine = job.shard.of(tasks)
+    work = sum(_expected_tokens(task, job.plan, total) for task in mine)
+    stage = Stage("pair", PAIR_STAGE, work, job.progress_folder, total.used_bytes / max(1, total.tokens))
+    done = {info.url.rpartition("/")[2] for info in storage.list_files(tasks[0].records)}
+    for task, record in _shown(job, stage, build_share, mine):
+        yield task.number, record
+        counts = Counts(record.tally.made, 0, record.documents, record.tally.made)
+        stage.finish(task.number, counts, was_done=task.record_url.rpartition("/")[2] in done)
+
+
+def _expected_tokens(task: ShareTask, plan: Plan, total: UnitRecord) -> int:
+    """Few, where the documents held out lie among the others."""
+    if task.split == "eval" and task.first_bucket < plan.num_partitions:
+        return 0
+    return sum(total.bucket_tokens[task.first_bucket : task.last_bucket]) // task.num_shares
+
+
+def read_units(tasks: Sequence[TokenizeTask]) -> Iterator[tuple[int, UnitRecord]]:
+    """The records of all units, in any order. Raises NotReadyError when one is missing, or tokens that it speaks of."""
+    files = {info.url.rpartition("/")[2]: info.bytes for info in storage.list_files(tasks[0].store)}
+    missing = []
+    for task, record in _read(tasks, files, UnitRecord.load):
+        if record and task.accepts(record) and _all_there(files, task.segments_of(record)):
+            yield task.unit.number, record
+        else:
+            missing.append(task.unit.number)
+    if missing:
+        raise _not_ready("units", len(tasks), missing, tasks[0].store, "tokenize")
+
+
+def read_shares(tasks: Sequence[ShareTask]) -> list[ShareRecord]:
+    """The records of all shares, in order. Raises NotReadyError when one is missing, or a shard that it speaks of."""
+    records = {info.url.rpartition("/")[2]: info.bytes for info in storage.list_files(tasks[0].records)}
+    shards = shard_sizes(tasks[0].out)
+    found: dict[int, ShareRecord] = {}
+    for task, record in _read(tasks, records, ShareRecord.load):
+        if record and _all_there(shards, task.shards_of(record)):
+            found[task.number] = record
+    missing = [task.number for task in tasks if task.number not in found]
+    if missing:
+        raise _not_ready("shares", len(tasks), missing, tasks[0].records, "pair")
+    return [found[task.number] for task in tasks]
+
+
+def shard_sizes(out: str) -> dict[str, int]:
+    """The shards that this process sees: the bytes of each by its name."""
+    return {
+        info.url.rpartition("/")[2]: info.bytes for split in SPLITS for info in storage.list_files(storage.join(out, split))
+    }
+
+
+def _all_there(files: dict[str, int], wanted: Iterable[tuple[str, int]]) -> bool:
+    return all(files.get(url.rpartition("/")[2]) == num_bytes for url, num_bytes in wanted)
+
+
+def _not_ready(what: str, num_all: int, missing: list[int], place: str, stage: str) -> NotReadyError:
+    listed = ", ".join(map(str, sorted(missing)[:5])) + (" and more" if len(missing) > 5 else "")
+    return NotReadyError(
+        f"{place}: {len(missing)} of {num_all} {what} are not done yet ({listed}); finish --stage {stage}, whose shard I/N "
+        "does those that leave I when divided by N"
+    )
+
+
+class _RecordedTask(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def record_url(self) -> str: ...
+
+
+AnyTask = TypeVar("AnyTask", bound=_RecordedTask)
+Record = TypeVar("Record")
+
+
+def _read(
+    tasks: Sequence[AnyTask], files: dict[str, int], load: Callable[[str], Record]
+) -> Iterator[tuple[AnyTask, Record | None]]:
+    """Each task with its record, or None where there is none or it is damaged; in any order, a bounded number at once."""
+
+    def read(task: AnyTask) -> Record | None:
+        try:
+            return load(task.record_url) if task.record_url.rpartition("/")[2] in files else None
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from run_tasks(readers, read, tasks, lambda: 2 * READERS)
+
+
+def _shown(
+    job: Job, stage: Stage, function: Callable[[AnyTask], Record], tasks: Sequence[AnyTask]
+) -> Iterator[tuple[AnyTask, Record]]:
+    """Each task with its result as it comes, under a display of the stage."""
+    try:
+        yield from run_tasks(job.engine.executor, function, tasks, job.engine.window, stage.show)
+    finally:
+        stage.close()

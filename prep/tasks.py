@@ -1,0 +1,111 @@
+"""Plan and settings -> the tasks of each stage. The same for everyone who asks, so any process can do any part of them."""
+
+from typing import Any
+
+from prep import output
+from prep.build import BYTES_PER_TOKEN, Recipe, ShareTask
+from prep.documents import rule_of
+from prep.plan import PLAN_VERSION, Plan
+from prep.records import UnitRecord
+from prep.sentences import SPLITTER
+from prep.settings import Settings
+from prep.shares import held_out_below, hold_out, plan_shares
+from prep.store import STORE_VERSION
+from prep.tokenize import TokenizeTask
+from prep.tokenizer import TOKENIZERS, PreparedTokenizer
+from prep.vocabulary import VocabularyTask
+from shards import storage
+from shards.manifest import SPLITS, fingerprint
+from shards.masking import Masking
+
+
+def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
+    """The training of the vocabulary that the settings ask for."""
+    size = settings.trained_vocab_size
+    assert size is not None
+    rule = rule_of(settings)
+    key = fingerprint([_inputs(plan), rule, settings.language, size, settings.cased, SPLITTER, TOKENIZERS])
+    return VocabularyTask(
+        spans=tuple(span for unit in plan.units for span in unit.spans),
+        rule=rule,
+        language=settings.language,
+        size=size,
+        cased=settings.cased,
+        skip_faults=settings.on_error == "skip",
+        url=storage.join(settings.scratch, f"vocabulary-{key[:32]}.json"),
+    )
+
+
+def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer: PreparedTokenizer) -> list[TokenizeTask]:
+    """A task a unit, in order, all into one token store."""
+    recipe = {
+        "inputs": _inputs(plan),
+        "rule": rule_of(settings),
+        "language": settings.language,
+        "tokenizer": tokenizer.fingerprint,
+        "eval_fraction": settings.eval_fraction,
+        "versions": [SPLITTER, TOKENIZERS, STORE_VERSION, PLAN_VERSION],
+    }
+    store = storage.join(settings.scratch, f"tokens-{fingerprint(recipe)[:32]}")
+    return [
+        TokenizeTask(
+            unit=unit,
+            rule=rule_of(settings),
+            language=settings.language,
+            on_error=settings.on_error,
+            tokenizer_url=tokenizer_url,
+            fast=settings.tokenizer_engine == "auto",
+            store=store,
+            num_partitions=plan.num_partitions,
+            num_eval_partitions=plan.num_eval_partitions,
+            eval_below=held_out_below(settings.eval_fraction),
+        )
+        for unit in plan.units
+    ]
+
+
+def pair_tasks(
+    settings: Settings, plan: Plan, store: str, segments: tuple[int, ...], total: UnitRecord, tokenizer: PreparedTokenizer
+) -> list[ShareTask]:
+    """A task a share of a partition and copy, in order. `segments` and `total` are of all units, as they were tokenized."""
+    held_out = hold_out(total, settings.eval_fraction)
+    key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.fingerprint)])
+    records = storage.join(settings.out, output.RECORDS, key[:32])
+    recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
+    return [
+        ShareTask(
+            number=number,
+            **share,
+            store=store,
+            segments=segments,
+            recipe=recipes[share["split"]],
+            out=settings.out,
+            records=records,
+        )
+        for number, share in enumerate(plan_shares(total, held_out, plan, settings.copies))
+    ]
+
+
+def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) -> Recipe:
+    """What a share's task needs of the settings. Held-out rows are always masked statically."""
+    special = tokenizer.special_ids
+    static = settings.masking == "static" or split == "eval"
+    masking = Masking(settings.mask_prob, tokenizer.vocab_size, tuple(special.values()), special["mask"])
+    return Recipe(
+        seed=settings.seed,
+        max_seq_len=settings.max_seq_len,
+        short_seq_prob=settings.short_seq_prob,
+        pack=settings.pack_to > 0,
+        row_capacity=settings.row_capacity,
+        masking=masking if static else None,
+        cls_id=special["cls"],
+        sep_id=special["sep"],
+        vocab_size=tokenizer.vocab_size,
+        format=settings.format,
+        shard_tokens=settings.shard_bytes // BYTES_PER_TOKEN,
+    )
+
+
+def _inputs(plan: Plan) -> list[Any]:
+    """What tells this corpus from any other: places too, since times and sizes alone may be those of another's copy."""
+    return [[file.name, file.bytes, file.version, file.format, storage.absolute(file.url)] for file in plan.inputs]
