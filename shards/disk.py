@@ -32,15 +32,24 @@ def publish(path: Path, data: bytes | bytearray | memoryview, first: bool = Fals
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if first:
-            with suppress(FileExistsError):
-                path.hardlink_to(temporary)
-            temporary.unlink()
-        else:
+        if not first:
             temporary.replace(path)
+        else:
+            _take_if_free(path, temporary)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _take_if_free(path: Path, temporary: Path) -> None:
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        pass
+    except OSError:  # there are file systems without links
+        if not path.exists():
+            temporary.replace(path)
+    temporary.unlink(missing_ok=True)
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, manifest_of, run_prep
 
+from prep.run import build
+from prep.settings import Settings
+
 pytest.importorskip("distributed")
 AWS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 ARGUMENTS = ("--copies", 6, "--shard-bytes", "200KB")
@@ -143,3 +146,16 @@ def test_a_build_through_dask_into_a_bucket_is_the_local_one(
     assert all(re.match("tokenize|pair|train:|eval:|documents|s3:|data_|   ", line) for line in done.stderr.splitlines())
     manifest = json.loads(bucket.get_object(Bucket="bucket", Key="whole/manifest.json")["Body"].read())
     assert manifest["splits"] == expected["splits"] and manifest["ledger"] == expected["ledger"]
+
+
+@pytest.mark.slow
+def test_shards_of_every_stage_in_any_order_into_a_bucket(
+    bucket: Any, corpus: Path, vocabulary: Path, expected: dict[str, Any]
+) -> None:
+    bucket.upload_file(str(corpus), "bucket", "paragraphs.txt")
+    places = {"corpus": ("s3://bucket/paragraphs.txt",), "out": "s3://bucket/shards", "scratch": "s3://bucket/shards-scratch"}
+    common = {**places, "tokenizer": str(vocabulary), "copies": 6, "shard_bytes": 200 << 10, "engine": "executors:threads"}
+    for stage, order in (("tokenize", (2, 0, 1)), ("pair", (1, 2, 0)), ("commit", (2, 1, 0))):
+        for index in order:
+            manifest = build(Settings(**common, workers=2, stage=stage, task_shard=f"{index}/3"))
+    assert manifest and manifest.data_fingerprint == expected["data_fingerprint"]

@@ -1,0 +1,118 @@
+"""Engines other than the local one, each with tasks that succeed, fail and kill their worker."""
+
+import socket
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import BuildRunner, manifest_of
+from test_engine import Sleep, fail, work
+
+from prep import on_dask
+from prep.adapter import run_at_worker, window_of
+from prep.engine import MAX_DEATHS, run_tasks
+from prep.engines import opened
+from shards.errors import UserError
+
+
+def results(engine: str, tasks: Sequence[Sleep], workers: int = 2) -> dict[int, int]:
+    with opened(engine, workers, "") as opened_engine:
+        return {task.number: result for task, result in run_tasks(opened_engine.executor, work, tasks, opened_engine.window)}
+
+
+@pytest.mark.parametrize("engine", ["executors:threads", "executors:processes"])
+def test_an_executor_of_the_users_runs_all_tasks(engine: str, tmp_path: Path) -> None:
+    assert results(engine, [Sleep(n, str(tmp_path)) for n in range(7)]) == {n: n * 10 for n in range(7)}
+
+
+def test_an_executor_that_breaks_is_made_anew(tmp_path: Path) -> None:
+    tasks = [Sleep(n, str(tmp_path), deaths=MAX_DEATHS - 1 if n == 3 else 0) for n in range(5)]
+    assert results("executors:processes", tasks, workers=1) == {n: n * 10 for n in range(5)}
+
+
+def test_whoever_kills_every_executor_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"task 0: its worker process died {MAX_DEATHS} times"):
+        results("executors:processes", [Sleep(0, str(tmp_path), deaths=99)], workers=1)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (
+            "nosuchmodule:factory",
+            "cannot be imported (No module named 'nosuchmodule'); give local, dask, ray or MODULE:FACTORY",
+        ),
+        ("executors:nosuch", "has no attribute 'nosuch'"),
+        ("slurm", "cannot be imported"),
+        ("local:4", "cannot be imported"),
+        ("dask:", "cannot be imported"),
+        ("", "cannot be imported"),
+        ("executors:none_at_all", "returned None, must return an Executor"),
+        ("socket:gethostname", "fails with TypeError"),
+        ("dask:nowhere:port", "nobody answers there"),
+    ],
+)
+def test_what_is_no_engine_is_one_line(engine: str, message: str) -> None:
+    with pytest.raises(UserError) as error, opened(engine, 1, ""):
+        pass
+    assert message in str(error.value) and f"--engine {engine}:" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray:here:1", "ray")])
+def test_a_missing_package_names_its_extra(engine: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError) as error, opened(engine, 1, ""):
+        pass
+    assert f"the package {package} is missing; pip install '.[{engine.partition(':')[0]}]'" in str(error.value)
+
+
+def test_an_address_where_nobody_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_dask, "CONNECT_S", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--engine dask:{address}: nobody answers there"), opened(f"dask:{address}", 0, ""):
+            pass
+
+
+@pytest.mark.slow
+def test_dask_on_this_machine(tmp_path: Path) -> None:
+    """A worker may die; a task's own error arrives as it is; a task that always kills its worker is named."""
+    with opened("dask", 2, "") as engine:
+        assert engine.window() >= 2
+        tasks = [Sleep(n, str(tmp_path), deaths=int(n == 1)) for n in range(6)]
+        found = {task.number: result for task, result in run_tasks(engine.executor, work, tasks, engine.window)}
+        assert found == {n: n * 10 for n in range(6)}
+        with pytest.raises(UserError, match=r"^no luck with task 7$"):
+            list(run_tasks(engine.executor, fail, [Sleep(7, "")], engine.window))
+        with pytest.raises(UserError, match=f"task 8: its worker process died {MAX_DEATHS} times"):
+            list(run_tasks(engine.executor, work, [Sleep(8, str(tmp_path), deaths=99)], engine.window))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not among the development tools, for its size")
+def test_ray_on_this_machine(tmp_path: Path, build: BuildRunner, corpus: Path) -> None:
+    with opened("ray", 2, "") as engine:
+        tasks = [Sleep(n, str(tmp_path), deaths=int(n == 1)) for n in range(6)]
+        found = {task.number: result for task, result in run_tasks(engine.executor, work, tasks, engine.window)}
+        assert found == {n: n * 10 for n in range(6)}
+        with pytest.raises(UserError, match=r"^no luck with task 7$"):
+            list(run_tasks(engine.executor, fail, [Sleep(7, "")], engine.window))
+        with pytest.raises(UserError, match=f"task 8: its worker process died {MAX_DEATHS} times"):
+            list(run_tasks(engine.executor, work, [Sleep(8, str(tmp_path), deaths=99)], engine.window))
+    assert manifest_of(build(corpus, "--engine", "ray", name="ray")) == manifest_of(build(corpus, name="local"))
+
+
+def test_a_worker_of_other_versions_refuses() -> None:
+    with pytest.raises(UserError, match=r"has other versions \(sentencex .* than this process \(1, 2\); install the same"):
+        run_at_worker((1, 2), work, Sleep(0, ""))
+
+
+def test_the_window_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prep.adapter._COUNT_EVERY_S", 0.0)
+    counts = iter([0, 3, 50])
+    window = window_of(0, lambda: next(counts))
+    assert [window() for _ in range(4)] == [2, 6, 100, 100]  # in the end nobody answers
+    assert window_of(7, lambda: 50)() == 7

@@ -1,0 +1,178 @@
+"""Stages done one by one and in shards, as arrays of jobs do them: in any order, at once, and too early."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, manifest_of, run_prep
+
+from prep.run import build
+from prep.settings import Settings
+from prep.task_shard import TaskShard, find_task_shard
+from shards import storage
+from shards.errors import NotReadyError, UserError
+
+
+@pytest.fixture
+def settings(tmp_path: Path, corpus: Path, vocabulary: Path) -> dict[str, Any]:
+    places = {"corpus": (str(corpus),), "out": str(tmp_path / "out"), "scratch": str(tmp_path / "scratch")}
+    return {**places, "tokenizer": str(vocabulary), "engine": "executors:threads", "workers": 2, "shard_bytes": 200 << 10}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, corpus: Path, vocabulary: Path) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("whole")
+    places = ("--corpus", corpus, "--out", folder / "out", "--scratch", folder / "scratch")
+    done = run_prep("build", *places, "--tokenizer", vocabulary, "--workers", 1, "--shard-bytes", "200KB")
+    assert done.returncode == 0, done.stderr
+    return manifest_of(folder / "out")
+
+
+def stage(settings: dict[str, Any], name: str, shard: str = "") -> None:
+    build(Settings(**settings, stage=name, task_shard=shard))
+
+
+def test_stages_in_shards_give_what_a_whole_build_gives(
+    settings: dict[str, Any], expected: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(NotReadyError, match=r"5 of 5 units are not done yet \(0, 1, 2, 3, 4\); finish --stage tokenize"):
+        stage(settings, "pair", "0/3")
+    for shard in ("2/3", "0/3"):
+        stage(settings, "tokenize", shard)
+    with pytest.raises(NotReadyError, match=r"2 of 5 units are not done yet \(1, 4\)"):
+        stage(settings, "pair", "0/3")
+    stage(settings, "tokenize", "1/3")
+    assert capsys.readouterr().err.splitlines()[-1] == "tokenize share 1/3: 2 of 5 units done here"
+    for shard in ("1/2", "1/2"):
+        stage(settings, "pair", shard)
+    with pytest.raises(NotReadyError, match=r"2 of 4 shares are not done yet \(0, 2\); finish --stage pair"):
+        stage(settings, "commit")
+    stage(settings, "pair", "0/2")
+    stage(settings, "commit", "1/2")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    stage(settings, "commit", "0/2")
+    assert manifest_of(tmp_path / "out") == expected
+    stage(settings, "pair", "0/2")  # and what is finished is left alone
+    assert "is finished; it was left as it is" in capsys.readouterr().err
+    assert run_prep("verify", tmp_path / "out", "--workers", 1).returncode == 0
+
+
+def test_a_shard_that_is_gone_is_missing(settings: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("tokenize", "pair"):
+        stage(settings, name)
+    shards = sorted((tmp_path / "out" / "train").iterdir())
+    shards[0].write_bytes(shards[0].read_bytes()[:-1])
+    with pytest.raises(NotReadyError, match=r"1 of 4 shares are not done yet \(0\)"):
+        stage(settings, "commit")
+    next((tmp_path / "scratch").rglob("unit-000003-*.tokens")).unlink()
+    with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \(3\)"):
+        stage(settings, "commit")
+
+
+def test_the_vocabulary_comes_first(settings: dict[str, Any], tmp_path: Path) -> None:
+    trained = settings | {"tokenizer": "train:600"}
+    with pytest.raises(NotReadyError, match=r"is missing: the vocabulary is not trained yet; run --stage vocabulary first"):
+        stage(trained, "tokenize", "0/2")
+    stage(trained, "vocabulary", "1/2")
+    assert not list((tmp_path / "scratch").glob("vocabulary-*"))
+    stage(trained, "vocabulary", "0/2")
+    stage(trained, "tokenize", "0/2")
+    assert len(list((tmp_path / "scratch").rglob("unit-*.json"))) == 3
+
+
+def command(settings: dict[str, Any], *arguments: object) -> subprocess.Popen[str]:
+    places = ("--corpus", *settings["corpus"], "--out", settings["out"], "--scratch", settings["scratch"])
+    line = (sys.executable, "-m", "prep", "build", *places, "--tokenizer", settings["tokenizer"], *arguments)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    return subprocess.Popen(list(map(str, line)), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_shards_that_begin_at_once_share_the_folder(settings: dict[str, Any]) -> None:
+    """Two of the same build, and one with another seed, of which the first to come is let in."""
+    arguments = ("--engine", "executors:threads", "--workers", 1, "--stage", "tokenize")
+    running = [
+        command(settings, *arguments, "--task-shard", "0/2"),
+        command(settings, *arguments, "--task-shard", "1/2"),
+        command(settings, *arguments, "--task-shard", "0/2", "--seed", 1),
+    ]
+    errors = [process.communicate(timeout=100)[1] for process in running]
+    codes = [process.returncode for process in running]
+    assert codes in ([0, 0, 2], [2, 2, 0]), errors
+    for code, error in zip(codes, errors, strict=True):
+        assert ("was built with other settings (seed: " if code else " units done here") in error.splitlines()[-1]
+
+
+def test_early_is_not_wrong(settings: dict[str, Any]) -> None:
+    running = command(settings, "--stage", "commit")
+    (line,) = running.communicate(timeout=100)[1].splitlines()
+    assert running.returncode == 75 and "5 of 5 units are not done yet" in line
+
+
+def test_a_whole_build_keeps_shards_out_and_they_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    with storage.locked(out, "_build/lock", "build"), pytest.raises(UserError, match="another build is at work there"):
+        stage(settings, "tokenize")
+    with storage.locked(out, "_build/lock", "build", shared=True):
+        for name in ("all", "commit"):
+            with pytest.raises(UserError, match="another build is at work there"):
+                stage(settings, name)
+        stage(settings, "tokenize", "0/9")
+
+
+def test_only_the_first_is_published_first(tmp_path: Path) -> None:
+    for data in (b"one", b"two"):
+        storage.publish(str(tmp_path / "a"), data, first=True)
+    assert (tmp_path / "a").read_bytes() == b"one" and len(list(tmp_path.iterdir())) == 1
+
+
+SLURM = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_STEP": "2"}
+KUBERNETES = {"JOB_COMPLETION_INDEX": "0", "JOB_COMPLETIONS": "5"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "asked", "environment", "expected"),
+    [
+        ("all", "", SLURM, (0, 1)),
+        ("tokenize", "", {}, (0, 1)),
+        ("tokenize", "2/3", SLURM, (2, 3)),
+        ("pair", "", SLURM, (2, 3)),
+        ("pair", "", {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}, (1, 2)),
+        ("commit", "", KUBERNETES, (0, 5)),
+    ],
+)
+def test_task_shards(stage: str, asked: str, environment: dict[str, str], expected: tuple[int, int]) -> None:
+    shard = find_task_shard(stage, asked, environment)
+    assert shard == TaskShard(*expected)
+    assert sorted(n for i in range(shard.count) for n in TaskShard(i, shard.count).of(range(11))) == list(range(11))
+
+
+@pytest.mark.parametrize(
+    ("stage", "asked", "environment", "message"),
+    [
+        ("tokenize", "3/3", {}, "--task-shard is '3/3', must be I/N with I from 0 to N - 1"),
+        ("tokenize", "0/0", {}, "'0/0'"),
+        ("pair", "-1/3", {}, "'-1/3'"),
+        ("pair", "1", {}, "'1'"),
+        ("pair", "\u0661/3", {}, "must be I/N"),
+        ("all", "0/3", {}, "add --stage"),
+        ("pair", "", {"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_COUNT=,"),
+        ("pair", "", SLURM | {"SLURM_ARRAY_TASK_ID": "4"}, "not an array of evenly spaced numbers"),
+        ("pair", "", SLURM | {"SLURM_ARRAY_TASK_ID": "99"}, "not an array of evenly spaced numbers"),
+        ("pair", "", {"JOB_COMPLETION_INDEX": "1"}, "set JOB_COMPLETIONS"),
+        ("pair", "", {"JOB_COMPLETION_INDEX": "5", "JOB_COMPLETIONS": "5"}, "JOB_COMPLETION_INDEX/JOB_COMPLETIONS is '5/5'"),
+    ],
+)
+def test_bad_task_shards(stage: str, asked: str, environment: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        find_task_shard(stage, asked, environment)
+    assert message in str(error.value)
+
+
+def test_a_bad_task_shard_is_one_line(settings: dict[str, Any]) -> None:
+    arguments: Sequence[object] = ("--corpus", *settings["corpus"], "--out", settings["out"], "--stage", "pair")
+    done = run_prep("build", *arguments, "--task-shard", "3/3")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--task-shard is '3/3'" in done.stderr
