@@ -115,7 +115,7 @@ def nobody(engine: str, error: BaseException) -> UserError:
 
 def one_line(error: BaseException) -> str:
     """What an error of another system says, in short."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
 
 
 def cores() -> int:

@@ -49,7 +49,9 @@ def _translate(engine: str, error: BaseException) -> BaseException:
     from ray import exceptions
 
     if isinstance(error, exceptions.RayTaskError):
-        cause: BaseException = error.cause  # what the task raised
+        cause: BaseException = error.cause  # what the task raised or, if Ray did, what keeps it from running there
+        if isinstance(cause, exceptions.RayError):
+            return UserError(f"--engine {engine}: {one_line(cause)}; install this project on every node")
         return cause
     if isinstance(error, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError | exceptions.NodeDiedError):
         return WorkerDiedError(1)

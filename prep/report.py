@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from prep import output
+from prep.estimate import SHARD_BYTES_PER_TOKEN, STORE_BYTES_PER_TEXT_BYTE, TOKENS_PER_TEXT_BYTE, estimate
 from prep.plan import Plan, make_plan
 from prep.settings import Settings
 from prep.shares import MIN_HELD_OUT
@@ -11,11 +12,8 @@ from prep.tokenizer import load_tokenizer
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import Manifest
-from shards.terminal import clock, size
+from shards.terminal import clock, short, size
 
-_STORE_BYTES_PER_TEXT_BYTE = 0.55
-_TOKENS_PER_TEXT_BYTE = 0.23
-_SHARD_BYTES_PER_TOKEN = 1.8
 _KEPT = re.compile(r"(vocabulary|tokenizer)-[0-9a-f]{32}\.json|tokens-[0-9a-f]{32}/unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json)")
 
 
@@ -59,7 +57,7 @@ def describe_plan(settings: Settings) -> Iterator[str]:
     plan = make_plan(settings)
     given = None if settings.trained_vocab_size else load_tokenizer(settings.tokenizer, settings.cased)
     finished = output.check(settings.out, settings.recipe(given.fingerprint if given else settings.tokenizer), plan.inputs)
-    tokens = plan.text_bytes * _TOKENS_PER_TEXT_BYTE
+    tokens = plan.text_bytes * TOKENS_PER_TEXT_BYTE
     stages = (["vocabulary"] if settings.trained_vocab_size else []) + ["tokenize", "pair", "commit"]
     yield f"inputs:      {len(plan.inputs):,} files, {size(plan.bytes)}{_kinds(plan)}"
     for file in plan.inputs[:10]:
@@ -72,9 +70,10 @@ def describe_plan(settings: Settings) -> Iterator[str]:
     yield f"stages:      {', '.join(stages)}"
     yield f"work units:  {len(plan.units):,} of up to {size(max(unit.bytes for unit in plan.units))}"
     yield f"partitions:  {plan.num_partitions:,} train, {plan.num_eval_partitions:,} held out (small ones are merged)"
-    yield f"tokens:      about {tokens / 1e6:,.1f} M a copy, {settings.copies} copies"
-    yield f"output:      about {size(tokens * settings.copies * _SHARD_BYTES_PER_TOKEN)} of {settings.format} in {settings.out}"
-    yield f"scratch:     about {size(plan.text_bytes * _STORE_BYTES_PER_TEXT_BYTE)} in {settings.scratch}"
+    yield f"tokens:      about {short(tokens)} a copy, {settings.copies} copies"
+    yield f"output:      about {size(tokens * settings.copies * SHARD_BYTES_PER_TOKEN)} of {settings.format} in {settings.out}"
+    yield f"scratch:     about {size(plan.text_bytes * STORE_BYTES_PER_TEXT_BYTE)} in {settings.scratch}"
+    yield from estimate(settings, plan)
 
 
 def _kinds(plan: Plan) -> str:

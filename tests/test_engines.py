@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import BuildRunner, manifest_of
+from conftest import ROOT, BuildRunner, manifest_of
 from test_engine import Sleep, fail, work
 
 from prep import on_dask
@@ -93,7 +93,10 @@ def test_dask_on_this_machine(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not among the development tools, for its size")
-def test_ray_on_this_machine(tmp_path: Path, build: BuildRunner, corpus: Path) -> None:
+def test_ray_on_this_machine(tmp_path: Path, build: BuildRunner, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened("ray", 1, "") as engine, pytest.raises(UserError, match="No module named 'test_engine'; install this project"):
+        list(run_tasks(engine.executor, work, [Sleep(0, str(tmp_path))], engine.window))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
     with opened("ray", 2, "") as engine:
         tasks = [Sleep(n, str(tmp_path), deaths=int(n == 1)) for n in range(6)]
         found = {task.number: result for task, result in run_tasks(engine.executor, work, tasks, engine.window)}

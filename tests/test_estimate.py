@@ -1,0 +1,74 @@
+"""What `prep plan` says of a corpus far larger than this disk."""
+
+import os
+import re
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+
+from prep.estimate import estimate
+from prep.plan import make_plan
+from prep.settings import Settings
+
+FILES = 10_000
+
+
+@pytest.fixture
+def ten_terabytes(tmp_path: Path) -> Settings:
+    """Files that have a size and nothing in them."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number in range(FILES):
+        path = folder / f"{number:05d}.txt"
+        path.touch()
+        os.truncate(path, 10**9)
+    return Settings(corpus=(str(folder),), out=str(tmp_path / "out"), scratch=str(tmp_path / "scratch"), copies=2)
+
+
+def calls_of(function: object, *arguments: object) -> int:
+    """How many Python functions a call makes: its time on any machine, but for a factor."""
+    count = 0
+
+    def see(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(see)
+    try:
+        assert callable(function)
+        function(*arguments)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_a_plan_of_ten_terabytes_is_made_at_once(ten_terabytes: Settings) -> None:
+    peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    plan = make_plan(ten_terabytes)
+    lines = dict(line.split(":", 1) for line in estimate(ten_terabytes, plan))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < 100_000, "kB for ten thousand files"
+    assert len(plan.units) == FILES and 8_000 < plan.num_partitions < 10_000
+    tasks = re.fullmatch(r" +10,000 tokenize, ([0-9,]+) pair", lines["tasks"])
+    assert tasks and int(tasks[1].replace(",", "")) >= 2 * plan.num_partitions
+    assert re.search(r"written to scratch, [0-9.]+ TB read", lines["exchanged"])
+    assert re.search(r" ranges of about [0-9.]+ kB a task", lines["requests"])
+    assert re.fullmatch(
+        r" +about [3-9][0-9]{2}\.[0-9] MB a tokenize task, [3-9][0-9]{2}\.[0-9] MB a pair task", lines["memory"]
+    )
+    hours = re.search(r"about ([0-9,]+) core-hours", lines["time"])
+    assert hours and 100 < int(hours[1].replace(",", "")) < 2_000
+
+
+def test_the_work_of_planning_grows_with_the_files(ten_terabytes: Settings) -> None:
+    plan = make_plan(ten_terabytes)
+    assert calls_of(lambda: list(estimate(ten_terabytes, plan))) < 10 * FILES
+
+
+def test_memory_and_time_follow_the_settings(ten_terabytes: Settings, tmp_path: Path) -> None:
+    (tmp_path / "small.txt").write_text("One line. And more.\n" * 1000)
+    common = {"corpus": (str(tmp_path / "small.txt"),), "out": ten_terabytes.out, "scratch": ten_terabytes.scratch}
+    settings = Settings(**common)
+    (time,) = (line for line in estimate(settings, make_plan(settings)) if line.startswith("time:"))
+    assert "about 1 core-minutes" in time
