@@ -119,5 +119,7 @@ def one_line(error: BaseException) -> str:
 
 
 def cores() -> int:
-    """Of this machine."""
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # what Slurm or taskset leaves of them, on Linux
+        return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

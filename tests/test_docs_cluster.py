@@ -1,0 +1,93 @@
+"""The commands of docs/cluster.md. There is neither Slurm nor Kubernetes here: their part is played by a few lines each."""
+
+import re
+import sys
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from subprocess import run
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, manifest_of, run_prep
+
+from prep.task_shard import TaskShard, find_task_shard
+
+PAGE = ROOT / "docs" / "cluster.md"
+SBATCH = """#!{python}
+import argparse, os, subprocess, sys
+from pathlib import Path
+parser = argparse.ArgumentParser()
+for flag in ("--array", "--dependency", "--wrap"):
+    parser.add_argument(flag)
+parser.add_argument("--parsable", action="store_true")
+job = parser.parse_args()
+jobs = Path("jobs")
+if job.dependency and job.dependency.removeprefix("afterok:") not in jobs.read_text().split():
+    sys.exit("no such job, or it failed")
+first, last = map(int, (job.array or "0-0").split("-"))
+for index in range(first, last + 1):
+    array = {{"ID": index, "COUNT": last - first + 1, "MIN": first, "STEP": 1}} if job.array else {{}}
+    environment = {{f"SLURM_ARRAY_TASK_{{name}}": str(value) for name, value in array.items()}}
+    subprocess.run(job.wrap, shell=True, check=True, env=os.environ | environment)
+with jobs.open("a") as file:
+    print("job" + str(os.getpid()), file=file)
+if job.parsable:
+    print("job" + str(os.getpid()))
+"""
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf8"), re.DOTALL)
+    return str(found)
+
+
+@pytest.mark.slow
+def test_the_slurm_commands_make_a_data_set(tmp_path: Path, paragraphs: list[str]) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(paragraphs[:1500]), encoding="utf8")
+    settings = {"corpus": "a.txt", "out": "out", "scratch": "scratch", "tokenizer": "train:500", "engine": "executors:threads"}
+    (tmp_path / "build.toml").write_text("".join(f"{name} = '{value}'\n" for name, value in settings.items()))
+    for name, text in (
+        ("sbatch", SBATCH.format(python=sys.executable)),
+        ("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    commands = "set -e\n" + block("bash").replace("--array 0-99", "--array 4-5")
+    done = run(["bash", "-c", commands], cwd=tmp_path, env=path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(f"{stage} share {i}/2: " in done.stderr for stage in ("tokenize", "pair") for i in (0, 1)), done.stderr
+    assert manifest_of(tmp_path / "out")["ledger"]["documents"]["used"] == 1500
+
+
+def test_the_kubernetes_job_says_which_shard_it_is() -> None:
+    job = yaml.safe_load(block("yaml"))["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]} | {"JOB_COMPLETION_INDEX": "7"}
+    assert find_task_shard("tokenize", "", environment) == TaskShard(7, job["completions"]) and job["completions"] == 100
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule == {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}}
+    assert container["command"][:4] == ["python", "-m", "prep", "build"]
+    assert job["template"]["spec"]["restartPolicy"] == "Never", "a policy on failures asks for it"
+
+
+def test_the_flags_of_all_commands_exist() -> None:
+    known = run_prep("build", "--help").stdout
+    commands = re.findall(r"python -m prep build (.*)", PAGE.read_text(encoding="utf8"))
+    commands.append(" ".join(yaml.safe_load(block("yaml"))["spec"]["template"]["spec"]["containers"][0]["command"]))
+    flags = {flag for command in commands for flag in re.findall(r"(?<!\S)--[a-z-]+", command)}
+    assert {"--corpus", "--engine", "--stage", "--task-shard"} <= flags
+    assert all(re.search(rf"{flag}\b", known) for flag in flags)
+
+
+def test_the_executor_of_ones_own_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads stand for MPI, which is not installed."""
+    futures = ModuleType("mpi4py.futures")
+    futures.MPIPoolExecutor = ThreadPoolExecutor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mpi4py", ModuleType("mpi4py"))
+    monkeypatch.setitem(sys.modules, "mpi4py.futures", futures)
+    names: dict[str, Any] = {}
+    exec(block("python"), names)
+    assert isinstance(names["cluster"](3), Executor)
