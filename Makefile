@@ -48,6 +48,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.prep $(ARGS)
+	$(VENV)/bin/python -m benchmarks.cluster
 	$(VENV)/bin/python -m benchmarks.reader
 	$(VENV)/bin/python -m benchmarks.train
 	$(VENV)/bin/python -m benchmarks.order
