@@ -26,7 +26,7 @@ def show(url: str, split: str, count: int, seed: int) -> None:
     shards = manifest.splits[split].shards
     if not shards:
         raise UserError(f"{url}: the split {split} is empty")
-    tokenizer_url = storage.join(url, manifest.tokenizer["folder"], "tokenizer.json")
+    tokenizer_url = storage.join(url, manifest.tokenizer["folder"])
     tokens = {number: token for token, number in load_prepared(tokenizer_url).vocab.items()}
     shard = shards[int(below(address(seed, Purpose.SHOW, 0), np.uint64(len(shards))))]
     try:
