@@ -1,19 +1,16 @@
 """Spans of input files -> documents, one after the other, in bounded memory."""
 
 import json
-import tarfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from prep.decompression import CHUNK_BYTES, DAMAGE, decompressed
+from prep.decompression import CHUNK_BYTES, decompressed
 from prep.documents import Document, Fault, Rule, Span
 from prep.pieces import cut_lines, cut_paragraphs, cut_whole
 from prep.tables import read_parquet
-from prep.tars import read_samples, text_of
+from prep.tars import DAMAGE, read_samples, text_of
 from prep.warc import read_warc
 from shards import storage
-
-_DAMAGE = (*DAMAGE, tarfile.TarError)
 
 
 def read_documents(span: Span, rule: Rule, on_progress: Callable[[int], None] = lambda _: None) -> Iterator[Document | Fault]:
@@ -36,7 +33,7 @@ def read_documents(span: Span, rule: Rule, on_progress: Callable[[int], None] = 
                 if position - told >= CHUNK_BYTES:
                     told = position
                     on_progress(file.tell() - span.start)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             yield Fault(position, "damaged", 0, f"{type(error).__name__}: {error}")
 
 

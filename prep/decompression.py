@@ -14,7 +14,7 @@ else:
     from backports import zstd
 
 CHUNK_BYTES = 1 << 20
-DAMAGE = (EOFError, OSError, zlib.error, zstd.ZstdError, lzma.LZMAError)
+DAMAGED_STREAM = (EOFError, OSError, zlib.error, zstd.ZstdError, lzma.LZMAError)
 """What decompressors raise; storage raises StorageError, which is none of these."""
 _OPENERS: dict[str, Any] = {
     "gz": lambda file: gzip.GzipFile(fileobj=file),

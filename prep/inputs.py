@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prep.decompression import COMPRESSIONS, DAMAGE, decompressed
+from prep.decompression import COMPRESSIONS, DAMAGED_STREAM, decompressed
 from prep.settings import Settings
 from shards import storage
 from shards.disk import FileInfo
@@ -140,7 +140,7 @@ def _wikiextractor_format(url: str, compression: str) -> str:
     with storage.open_read(url) as file:
         try:
             start = decompressed(file, compression).read(5)
-        except DAMAGE:
+        except DAMAGED_STREAM:
             return "jsonl"  # the task that reads it says what is wrong
     if start.startswith(b"<doc "):
         raise UserError(f"{url}: is in wikiextractor's own markup; run wikiextractor with --json, or choose --input text")

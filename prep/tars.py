@@ -5,10 +5,13 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+from prep.decompression import DAMAGED_STREAM
 from prep.documents import MAX_DOCUMENT_BYTES, Document, Fault, too_long
 
 _SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 _BLOCK_BYTES = 512
+DAMAGE = (*DAMAGED_STREAM, tarfile.TarError)
+"""What is raised for a damaged tar, or a damaged stream that it comes in."""
 
 
 class Member(NamedTuple):
@@ -30,12 +33,16 @@ def read_samples(file: BinaryIO, is_text: frozenset[str], is_record: frozenset[s
     """
     sample: list[Member] = []
     key = None
-    for member, its_key in _members(file):
-        if sample and (its_key is None or its_key != key):
-            yield from _texts(sample, is_text, is_record)
-            sample = []
-        sample.append(member)
-        key = its_key
+    try:
+        for member, its_key in _members(file):
+            if sample and (its_key is None or its_key != key):
+                yield from _texts(sample, is_text, is_record)
+                sample = []
+            sample.append(member)
+            key = its_key
+    except DAMAGE:
+        yield from _texts(sample, is_text, is_record)
+        raise
     yield from _texts(sample, is_text, is_record)
 
 
@@ -70,12 +77,12 @@ def _members(file: BinaryIO) -> Iterator[tuple[Member, str | None]]:
 class _Tape:
     """A stream to read on, which remembers its last block: a whole tar ends with blocks of zeros."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Any) -> None:
         self._file, self.last = file, b"\1"
 
     def read(self, size: int) -> bytes:
-        """The next bytes."""
-        data = self._file.read(size)
+        """The next bytes, as many as there are without a further step: nothing before a damaged place is lost."""
+        data = self._file.read1(size)
         self.last = (self.last + data)[-_BLOCK_BYTES:]
         return data
 

@@ -44,7 +44,7 @@ def read_warc(file: BinaryIO) -> Iterator[Document | Fault]:
 class _Tape:
     """A stream to read on, which is all that the iterator asks for."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Any) -> None:
         self._file, self._at = file, 0
 
     def tell(self) -> int:
@@ -52,8 +52,8 @@ class _Tape:
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        data = self._file.read(size)
+        """The next bytes, as many as there are without a further step: nothing before a damaged place is lost."""
+        data = self._file.read1(size)
         self._at += len(data)
         return data
 
