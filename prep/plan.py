@@ -20,7 +20,7 @@ SMALL_PARTITION_BYTES, SMALL_PARTITIONS = 2 << 20, 16
 _LOOKED_AT = 100
 PLAN_VERSION = 1
 """Raised when the same inputs are cut into other units or partitions: token stores of another plan are not used."""
-_EXPANSION = {"": 1, "gz": 3, "zst": 3}
+_EXPANSION = {"": 1, "gz": 3, "zst": 3, "bz2": 4, "xz": 4}
 """Bytes of text that a byte of a compressed input is taken for, in estimates."""
 
 
@@ -81,7 +81,7 @@ def _partition_bytes(text_bytes: int) -> int:
 def _spans(inputs: Sequence[InputFile], rule: Rule, unit_bytes: int) -> Iterator[tuple[Span, int]]:
     """Every file in spans of at most about `unit_bytes`, with the bytes of each."""
     for file in inputs:
-        whole = file.compression or file.bytes <= unit_bytes or (file.format == "text" and rule.document == "file")
+        whole = not file.splittable or file.bytes <= unit_bytes or (file.format == "text" and rule.document == "file")
         if whole:
             yield Span(file), file.bytes
         elif file.format == "parquet":

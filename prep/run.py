@@ -12,7 +12,7 @@ from prep.records import ShareRecord
 from prep.settings import Settings
 from prep.stages import Job
 from prep.task_shard import TaskShard, find_task_shard
-from prep.tasks import pair_tasks, tokenize_tasks
+from prep.tasks import check_tokenizer, pair_tasks, tokenize_tasks
 from prep.tokenizer import PreparedTokenizer, load_prepared, load_tokenizer
 from shards import storage
 from shards.errors import UserError
@@ -29,6 +29,8 @@ def build(settings: Settings) -> Manifest | None:
     settings = _absolute(settings)
     plan = make_plan(settings)
     given = None if settings.trained_vocab_size else load_tokenizer(settings.tokenizer, settings.cased)
+    if given:
+        check_tokenizer(settings, given)
     recipe = settings.recipe(given.fingerprint if given else settings.tokenizer)
     finished = output.check(settings.out, recipe, plan.inputs)
     shared = settings.stage not in ("all", "commit")

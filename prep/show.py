@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from prep.token_texts import TokenText, token_texts
 from prep.tokenizer import load_prepared
 from shards import storage
 from shards.dataset import open_data_set
@@ -13,9 +14,11 @@ from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.randomness import Purpose, address, below
 from shards.schema import Rows
-from shards.terminal import printable
 
-_LABELS = {0: ("is next", "green"), 1: ("is not next", "magenta")}
+_LABELS = {0: ("B is next", "green"), 1: ("B is not next", "magenta")}
+_ORDER_LABELS = {0: ("A and B are in order", "green"), 1: ("A and B are swapped", "magenta")}
+
+_UNKNOWN = TokenText("?", False, False)
 
 
 def show(url: str, split: str, count: int, seed: int) -> None:
@@ -26,8 +29,9 @@ def show(url: str, split: str, count: int, seed: int) -> None:
     shards = manifest.splits[split].shards
     if not shards:
         raise UserError(f"{url}: the split {split} is empty")
-    tokenizer_url = storage.join(url, manifest.tokenizer["folder"], "tokenizer.json")
-    tokens = {number: token for token, number in load_prepared(tokenizer_url).vocab.items()}
+    tokenizer = load_prepared(storage.join(url, manifest.tokenizer["folder"]))
+    texts, mask_id = token_texts(tokenizer), tokenizer.special_ids["mask"]
+    labels = _ORDER_LABELS if manifest.settings.get("pairing") == "sop" else _LABELS
     shard = shards[int(below(address(seed, Purpose.SHOW, 0), np.uint64(len(shards))))]
     try:
         rows = FORMATS[manifest.settings["format"]].read(
@@ -40,7 +44,7 @@ def show(url: str, split: str, count: int, seed: int) -> None:
     console.print(legend())
     for sequence in np.argsort(keys, kind="stable")[:count]:
         console.print()
-        for line in render(rows, int(sequence), tokens, f"{split}, {shard.path}"):
+        for line in render(rows, int(sequence), texts, mask_id, labels, f"{split}, {shard.path}"):
             console.print(line, soft_wrap=not console.is_terminal)
 
 
@@ -49,8 +53,10 @@ def legend() -> Text:
     return Text("").join([Text("[shown→original]", "bold red"), Text(" a masked token; [shown] where it was kept as it is")])
 
 
-def render(rows: Rows, sequence: int, tokens: dict[int, str], place: str) -> Iterator[Text]:
-    """A headline, segment A and segment B of one sequence."""
+def render(
+    rows: Rows, sequence: int, texts: dict[int, TokenText], mask_id: int, labels: dict[int, tuple[str, str]], place: str
+) -> Iterator[Text]:
+    """A headline, segment A and segment B of one sequence; `labels` says what a label means, and its style."""
     row = int(np.searchsorted(rows.sequence_offsets, sequence, side="right")) - 1
     start, stop = (int(edge) for edge in rows.sequence_starts()[sequence : sequence + 2])
     a_stop = start + int(rows.segment_a_lengths[sequence])
@@ -59,19 +65,20 @@ def render(rows: Rows, sequence: int, tokens: dict[int, str], place: str) -> Ite
         original = dict(zip(rows.masked_indices().tolist(), rows.masked_labels.tolist(), strict=True))
     headline = Text(f"{place}, row {row}: {stop - start} tokens", "bold")
     if rows.next_sentence_label is not None:
-        label, style = _LABELS[int(rows.next_sentence_label[sequence])]
-        headline.append(f", B {label}", style)
+        label, style = labels[int(rows.next_sentence_label[sequence])]
+        headline.append(f", {label}", style)
     yield headline
     for name, style, first, last in (("A", "cyan", start, a_stop), ("B", "yellow", a_stop, stop)):
+        if first == last:
+            continue
         line = Text(f"  {name} ", f"bold {style}")
         for i in range(first, last):
-            shown = tokens.get(int(rows.input_ids[i]), "?")
+            number = int(rows.input_ids[i])
+            token = texts.get(number, _UNKNOWN)
             if i in original:
-                label = tokens.get(original[i], "?")
-                shown, label = printable(shown.strip("[]") if shown == "[MASK]" else shown), printable(label)
-                line.append(" " + (f"[{shown}→{label}]" if shown != label else f"[{shown}]"), "bold red")
-            elif shown.startswith("##"):
-                line.append(printable(shown[2:]), style)
+                shown = "MASK" if number == mask_id else token.text
+                label = texts.get(original[i], _UNKNOWN).text
+                line.append(" " + (f"[{shown}→{label}]" if number != original[i] else f"[{shown}]"), "bold red")
             else:
-                line.append(" " + printable(shown), "dim" if shown in ("[CLS]", "[SEP]") else style)
+                line.append(("" if token.goes_on else " ") + token.text, "dim" if token.is_special else style)
         yield line

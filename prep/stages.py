@@ -16,9 +16,9 @@ from prep.progress import Counts, Stage
 from prep.records import MAX_LISTED_FAULTS, ShareRecord, UnitRecord
 from prep.settings import Settings
 from prep.task_shard import TaskShard
-from prep.tasks import vocabulary_task
+from prep.tasks import identity, vocabulary_task
 from prep.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
-from prep.tokenizer import PreparedTokenizer, load_prepared
+from prep.tokenizer import PreparedTokenizer, is_saved, load_prepared
 from prep.vocabulary import make_vocabulary
 from shards import storage
 from shards.errors import NotReadyError
@@ -41,17 +41,17 @@ class Job:
 
 
 def publish_tokenizer(scratch: str, given: PreparedTokenizer) -> str:
-    """The URL in the scratch folder that workers load a given tokenizer from."""
-    url = storage.join(scratch, f"tokenizer-{given.fingerprint[:32]}.json")
-    if not storage.find(url):
-        storage.publish(url, given.json_text.encode())
+    """The folder in the scratch folder that workers load a given tokenizer from."""
+    url = storage.join(scratch, f"tokenizer-{identity(given)[:32]}")
+    if not is_saved(url):
+        given.save(url)
     return url
 
 
 def train_tokenizer(job: Job) -> str:
-    """Trains the vocabulary, unless it is there; the URL of its tokenizer."""
+    """Trains the vocabulary, unless it is there; the folder of its tokenizer."""
     task = vocabulary_task(job.settings, job.plan)
-    if not storage.find(task.url):
+    if not is_saved(task.url):
         say(f"vocabulary: training up to {task.size:,} entries")
         for _ in run_tasks(job.engine.executor, make_vocabulary, [task], lambda: 1):
             say(f"vocabulary: {load_prepared(task.url).vocab_size:,} entries")
@@ -59,9 +59,9 @@ def train_tokenizer(job: Job) -> str:
 
 
 def find_trained(settings: Settings, plan: Plan) -> str:
-    """The URL of the trained tokenizer. Raises NotReadyError where it is not trained yet."""
+    """The folder of the trained tokenizer. Raises NotReadyError where it is not trained yet."""
     url = vocabulary_task(settings, plan).url
-    if not storage.find(url):
+    if not is_saved(url):
         raise NotReadyError(f"{url} is missing: the vocabulary is not trained yet; run --stage vocabulary first")
     return url
 

@@ -15,6 +15,7 @@ from prep.tokenize import TokenizeTask
 from prep.tokenizer import TOKENIZERS, PreparedTokenizer
 from prep.vocabulary import VocabularyTask
 from shards import storage
+from shards.errors import UserError
 from shards.manifest import SPLITS, fingerprint
 from shards.masking import Masking
 
@@ -24,15 +25,15 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
     size = settings.trained_vocab_size
     assert size is not None
     rule = rule_of(settings)
-    key = fingerprint([_inputs(plan), rule, settings.language, size, settings.cased, SPLITTER, TOKENIZERS])
+    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS])
     return VocabularyTask(
         spans=tuple(span for unit in plan.units for span in unit.spans),
         rule=rule,
-        language=settings.language,
+        splitting=settings.splitting,
         size=size,
         cased=settings.cased,
         skip_faults=settings.on_error == "skip",
-        url=storage.join(settings.scratch, f"vocabulary-{key[:32]}.json"),
+        url=storage.join(settings.scratch, f"vocabulary-{key[:32]}"),
     )
 
 
@@ -41,8 +42,10 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
     recipe = {
         "inputs": _inputs(plan),
         "rule": rule_of(settings),
-        "language": settings.language,
-        "tokenizer": tokenizer.fingerprint,
+        "splitting": settings.splitting,
+        "weights": settings.corpus_weight,
+        "dedup": settings.dedup,
+        "tokenizer": identity(tokenizer),
         "eval_fraction": settings.eval_fraction,
         "versions": [SPLITTER, TOKENIZERS, STORE_VERSION, PLAN_VERSION],
     }
@@ -51,7 +54,7 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
         TokenizeTask(
             unit=unit,
             rule=rule_of(settings),
-            language=settings.language,
+            splitting=settings.splitting,
             on_error=settings.on_error,
             tokenizer_url=tokenizer_url,
             fast=settings.tokenizer_engine == "auto",
@@ -59,6 +62,9 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
             num_partitions=plan.num_partitions,
             num_eval_partitions=plan.num_eval_partitions,
             eval_below=held_out_below(settings.eval_fraction),
+            weights=settings.corpus_weight,
+            num_corpora=len(settings.corpus),
+            by_content=settings.dedup == "exact",
         )
         for unit in plan.units
     ]
@@ -68,7 +74,7 @@ def pair_tasks(
     settings: Settings, plan: Plan, store: str, segments: tuple[int, ...], total: UnitRecord, tokenizer: PreparedTokenizer
 ) -> list[ShareTask]:
     """A task a share of a partition and copy, in order. `segments` and `total` are of all units, as they were tokenized."""
-    held_out = hold_out(total, settings.eval_fraction)
+    held_out = hold_out(total, settings.eval_fraction, 2 if settings.pairing == "nsp" else 1)
     key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.fingerprint)])
     records = storage.join(settings.out, output.RECORDS, key[:32])
     recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
@@ -86,20 +92,54 @@ def pair_tasks(
     ]
 
 
+def identity(tokenizer: PreparedTokenizer) -> str:
+    """What tells a tokenizer from any other: its definition, and what its special tokens are for."""
+    return fingerprint([tokenizer.fingerprint, dict(tokenizer.roles)])
+
+
+def check_tokenizer(settings: Settings, tokenizer: PreparedTokenizer) -> None:
+    """Raises UserError when the recipe asks for what the tokenizer does not have."""
+    name = settings.tokenizer
+    pair = tokenizer.templates.get("pair")
+    if settings.pairing != "none" and (pair is None or not pair.prefix):
+        raise UserError(
+            f"--tokenizer {name}: has no template for pairs (a post-processor that sets {'a classifier and ' if pair else ''}"
+            f"separator tokens around two segments), which --pairing {settings.pairing} needs; use --pairing none or another"
+        )
+    if settings.cross_documents and "sep" not in tokenizer.roles:
+        raise UserError(f"--tokenizer {name}: has no separator token, which --cross-documents needs; use another")
+    if settings.mask_unit != "token" and tokenizer.word_flags is None:
+        raise UserError(
+            f"--tokenizer {name}: its tokens do not show where words begin, which --mask-unit {settings.mask_unit} needs; use "
+            "--mask-unit token or another"
+        )
+
+
 def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) -> Recipe:
     """What a share's task needs of the settings. Held-out rows are always masked statically."""
     special = tokenizer.special_ids
-    static = settings.masking == "static" or split == "eval"
-    masking = Masking(settings.mask_prob, tokenizer.vocab_size, tuple(special.values()), special["mask"])
+    masking = Masking(
+        settings.mask_prob,
+        tokenizer.vocab_size,
+        tuple(special.values()),
+        special["mask"],
+        settings.mask_unit,
+        settings.mask_replace_prob,
+        settings.random_replace_prob,
+        tokenizer.word_flags,
+    )
+    assert settings.short_seq_prob is not None
     return Recipe(
         seed=settings.seed,
+        pairing=settings.pairing,
+        separator=special["sep"] if settings.cross_documents else None,
+        drop_duplicates=settings.dedup == "exact",
         max_seq_len=settings.max_seq_len,
         short_seq_prob=settings.short_seq_prob,
         pack=settings.pack_to > 0,
         row_capacity=settings.row_capacity,
-        masking=masking if static else None,
-        cls_id=special["cls"],
-        sep_id=special["sep"],
+        masking=masking if settings.masking == "static" or split == "eval" else None,
+        template=tokenizer.templates["single" if settings.pairing == "none" else "pair"],
         vocab_size=tokenizer.vocab_size,
         format=settings.format,
         shard_tokens=settings.shard_bytes // BYTES_PER_TOKEN,
@@ -108,4 +148,4 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
 
 def _inputs(plan: Plan) -> list[Any]:
     """What tells this corpus from any other: places too, since times and sizes alone may be those of another's copy."""
-    return [[file.name, file.bytes, file.version, file.format, storage.absolute(file.url)] for file in plan.inputs]
+    return [[file.name, file.bytes, file.version, file.format, storage.absolute(file.url), file.corpus] for file in plan.inputs]

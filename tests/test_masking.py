@@ -3,12 +3,15 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.checks import row_faults
 from shards.masking import Masking, mask_rows, unmask_rows
 from shards.randomness import Purpose, address
-from shards.schema import Rows, columns_sha256, lengths_to_offsets, row_faults
+from shards.schema import Rows, columns_sha256, lengths_to_offsets
+from shards.template import Template
 
 VOCAB_SIZE = 500
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+BERT = Template((2,), (3,), (3,), 1)
 
 
 def make_rows(sequences: list[list[int]], row_sizes: list[int]) -> Rows:
@@ -48,7 +51,7 @@ def test_masks_respect_their_number_and_places(sequences: list[list[int]], proba
     rows = make_rows(sequences, [1] * len(sequences))
     masked = mask_rows(rows, keys_of(rows, seed), masking(probability))
     counts = [max(1, round(probability * int(n))) for n in rows.sequence_lengths]
-    assert row_faults(masked, VOCAB_SIZE, SPECIAL, 65_535, masking(probability).counts(100)) == []
+    assert row_faults(masked, VOCAB_SIZE, SPECIAL, 65_535, masking(probability), BERT) == []
     assert masked.masked_offsets is not None
     ordinary = [sum(i > 4 for i in ids) for ids in sequences]
     assert np.diff(masked.masked_offsets).tolist() == [min(pair) for pair in zip(counts, ordinary, strict=True)]
