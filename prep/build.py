@@ -143,14 +143,12 @@ def _read_documents(task: ShareTask) -> tuple[Documents, Duplicates]:
     blocks = [empty_documents(id_type)]
     duplicates = Duplicates()
     seen: set[int] = set()
-    for unit, segments in enumerate(task.segments):
-        for segment in range(segments):
-            url = segment_url(task.store, unit, segment)
-            for block in read_buckets(url, task.first_bucket, task.last_bucket, id_type):
-                ours = _ours(block, task)
-                if task.recipe.drop_duplicates:
-                    _keep_first(block, ours, seen, duplicates)
-                blocks.append(block if ours.all() else block.take(np.flatnonzero(ours)))
+    urls = [segment_url(task.store, unit, segment) for unit, count in enumerate(task.segments) for segment in range(count)]
+    for block in read_buckets(urls, task.first_bucket, task.last_bucket, id_type):
+        ours = _ours(block, task)
+        if task.recipe.drop_duplicates:
+            _keep_first(block, ours, seen, duplicates)
+        blocks.append(block if ours.all() else block.take(np.flatnonzero(ours)))
     return join_documents(blocks), duplicates
 
 

@@ -9,6 +9,7 @@ sentences (uint32), the sentences' numbers of tokens (uint32), and the token ids
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from shards.schema import Ints, Offsets, lengths_to_offsets
 STORE_VERSION = 2
 _MAGIC = b"TOKSTOR2"
 _ALIGNMENT = 8
+READ_AT_ONCE = 128
+"""Segments: of a large corpus there are thousands, of which a pair task reads a few kB each."""
 _COUNTS = 4
 
 
@@ -114,16 +117,22 @@ def encode_segment(documents: Documents, buckets: Ints, num_buckets: int) -> byt
     return out
 
 
-def read_buckets(url: str, first: int, last: int, id_type: np.dtype[np.integer]) -> Iterator[Documents]:
-    """The documents of buckets [first, last) of a segment, a block a bucket. Raises StorageError when it is damaged."""
-    index = storage.read_bytes(url, len(_MAGIC) + 8 * first, 8 * (last - first + 1))
-    offsets = np.frombuffer(index, "<u8").astype(np.int64)
-    if offsets[-1] == offsets[0]:
-        return
-    data = storage.read_bytes(url, int(offsets[0]), int(offsets[-1] - offsets[0]))
-    for start, stop in zip(offsets[:-1] - offsets[0], offsets[1:] - offsets[0], strict=True):
-        if start < stop:
-            yield _decode_bucket(data, int(start), int(stop), id_type, url)
+def read_buckets(urls: Sequence[str], first: int, last: int, id_type: np.dtype[np.integer]) -> Iterator[Documents]:
+    """The documents of buckets [first, last) of all segments, a block a bucket, in order; two reads by range a segment.
+
+    Raises StorageError when one is damaged.
+    """
+    for start in range(0, len(urls), READ_AT_ONCE):
+        batch = urls[start : start + READ_AT_ONCE]
+        indexes = storage.read_ranges([(url, len(_MAGIC) + 8 * first, 8 * (last - first + 1)) for url in batch])
+        offsets = [np.frombuffer(index, "<u8").astype(np.int64) for index in indexes]
+        parts = storage.read_ranges(
+            [(url, int(edges[0]), int(edges[-1] - edges[0])) for url, edges in zip(batch, offsets, strict=True)]
+        )
+        for url, edges, data in zip(batch, offsets, parts, strict=True):
+            for begin, end in pairwise((edges - edges[0]).tolist()):
+                if begin < end:
+                    yield _decode_bucket(data, begin, end, id_type, url)
 
 
 def _decode_bucket(data: bytes, start: int, stop: int, id_type: np.dtype[np.integer], url: str) -> Documents:

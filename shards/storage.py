@@ -9,7 +9,7 @@ import fcntl
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,26 @@ def read_bytes(url: str, start: int = 0, length: int | None = None) -> bytes:
     if length is not None and len(data) != length:
         raise StorageError(f"{url}: ends at byte {start + len(data)}, expected {start + length}; it is damaged, rebuild it")
     return data
+
+
+def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    """What `read_bytes` gives for each (URL, start, length); all at once where each is a request over a network.
+
+    The URLs are of one storage.
+    """
+    wanted = [each for each in ranges if each[2]]
+    parts: dict[tuple[str, int, int], Any] = {}
+    if wanted and not is_local(wanted[0][0]):
+        fs, _ = _filesystem(wanted[0][0])
+        paths = [_filesystem(url)[1] for url, _, _ in wanted]
+        starts, ends = [start for _, start, _ in wanted], [start + length for _, start, length in wanted]
+        with suppress(Exception):  # each backend raises its own kinds; what is lacking is read again, one by one
+            parts = dict(zip(wanted, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True))
+    return [_checked(parts.get(each), each) if each[2] else b"" for each in ranges]
+
+
+def _checked(part: Any, wanted: tuple[str, int, int]) -> bytes:
+    return part if isinstance(part, bytes) and len(part) == wanted[2] else read_bytes(*wanted)
 
 
 @contextmanager

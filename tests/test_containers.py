@@ -79,7 +79,7 @@ def token_store(path: Path, scratch: Path, tokenizer: str) -> Documents:
         )
         for segment in range(len(tokenize_unit(task).segments)):
             url = segment_url(str(scratch), unit.number, segment)
-            blocks += read_buckets(url, 0, plan.num_partitions + plan.num_eval_partitions, np.dtype(np.uint16))
+            blocks += read_buckets([url], 0, plan.num_partitions + plan.num_eval_partitions, np.dtype(np.uint16))
     documents = join_documents(blocks)
     return documents.take(np.argsort(documents.keys))
 

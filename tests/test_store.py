@@ -50,7 +50,7 @@ def test_buckets_hold_their_documents_in_order(
     path.write_bytes(encode_segment(documents, buckets, num_buckets))
     first = data.draw(st.integers(0, num_buckets - 1))
     last = data.draw(st.integers(first + 1, num_buckets))
-    blocks = list(read_buckets(str(path), first, last, np.dtype(np.uint16)))
+    blocks = list(read_buckets([str(path)], first, last, np.dtype(np.uint16)))
     everything = as_lists(documents)
     expected = [everything[d] for bucket in range(first, last) for d in np.flatnonzero(buckets == bucket)]
     assert [document for block in blocks for document in as_lists(block)] == expected
@@ -68,4 +68,4 @@ def test_a_truncated_segment_is_named(tmp_path: Path) -> None:
     path = tmp_path / "segment"
     path.write_bytes(encode_segment(make_documents([[3, 4]]), np.array([0]), 1)[:-20])
     with pytest.raises(StorageError, match="segment: ends at byte"):
-        list(read_buckets(str(path), 0, 1, np.dtype(np.uint16)))
+        list(read_buckets([str(path)], 0, 1, np.dtype(np.uint16)))
