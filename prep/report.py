@@ -1,5 +1,6 @@
 """What is said about a build before and after it, in a few lines."""
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ from prep.estimate import SHARD_BYTES_PER_TOKEN, STORE_BYTES_PER_TEXT_BYTE, TOKE
 from prep.plan import Plan, make_plan
 from prep.settings import Settings
 from prep.shares import MIN_HELD_OUT
+from prep.task_shard import find_task_shard
 from prep.tokenizer import load_tokenizer
 from shards import storage
 from shards.errors import UserError
@@ -75,7 +77,10 @@ def describe_plan(settings: Settings) -> Iterator[str]:
     given = None if settings.trained_vocab_size else load_tokenizer(settings.tokenizer, settings.cased)
     finished = output.check(settings.out, settings.recipe(given.fingerprint if given else settings.tokenizer), plan.inputs)
     tokens = plan.text_bytes * TOKENS_PER_TEXT_BYTE
-    stages = (["vocabulary"] if settings.trained_vocab_size else []) + ["tokenize", "pair", "commit"]
+    stages = ", ".join((["vocabulary"] if settings.trained_vocab_size else []) + ["tokenize", "pair", "commit"])
+    if settings.stage != "all":
+        shard = find_task_shard(settings.stage, settings.task_shard, os.environ)
+        stages = f"{settings.stage} alone, share {shard} of its tasks"
     yield f"inputs:      {len(plan.inputs):,} files, {size(plan.bytes)}{_kinds(plan)}"
     for file in plan.inputs[:10]:
         yield f"             {file.name} ({size(file.bytes)})"
@@ -84,7 +89,8 @@ def describe_plan(settings: Settings) -> Iterator[str]:
     if finished:
         yield f"data set:    {settings.out} is finished; build would leave it as it is"
     yield f"tokenizer:   {settings.tokenizer}" + (f", {given.vocab_size:,} entries" if given else ", made of the corpus")
-    yield f"stages:      {', '.join(stages)}"
+    yield f"stages:      {stages}"
+    yield f"engine:      {settings.engine}, {settings.workers or 'as many as there are'} at once"
     yield f"work units:  {len(plan.units):,} of up to {size(max(unit.bytes for unit in plan.units))}"
     yield f"partitions:  {plan.num_partitions:,} train, {plan.num_eval_partitions:,} held out (small ones are merged)"
     yield f"tokens:      about {short(tokens)} a copy, {settings.copies} copies"

@@ -41,15 +41,18 @@ def build(settings: Settings) -> Manifest | None:
         if not shared:
             output.tidy(settings.out)
         return None
-    with output.claimed(settings.out, recipe, plan.inputs, shared) as finished, tempfile.TemporaryDirectory() as folder:
-        if finished:
-            return None
-        if settings.stage == "commit":
-            return _commit(settings, plan, shard, given, recipe)
-        with engines.opened(settings.engine, settings.workers, folder) as engine:
-            job = Job(settings, plan, shard, engine, folder)
-            if settings.stage == "all":
-                return _all_stages(job, given, recipe)
+    if settings.stage == "commit":
+        with output.claimed(settings.out, recipe, plan.inputs) as finished:
+            return None if finished else _commit(settings, plan, shard, given, recipe)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        engines.opened(settings.engine, settings.workers, folder) as engine,
+        output.claimed(settings.out, recipe, plan.inputs, shared) as finished,
+    ):
+        job = Job(settings, plan, shard, engine, folder)
+        if settings.stage == "all":
+            return None if finished else _all_stages(job, given, recipe)
+        if not finished:
             _one_stage(job, given)
     return None
 
@@ -81,7 +84,7 @@ def _one_stage(job: Job, given: PreparedTokenizer | None) -> None:
     """Does this shard of one stage, and says what was done."""
     settings, plan, shard = job.settings, job.plan, job.shard
     if settings.stage == "vocabulary":
-        for _ in shard.of(["the one task"]):
+        if shard.index == 0:
             _ = stages.publish_tokenizer(settings.scratch, given) if given else stages.train_tokenizer(job)
         _say_done("vocabulary", shard, 1)
         return
@@ -120,12 +123,12 @@ def _tokenizer(settings: Settings, plan: Plan, given: PreparedTokenizer | None) 
     return url, load_prepared(url)
 
 
+_TASKS = {"vocabulary": "vocabularies", "tokenize": "units", "pair": "shares of partitions", "commit": "manifests"}
+
+
 def _say_done(stage: str, shard: TaskShard, num_tasks: int) -> None:
     done = len(shard.of(range(num_tasks)))
     say(f"{stage} share {shard}: {done} of {num_tasks} {_TASKS[stage]} done here")
-
-
-_TASKS = {"vocabulary": "vocabularies", "tokenize": "units", "pair": "shares of partitions", "commit": "manifests"}
 
 
 def _check_visible(out: str, shares: Sequence[ShareRecord]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, manifest_of, run_prep
 
+from prep.report import describe_plan
 from prep.run import build
 from prep.settings import Settings
 from prep.task_shard import TaskShard, find_task_shard
@@ -164,7 +165,21 @@ def test_bad_task_shards(stage: str, asked: str, environment: dict[str, str], me
     assert message in str(error.value)
 
 
-def test_a_bad_task_shard_is_one_line(settings: dict[str, Any]) -> None:
-    arguments: Sequence[object] = ("--corpus", *settings["corpus"], "--out", settings["out"], "--stage", "pair")
-    done = run_prep("build", *arguments, "--task-shard", "3/3")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--task-shard is '3/3'" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--stage", "pair", "--task-shard", "3/3"), "--task-shard is '3/3'"),
+        (("--engine", "nosuch:engine"), "--engine nosuch:engine: cannot be imported"),
+    ],
+)
+def test_bad_places_to_work_are_one_line(arguments: Sequence[str], message: str, settings: dict[str, Any]) -> None:
+    places = ("--corpus", *settings["corpus"], "--out", settings["out"], "--tokenizer", settings["tokenizer"])
+    done = run_prep("build", *places, *arguments)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+    assert not Path(settings["out"]).exists()
+
+
+def test_a_plan_says_which_share_it_is(settings: dict[str, Any]) -> None:
+    lines = list(describe_plan(Settings(**settings, stage="pair", task_shard="1/3")))
+    assert "stages:      pair alone, share 1/3 of its tasks" in lines
+    assert "engine:      executors:threads, 2 at once" in lines
