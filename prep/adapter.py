@@ -5,6 +5,7 @@ the task failed (its own error).
 """
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from prep.sentences import SPLITTER
 from prep.store import STORE_VERSION
 from prep.tokenizer import TOKENIZERS
 from shards.errors import UserError
+from shards.terminal import say
 
 CONNECT_S = 20
 """An address at which nobody answers for so long is given up."""
@@ -85,22 +87,26 @@ def run_at_worker(versions: tuple[object, ...], function: Callable[..., Any], *a
     return function(*args, **kwargs)
 
 
-def window_of(workers: int, count: Callable[[], int]) -> Callable[[], int]:
+def window_of(engine: str, workers: int, count: Callable[[], int]) -> Callable[[], int]:
     """`workers` tasks at once where that is asked for; else AHEAD for each worker that the cluster has now.
 
-    Clusters grow and shrink, so it is asked for every few seconds; while nobody answers, the count stays what it was.
+    Clusters grow and shrink, so it is asked for every few seconds; while nobody answers, the count stays what it was. That
+    there is no worker is said.
     """
-    known, asked = 0, 0.0
+    known, asked = -1, 0.0
 
     def current() -> int:
         nonlocal known, asked
         if not asked or time.monotonic() - asked > _COUNT_EVERY_S:
+            before = known
             with suppress(Exception):  # every system has its own; a task in flight says what is wrong
                 known = count()
             asked = time.monotonic()
-        return AHEAD * max(1, known)
+            if known == 0 != before:
+                say(f"--engine {engine}: has no workers now; waiting for some")
+        return workers or AHEAD * max(1, known)
 
-    return (lambda: workers) if workers else current
+    return current
 
 
 def lost(engine: str, reason: str) -> UserError:
@@ -115,7 +121,7 @@ def nobody(engine: str, error: BaseException) -> UserError:
 
 def one_line(error: BaseException) -> str:
     """What an error of another system says, in short."""
-    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+    return re.split(r"\.\s|\n", str(error).strip())[0][:300] or type(error).__name__
 
 
 def cores() -> int:

@@ -53,7 +53,7 @@ def train_tokenizer(job: Job) -> str:
     task = vocabulary_task(job.settings, job.plan)
     if not is_saved(task.url):
         say(f"vocabulary: training up to {task.size:,} entries")
-        for _ in run_tasks(job.engine.executor, make_vocabulary, [task], lambda: 1):
+        for _ in run_tasks(job.engine.executor, make_vocabulary, [task], job.engine.window):
             say(f"vocabulary: {load_prepared(task.url).vocab_size:,} entries")
     return task.url
 

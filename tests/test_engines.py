@@ -121,9 +121,10 @@ def test_a_worker_of_other_versions_refuses() -> None:
         run_at_worker((1, 2), work, Sleep(0, ""))
 
 
-def test_the_window_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prep.adapter._COUNT_EVERY_S", 0.0)
-    counts = iter([0, 3, 50])
-    window = window_of(0, lambda: next(counts))
-    assert [window() for _ in range(4)] == [2, 6, 100, 100]  # in the end nobody answers
-    assert window_of(7, lambda: 50)() == 7
+def test_the_window_follows_the_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("prep.adapter._COUNT_EVERY_S", -1.0)
+    counts = iter([0, 0, 3, 50])
+    window = window_of("dask:there", 0, lambda: next(counts))
+    assert [window() for _ in range(5)] == [2, 2, 6, 100, 100]  # in the end nobody answers
+    assert capsys.readouterr().err == "--engine dask:there: has no workers now; waiting for some\n"
+    assert window_of("dask:there", 7, lambda: 50)() == 7
