@@ -17,9 +17,9 @@ from shards import storage
 from shards.errors import UserError
 from shards.manifest import fingerprint
 from shards.terminal import clock, say, short
+from train.history import METRICS_NAME
 from train.run import Run
 
-NAME = "metrics.jsonl"
 _PLAIN_EVERY_S = 5.0
 _SILENT_S = 15.0
 
@@ -29,7 +29,7 @@ class MetricsFile:
 
     def __init__(self, out: str, first_step: int) -> None:
         """`first_step`: the steps already done; lines of later ones go."""
-        self._url = storage.join(out, NAME)
+        self._url = storage.join(out, METRICS_NAME)
         old = storage.read_bytes(self._url).splitlines() if storage.find(self._url) else []
         self._lines = [line for line in old if _is_before(line, first_step)]
         self._kept = {(value["kind"], value["step"]) for value in map(json.loads, self._lines)}
