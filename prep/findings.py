@@ -86,7 +86,7 @@ def _of_rows(overview: Overview) -> Iterator[Finding]:
             if packed
             else "--pack-to 512 puts several sequences in a row, if the trainer can keep them apart."
         )
-        yield Finding(f"{share:.0%} of the token slots are padding.", remedy)
+        yield Finding(f"{share:.1%} of the token slots are padding.", remedy)
 
 
 def _of_held_out(overview: Overview) -> Iterator[Finding]:

@@ -13,6 +13,8 @@ from shards.terminal import printable
 NUM_COLOURS = 6
 _SIZE = 1000.0
 _MOST_LABELS = 5
+_USED = 0.985
+"""Of a plot's width, so that the dot of the last step is whole."""
 
 
 def text(value: str) -> str:
@@ -82,13 +84,13 @@ def _lines(chart: Lines) -> Iterator[str]:
     heights, steps = ticks(low, high), ticks(0.0, float(max(1, chart.last)), _MOST_LABELS)
     yield '<div class="plot">' + _svg(chart.title) + _grid(heights, low, high)
     for mark in chart.marks:
-        x = _number(_SIZE * mark.step / max(1, chart.last))
+        x = _number(_SIZE * _along(mark.step, chart))
         yield f'<path class="mark {_colour(mark.group)}" d="M{x} 0V{_SIZE:.0f}"><title>{text(mark.what)}</title></path>'
     for line in chart.lines:
         yield from _curve(line, chart, low, high)
     yield "</svg>" + _y_labels([(height, chart.shown(height)) for height in heights], low, high)
     for step in steps:
-        yield _x_label(step / max(1, chart.last), brief(step) if step >= 10_000 else f"{step:.0f}")
+        yield _x_label(_along(step, chart), brief(step) if step >= 10_000 else f"{step:.0f}")
     yield '</div><p class="axis">step</p>' + _legend(chart)
 
 
@@ -98,7 +100,7 @@ def _curve(line: Line, chart: Lines, low: float, high: float) -> Iterator[str]:
         if y is None:
             pen = "M"
             continue
-        place = f"{_number(_SIZE * step / max(1, chart.last))} {_number(_SIZE - _SIZE * (y - low) / (high - low))}"
+        place = f"{_number(_SIZE * _along(step, chart))} {_number(_SIZE - _SIZE * (y - low) / (high - low))}"
         points.append(pen + place)
         dots.append(f"M{place}h0")
         pen = "L"
@@ -106,6 +108,11 @@ def _curve(line: Line, chart: Lines, low: float, high: float) -> Iterator[str]:
     yield f'<path class="line {kind}" d="{"".join(points)}"><title>{text(line.name)}</title></path>'
     if line.dotted or len(points) == 1:
         yield f'<path class="dots {_colour(line.group)}" d="{"".join(dots)}"/>'
+
+
+def _along(step: float, chart: Lines) -> float:
+    """Where a step stands, as a share of the plot's width."""
+    return _USED * step / max(1, chart.last)
 
 
 def _legend(chart: Lines) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from shards.terminal import short
 
+_ROOM = 0.05
+"""Of a vertical axis, kept free above and below the curves."""
 Format = Callable[[float], str]
 
 
@@ -162,7 +164,8 @@ def bounds(chart: Lines) -> tuple[float, float]:
     every = [y for line in chart.lines for y in line.ys if y is not None]
     low = 0.0 if chart.from_zero else min(every, default=0.0)
     high = max(every, default=1.0) if chart.high is None else chart.high
-    return (low, high) if high > low else (low - abs(low or 1.0) / 2, low + abs(low or 1.0) / 2)
+    room = _ROOM * (high - low) if high > low else abs(low or 1.0) / 2
+    return (low if chart.from_zero and high > low else low - room), high + room
 
 
 def brief(value: float) -> str:

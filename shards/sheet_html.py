@@ -39,7 +39,8 @@ p { margin: .25rem 0; }
 .findings.bad { background: var(--bad-page); color: var(--bad); }
 .findings ul { margin: .25rem 0 0; padding-left: 1.2rem; }
 .cards { columns: 27rem 2; column-gap: 1rem; }
-section { break-inside: avoid; margin: 0 0 1rem; padding: .9rem 1rem; background: var(--card); border: 1px solid var(--rule);
+section + section, .cards + section, section + .cards { margin-top: 1rem; }
+section { break-inside: avoid; padding: .9rem 1rem; background: var(--card); border: 1px solid var(--rule);
   border-radius: .6rem; }
 dl { margin: .5rem 0 0; }
 dl div { break-inside: avoid; display: grid; grid-template-columns: minmax(7rem, 2fr) 3fr; gap: .1rem 1rem; padding: .25rem 0;
@@ -87,7 +88,7 @@ path { fill: none; vector-effect: non-scaling-stroke; }
 .a { color: var(--a); } .b { color: var(--b); } .next { color: var(--next); } .not-next { color: var(--not-next); }
 .masked { color: var(--masked); background: var(--masked-page); border-radius: .25rem; padding: .05rem .2rem;
   font-weight: 600; }
-footer { font-size: .8125rem; }
+footer { margin-top: 1rem; font-size: .8125rem; }
 """
 
 
