@@ -75,7 +75,7 @@ rect.s0 { fill: var(--c); }
 path { fill: none; vector-effect: non-scaling-stroke; }
 .grid { stroke: var(--rule); stroke-width: 1; }
 .line { stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }
-.line.pale { opacity: .6; stroke-width: 1.5; }
+.line.pale { opacity: .75; stroke-width: 1.5; }
 .dots { stroke: var(--c); stroke-width: 6; stroke-linecap: round; }
 .mark { stroke: var(--c); stroke-width: 1; stroke-dasharray: 4 3; }
 .legend { display: flex; flex-wrap: wrap; gap: .15rem 1.1rem; margin: .2rem 0 0; font-size: .8125rem; }
