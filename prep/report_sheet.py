@@ -141,7 +141,7 @@ def _rate(rate: Rate, what: str) -> tuple[str, str]:
 
 def _intervals(rates: Sequence[tuple[str, Rate]]) -> Intervals:
     intervals = [Interval(name, rate.share, rate.low, rate.high, rate.asked) for name, rate in rates]
-    return Intervals("how far from what was asked, with 95 % intervals", intervals)
+    return Intervals("percentage points off what was asked, with 95 % intervals", intervals)
 
 
 def _masks(overview: Overview) -> Section:

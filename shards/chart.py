@@ -57,7 +57,7 @@ def _intervals(chart: Intervals) -> Iterator[str]:
         yield f'<svg class="tall" viewBox="0 0 {_SIZE:.0f} 10" preserveAspectRatio="none" aria-hidden="true">'
         yield f'<path class="zero" d="M{_SIZE / 2:.0f} 0V10"/><path class="line s0" d="M{low} 5H{high}"/>'
         yield f'<path class="dots s0" d="M{middle} 5h0"/></svg>'
-        yield f'<span class="shown">{100 * (interval.share - interval.asked):+.2f} points</span>'
+        yield f'<span class="shown">{100 * (interval.share - interval.asked):+.2f}</span>'
     yield "</div>"
 
 

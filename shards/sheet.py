@@ -66,7 +66,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Intervals:
-    """How far shares lie from what was asked, all on one scale with that in the middle."""
+    """How far shares lie from what was asked, in percentage points, all on one scale with that in the middle."""
 
     title: str
     intervals: Sequence[Interval]

@@ -111,8 +111,8 @@ def _intervals(console: Console, chart: Intervals) -> Table:
         cells = [dash if low <= cell <= high else " " for cell in range(_BAR_CELLS + 1)]
         cells[_BAR_CELLS // 2] = middle
         cells[share] = dot
-        points = f"{100 * (interval.share - interval.asked):+.2f} points"
-        table.add_row(Text(printable(interval.label)), Text("".join(cells), "blue"), Text(points))
+        points = Text(f"{100 * (interval.share - interval.asked):+.2f}")
+        table.add_row(Text(printable(interval.label)), Text("".join(cells), "blue"), points)
     return table
 
 

@@ -98,7 +98,7 @@ def test_a_good_run_has_nothing_wrong(tmp_path: Path) -> None:
 def test_lines_that_are_broken_are_passed_over_and_counted(tmp_path: Path) -> None:
     write_run(tmp_path)
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"kind": "train", "step": 110, "loss": NaN}\n[1]\n{"kind": "train", "step": "x"}\n{"kind": "train", "st')
+        file.write('{"kind": "train", "step": 110, "loss": NaN, "lr": "x"}\n[1]\n{"kind": "train", "step": "x"}\n{"kind": "tr')
     history = read_history(str(tmp_path))
     assert history.unreadable == 3 and history.train[-1]["loss"] is None and history.done == 110
     assert page(make_sheet([history]))

@@ -12,6 +12,7 @@ from shards.errors import UserError
 
 METRICS_NAME = "metrics.jsonl"
 RUN_NAME = "run.json"
+_WORDS = ("kind", "device")
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,18 @@ def read_history(url: str) -> History:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A line's values, numbers that are not finite as None; None for the half line of a process that was killed."""
+    """A line's values, None for those that are no finite number; None for the half line of a process that was killed."""
     try:
         value = json.loads(line)
-        number = float("nan") if isinstance(value["step"], bool) else value["step"]
-        if not isinstance(value["kind"], str) or not isinstance(number, int) or number < 0:
+        if not isinstance(value["kind"], str) or not isinstance(value["step"], int) or value["step"] < 0:
             return None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in value.items()}
+    return {name: v if name in _WORDS or _is_number(v) else None for name, v in value.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _settings(url: str) -> dict[str, Any]:

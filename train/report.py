@@ -66,7 +66,7 @@ def _facts(run: History) -> Iterator[Fact]:
     if run.settings:
         settings = run.settings
         yield Fact("model", str(settings.get("model")), f"on {settings.get('data')}")
-        yield Fact("rows a step", str(settings.get("global_batch")), f"peak learning rate {settings.get('lr')}")
+        yield Fact("rows a step", str(settings.get("global_batch")), f"peak learning rate {_plain(settings.get('lr'))}")
     if run.starts:
         yield Fact("processes", _list(str(line.get("world_size")) for line in run.starts), f"on {run.starts[-1].get('device')}")
     yield Fact("restarts", f"{len(run.restarts):,}", _list(f"after step {line['step']:,}" for line in run.restarts))
@@ -158,7 +158,7 @@ def _marks(name: str, run: History, group: int) -> Iterator[Mark]:
 
 def _differences(runs: Sequence[History]) -> Iterator[Fact]:
     for name in sorted({name for run in runs for name in run.settings if name not in _UNLIKE}):
-        values = [str(run.settings.get(name)) for run in runs]
+        values = [_plain(run.settings.get(name)) for run in runs]
         if len(set(values)) > 1:
             yield Fact(name.replace("_", " "), ", ".join(values))
 
@@ -177,6 +177,10 @@ def _sum(mlm_loss: float | None, nsp_loss: float | None) -> float | None:
 def _list(parts: Iterator[str]) -> str:
     every = list(parts)
     return ", ".join(every[:5]) + (f", and {len(every) - 5} more" if len(every) > 5 else "")
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _loss(value: float | None) -> str:
