@@ -1,6 +1,9 @@
 """`prep report`: a data set's figures as a sheet, in words and charts."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
 
 from prep.findings import findings
 from prep.marks import LEGEND
@@ -15,6 +18,7 @@ from shards.sheet import Bar, Bars, Chart, Fact, Interval, Intervals, Section, S
 from shards.terminal import short, size
 
 _MOST_COLUMNS = 16
+_MANY_SHARDS = 8
 
 
 def report(url: str, seed: int) -> Sheet:
@@ -198,7 +202,7 @@ def _vocabulary(overview: Overview) -> Section:
 
 
 def _files(overview: Overview) -> Section:
-    facts = []
+    facts, charts = [], []
     for name, split in overview.manifest.splits.items():
         sizes = sorted(shard.bytes for shard in split.shards)
         if not sizes:
@@ -208,7 +212,17 @@ def _files(overview: Overview) -> Section:
         if len(sizes) > 1:
             spread = f"{size(sizes[0])} to {size(sizes[-1])}"
             facts.append(Fact(f"{name} shard sizes", f"median {size(sizes[len(sizes) // 2])}", spread))
-    return Section("Shards", f"Format: {overview.manifest.settings['format']}.", facts)
+        if len(sizes) > _MANY_SHARDS:
+            charts.append(_sizes(f"sizes of the {name} shards", sizes))
+    return Section("Shards", f"Format: {overview.manifest.settings['format']}.", facts, charts)
+
+
+def _sizes(title: str, sizes: Sequence[int]) -> Bars:
+    """Columns of equal width from the smallest to the largest."""
+    counts, edges = np.histogram(sizes, bins=8)
+    labels = (f"{size(low)}-{size(high)}" for low, high in pairwise(edges))
+    bars = [Bar(label, int(count), f"{count:,}") for label, count in zip(labels, counts, strict=True)]
+    return Bars(title, bars, histogram=True, axis="size of a shard")
 
 
 def _samples(overview: Overview) -> Section:

@@ -46,6 +46,8 @@ dl { margin: .5rem 0 0; }
 dl div { break-inside: avoid; display: grid; grid-template-columns: minmax(7rem, 2fr) 3fr; gap: .1rem 1rem; padding: .25rem 0;
   border-top: 1px solid var(--rule); }
 dl div:first-child { border-top: 0; }
+.wide dl { columns: 22rem 2; column-gap: 2rem; }
+.wide dl div { border-top: 0; border-bottom: 1px solid var(--rule); }
 dd { margin: 0; font-variant-numeric: tabular-nums; }
 dd small { display: block; font-size: .8125rem; line-height: 1.4; }
 figure { margin: .9rem 0 0; }
@@ -61,7 +63,6 @@ svg { display: block; }
 .track { fill: var(--track); }
 .plot { position: relative; height: 9rem; margin: .5rem .25rem 1.4rem 3.4rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 1.5rem; }
-.wide dl { columns: 22rem 2; column-gap: 2rem; }
 .plot svg { width: 100%; height: 100%; }
 .plot span { position: absolute; font-size: .75rem; line-height: 1; color: var(--soft); white-space: nowrap;
   font-variant-numeric: tabular-nums; }

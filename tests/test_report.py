@@ -24,7 +24,7 @@ from shards.formats import FORMATS
 from shards.manifest import Manifest
 from shards.schema import Rows, concatenate
 from shards.sheet import Bars, Finding, Sheet
-from shards.sheet_html import page
+from shards.sheet_html import page, print_and_publish
 
 LEDGER: dict[str, Any] = {
     "documents": {"in": 90, "used": 90, "dropped": {}},
@@ -174,18 +174,31 @@ def test_the_words_of_sentence_order(tmp_path: Path) -> None:
     assert said(sheet)["pairing"] == "sop" and "swapped, all" in said(sheet)
 
 
-def test_a_real_data_set(corpus: Path, build: BuildRunner) -> None:
-    out = build(corpus, "--eval-fraction", 0.1)
+def test_a_data_set_of_many_shards_somewhere_else(tmp_path: Path) -> None:
+    manifest = write(tmp_path, shard_rows=(3, 9, 5) * 4)
+    url = "memory://report/set"  # in this process, so no bucket is needed
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        storage.publish(f"{url}/{path.relative_to(tmp_path)}", path.read_bytes())
+    sheet = report(url, 0)
+    sizes = next(chart for section in sheet.sections for chart in section.charts if chart.title.startswith("sizes of"))
+    assert isinstance(sizes, Bars) and sum(bar.value for bar in sizes.bars) == 12
+    assert said(sheet)["rows"] == str(manifest.splits["train"].totals()["rows"])
+    print_and_publish(sheet, f"{url}/report.html")
+    assert storage.read_bytes(f"{url}/report.html").decode() == page(sheet)
+
+
+def test_a_real_data_set(paragraphs: list[str], tmp_path: Path, build: BuildRunner) -> None:
+    (tmp_path / "thrice.txt").write_text("\n".join(paragraphs[:200] * 3) + "\n", encoding="utf8")
+    out = build(tmp_path / "thrice.txt", "--eval-fraction", 0.1)
     done = run_prep("report", out, "--html", out / "report.html")
     assert done.returncode == 0 and "\x1b" not in done.stdout and done.stderr == ""
     sheet = report(str(out), 0)
     assert max(map(len, done.stdout.partition("A look inside")[0].splitlines()[1:])) <= 80
     assert (out / "report.html").read_text(encoding="utf8") == page(sheet)
-    # paragraphs of three files that hold each of them three times
     assert any(finding.what.startswith("About 67% of the documents are copies") for finding in sheet.findings)
     bars = {chart.title: chart for section in sheet.sections for chart in section.charts if isinstance(chart, Bars)}
     (used,) = bars["where every byte of text went (documents)"].bars
-    assert used.label == "used" and "(9,000)" in used.shown
+    assert used.label == "used" and "(600)" in used.shown
 
 
 def test_a_terminal_without_unicode(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _charts(names: Sequence[str], runs: Sequence[History], last: int) -> Iterato
         yield Lines(f"{title}, nats", lines, _four, last, marks=marks, high=_settled(lines, last))
     plain: list[tuple[str, str, Format]] = [
         ("lr", "learning rate", "{:.3g}".format),
-        ("grad_norm", "gradient norm", "{:.2f}".format),
+        ("grad_norm", "gradient norm", "{:.3g}".format),
         ("tokens_per_s", "tokens a second", brief),
         ("data_wait_share", "share of the time waiting for data", _percent),
     ]
