@@ -75,7 +75,7 @@ def _of_masks(overview: Overview) -> Iterator[Finding]:
 
 
 def _against(rate: Rate) -> str:
-    return f"{rate.share:.2%} ({rate.low:.2%} to {rate.high:.2%}, asked {rate.asked:.0%})"
+    return f"{rate.share:.2%} ({rate.low:.2%} to {rate.high:.2%}, asked {100 * rate.asked:.3g}%)"
 
 
 def _of_rows(overview: Overview) -> Iterator[Finding]:

@@ -114,7 +114,7 @@ def _pairs(overview: Overview) -> Section:
             Fact("negatives redrawn", f"{tally['redrawn']:,}", f"{tally['dropped']:,} pairs dropped"),
         ]
     else:
-        facts.append(Fact("labels", "none", "sequences have no second segment to judge"))
+        facts.append(Fact("labels", "none", "sequences carry none"))
     charts: list[Chart] = [
         Bars("where every token went (all copies)", cut),
         _lengths("length of the sequences (sampled)", overview.samples["train"].sequence_lengths),
@@ -140,7 +140,7 @@ def _lengths(title: str, counts: Counts) -> Bars:
 
 
 def _rate(rate: Rate, what: str) -> tuple[str, str]:
-    return f"{rate.share:.2%}", f"{rate.low:.2%} to {rate.high:.2%} (95 %, {rate.of:,} {what}); asked {rate.asked:.0%}"
+    return f"{rate.share:.2%}", f"{rate.low:.2%} to {rate.high:.2%} (95 %, {rate.of:,} {what}); asked {100 * rate.asked:.3g}%"
 
 
 def _intervals(rates: Sequence[tuple[str, Rate]]) -> Intervals:

@@ -113,6 +113,15 @@ def runs_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "page.html"
 
 
+@pytest.fixture(scope="module")
+def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of one run that went well."""
+    folder = tmp_path_factory.mktemp("run")
+    code, _, err = run(0, write_run(folder / "good"), "--html", folder / "page.html", module="train.report")
+    assert code == 0, err
+    return folder / "page.html"
+
+
 def look(browser: Any, page: Path, width: int, scheme: str) -> tuple[list[str], list[str]]:
     """Opens the page; returns what the console said and what was asked of the network."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -128,7 +137,7 @@ def look(browser: Any, page: Path, width: int, scheme: str) -> tuple[list[str], 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["data_set_page", "runs_page"])
+@pytest.mark.parametrize("name", ["data_set_page", "run_page", "runs_page"])
 def test_a_page_is_quiet_in_its_bounds_and_legible(
     name: str, width: int, scheme: str, browser: Any, request: pytest.FixtureRequest
 ) -> None:

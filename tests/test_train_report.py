@@ -78,7 +78,7 @@ def test_restarts_and_skipped_steps_stand_on_the_time_line(tmp_path: Path) -> No
     [
         ([start_line(0), train_line(50)], "It has not ended: after step 50 of 100"),
         ([start_line(0), train_line(50), {"kind": "stop", "step": 50}], "It was stopped after step 50 of 100"),
-        ([start_line(0), train_line(100, skipped=3), END], "not finite; 3 steps were skipped"),
+        ([start_line(0), train_line(100, skipped=3), END], "not finite; steps skipped: 3"),
         ([start_line(0), train_line(50, loss=None), train_line(100), END], "not finite"),
         ([start_line(0), *(train_line(s, data_wait_share=0.2) for s in (50, 100)), END], "20% of the time went into waiting"),
         ([start_line(0), train_line(100), END], "no scores on held-out data"),

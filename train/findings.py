@@ -21,7 +21,7 @@ def findings(run: History) -> Iterator[Finding]:
     skipped = sum(line.get("skipped") or 0 for line in run.train)
     if skipped or any(line.get("loss") is None for line in run.train):
         yield Finding(
-            f"The loss or its gradient was not finite; {skipped:,} steps were skipped.",
+            f"The loss or its gradient was not finite; steps skipped: {skipped:,}.",
             "Lower --lr or raise --warmup-steps, with another --out.",
         )
     waiting = median(run, "data_wait_share")
