@@ -1,9 +1,9 @@
-"""The second task: a share of a partition -> pairs -> rows -> masks -> shards.
+"""The second task: a share of a partition -> sequences -> rows -> masks -> shards.
 
 It is a function of the task alone, publishes its record last, and does nothing when the record is there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prep.full_sentences import fill_sentences
 from prep.packing import pack
-from prep.pairs import Sequences, pair_next_sentence
+from prep.pairs import pair_next_sentence
+from prep.paragraphs import pair_paragraphs
 from prep.progress import Counts, report
-from prep.records import ShareRecord, finished
-from prep.store import Documents, join_documents, ranges, read_buckets, segment_url
+from prep.records import Duplicates, ShareRecord, finished
+from prep.sentence_order import pair_sentence_order
+from prep.sequences import Sequences, Tally
+from prep.store import Documents, empty_documents, join_documents, ranges, read_buckets, segment_url
 from shards import storage
 from shards.compiled import compiled
 from shards.formats import FORMATS
@@ -24,6 +28,7 @@ from shards.manifest import ShardInfo
 from shards.masking import Masking, mask_rows
 from shards.randomness import Purpose, address
 from shards.schema import Offsets, Rows, columns_sha256, lengths_to_offsets, token_dtype
+from shards.template import Template
 
 PAIR_STAGE = 2
 RECIPE_VERSION = 1
@@ -39,13 +44,15 @@ class Recipe:
     """How sequences become rows: the settings that the task needs."""
 
     seed: int
+    pairing: str  # nsp, paragraph, sop or none
+    separator: int | None  # between documents in one sequence; None: they are not crossed
+    drop_duplicates: bool
     max_seq_len: int
     short_seq_prob: float
     pack: bool
     row_capacity: int
     masking: Masking | None
-    cls_id: int
-    sep_id: int
+    template: Template
     vocab_size: int
     format: str
     shard_tokens: int
@@ -94,45 +101,68 @@ def build_share(task: ShareTask) -> ShareRecord:
     if done:
         return done
     recipe = task.recipe
-    documents = _read_documents(task)
-    places = address(recipe.seed, Purpose.DOCUMENT_ORDER, documents.keys)
-    sentences = documents.sentence_offsets()
-    sequences, tally = pair_next_sentence(
-        np.argsort(places, kind="stable"),
-        sentences,
-        documents.token_offsets(),
-        documents.ids,
-        documents.hashes,
-        address(recipe.seed, Purpose.PAIR, task.copy, documents.keys),
-        recipe.max_seq_len,
-        recipe.short_seq_prob,
-    )
-    order, row_starts = _rows(sequences, recipe)
+    documents, duplicates = _read_documents(task)
+    ids, sequences, tally = _make_sequences(documents, recipe, task.copy)
+    lengths = sequences.lengths(recipe.template.num_special)
+    order, row_starts = _rows(lengths, sequences.keys, recipe)
     shards = []
-    for number, (first, last) in enumerate(_cut(sequences.lengths()[order], row_starts, recipe.shard_tokens)):
+    for number, (first, last) in enumerate(_cut(lengths[order], row_starts, recipe.shard_tokens)):
         chosen = order[row_starts[first] : row_starts[last]]
-        rows = _gather(sequences, chosen, row_starts[first : last + 1] - row_starts[first], documents.ids, recipe)
+        rows = _gather(sequences, chosen, row_starts[first : last + 1] - row_starts[first], ids, recipe)
         if recipe.masking is not None:
             rows = mask_rows(rows, address(recipe.seed, Purpose.MASK, sequences.keys[chosen]), recipe.masking)
         forced = int(np.count_nonzero(sequences.forced[chosen]))
         shards.append(_write_shard(task, number, rows, forced))
         report(PAIR_STAGE, task.number, Counts(tally.made * row_starts[last] // len(order), 0, 0, tally.made))
-    record = ShareRecord(task.split, len(documents.keys), tally, tuple(shards))
+    record = ShareRecord(task.split, task.copy, len(documents.keys), tally, duplicates, tuple(shards))
     storage.publish(task.record_url, record.to_json())
     return record
 
 
-def _read_documents(task: ShareTask) -> Documents:
-    """The share's documents, in the order of the units."""
+def _make_sequences(documents: Documents, recipe: Recipe, copy: int) -> tuple[npt.NDArray[Any], Sequences, Tally]:
+    """The sequences of the share's documents, the ids that they are indices of, and what became of the tokens."""
+    places = address(recipe.seed, Purpose.DOCUMENT_ORDER, documents.keys)
+    order = np.argsort(places, kind="stable")
+    keys = address(recipe.seed, Purpose.PAIR, copy, documents.keys)
+    max_tokens = recipe.max_seq_len - recipe.template.num_special
+    if recipe.pairing == "none":
+        return fill_sentences(documents, order, keys, max_tokens, recipe.short_seq_prob, recipe.separator)
+    corpus = (order, documents.sentence_offsets(), documents.token_offsets(), documents.ids)
+    if recipe.pairing == "sop":
+        sequences, tally = pair_sentence_order(*corpus, keys, max_tokens, recipe.short_seq_prob)
+    elif recipe.pairing == "paragraph":
+        sequences, tally = pair_paragraphs(*corpus, keys, max_tokens)
+    else:
+        sequences, tally = pair_next_sentence(*corpus, documents.hashes, keys, max_tokens, recipe.short_seq_prob)
+    return documents.ids, sequences, tally
+
+
+def _read_documents(task: ShareTask) -> tuple[Documents, Duplicates]:
+    """The share's documents, in the order of the units; of those with one key, which are copies, the first where asked for."""
     id_type = token_dtype(task.recipe.vocab_size)
-    blocks = [Documents(*(np.empty(0, kind) for kind in ("u8", "u8", "u4", "u4", id_type)))]
+    blocks = [empty_documents(id_type)]
+    duplicates = Duplicates()
+    seen: set[int] = set()
     for unit, segments in enumerate(task.segments):
         for segment in range(segments):
             url = segment_url(task.store, unit, segment)
             for block in read_buckets(url, task.first_bucket, task.last_bucket, id_type):
                 ours = _ours(block, task)
+                if task.recipe.drop_duplicates:
+                    _keep_first(block, ours, seen, duplicates)
                 blocks.append(block if ours.all() else block.take(np.flatnonzero(ours)))
-    return join_documents(blocks)
+    return join_documents(blocks), duplicates
+
+
+def _keep_first(block: Documents, ours: npt.NDArray[np.bool_], seen: set[int], duplicates: Duplicates) -> None:
+    """Takes documents out of `ours` whose keys are in `seen`, counts them, and adds the other keys."""
+    tokens: Sequence[int] = np.diff(block.token_offsets()[block.sentence_offsets()]).tolist()
+    for i in np.flatnonzero(ours).tolist():
+        key = int(block.keys[i])
+        if key in seen:
+            ours[i] = False
+            duplicates.count(int(block.num_bytes[i]), tokens[i])
+        seen.add(key)
 
 
 def _ours(block: Documents, task: ShareTask) -> npt.NDArray[np.bool_]:
@@ -144,14 +174,16 @@ def _ours(block: Documents, task: ShareTask) -> npt.NDArray[np.bool_]:
     return ours
 
 
-def _rows(sequences: Sequences, recipe: Recipe) -> tuple[npt.NDArray[np.int64], Offsets]:
+def _rows(
+    lengths: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64], recipe: Recipe
+) -> tuple[npt.NDArray[np.int64], Offsets]:
     """The sequences in the order of the shuffled rows [S], and where each row begins among them [R + 1]."""
-    shuffled = np.argsort(address(recipe.seed, Purpose.SEQUENCE_ORDER, sequences.keys), kind="stable")
+    shuffled = np.argsort(address(recipe.seed, Purpose.SEQUENCE_ORDER, keys), kind="stable")
     if not recipe.pack:
         return shuffled, np.arange(len(shuffled) + 1)
-    packed, starts = pack(sequences.lengths()[shuffled], recipe.row_capacity)
+    packed, starts = pack(lengths[shuffled], recipe.row_capacity)
     order = shuffled[packed]
-    row_keys = address(recipe.seed, Purpose.ROW_ORDER, sequences.keys[order[starts[:-1]]])
+    row_keys = address(recipe.seed, Purpose.ROW_ORDER, keys[order[starts[:-1]]])
     rows = np.argsort(row_keys, kind="stable")
     return order[ranges(starts[:-1][rows], starts[1:][rows])], lengths_to_offsets(np.diff(starts)[rows])
 
@@ -167,7 +199,9 @@ def _cut(lengths: npt.NDArray[np.int64], row_starts: Offsets, shard_tokens: int)
 
 
 def _gather(sequences: Sequences, chosen: npt.NDArray[np.int64], sequence_offsets: Offsets, ids: Any, recipe: Recipe) -> Rows:
-    lengths = sequences.lengths()[chosen]
+    template = recipe.template
+    a_lengths, b_lengths = sequences.a_lengths[chosen], sequences.b_lengths[chosen]
+    lengths = a_lengths + b_lengths + template.num_special
     starts = lengths_to_offsets(lengths)
     input_ids: npt.NDArray[Any] = np.empty(starts[-1], token_dtype(recipe.vocab_size))
     _copy_segments(
@@ -175,39 +209,53 @@ def _gather(sequences: Sequences, chosen: npt.NDArray[np.int64], sequence_offset
         starts,
         ids,
         sequences.a_starts[chosen],
-        sequences.a_lengths[chosen],
+        a_lengths,
         sequences.b_starts[chosen],
-        sequences.b_lengths[chosen],
-        recipe.cls_id,
-        recipe.sep_id,
+        b_lengths,
+        *(np.array(side, np.int64) for side in (template.prefix, template.between, template.suffix)),
     )
+    tail = len(template.suffix) if sequences.labels is None else template.between_a
     return Rows(
         token_offsets=starts[sequence_offsets],
         sequence_offsets=sequence_offsets,
         input_ids=input_ids,
         sequence_lengths=lengths.astype(np.uint16),
-        segment_a_lengths=(sequences.a_lengths[chosen] + 2).astype(np.uint16),
-        next_sentence_label=sequences.labels[chosen],
+        segment_a_lengths=(len(template.prefix) + a_lengths + tail).astype(np.uint16),
+        next_sentence_label=None if sequences.labels is None else sequences.labels[chosen],
     )
 
 
 @compiled
 def _copy_segments(
-    out: Any, starts: Any, ids: Any, a_starts: Any, a_lengths: Any, b_starts: Any, b_lengths: Any, cls_id: int, sep_id: int
+    out: Any,
+    starts: Any,
+    ids: Any,
+    a_starts: Any,
+    a_lengths: Any,
+    b_starts: Any,
+    b_lengths: Any,
+    prefix: Any,
+    between: Any,
+    suffix: Any,
 ) -> None:
-    """Writes `[CLS] A [SEP] B [SEP]` of every sequence into `out`."""
+    """Writes `prefix A between B suffix` of every sequence into `out`."""
     for s in range(len(a_starts)):
         at = starts[s]
-        out[at] = cls_id
-        at += 1
+        for token in prefix:
+            out[at] = token
+            at += 1
         for i in range(a_lengths[s]):
             out[at + i] = ids[a_starts[s] + i]
         at += a_lengths[s]
-        out[at] = sep_id
-        at += 1
+        for token in between:
+            out[at] = token
+            at += 1
         for i in range(b_lengths[s]):
             out[at + i] = ids[b_starts[s] + i]
-        out[at + b_lengths[s]] = sep_id
+        at += b_lengths[s]
+        for token in suffix:
+            out[at] = token
+            at += 1
 
 
 def _write_shard(task: ShareTask, number: int, rows: Rows, forced: int) -> ShardInfo:
@@ -217,7 +265,6 @@ def _write_shard(task: ShareTask, number: int, rows: Rows, forced: int) -> Shard
     path = f"{task.split}/{task.number:06d}-{number:04d}{output.SUFFIX}"
     storage.publish(storage.join(task.out, path), data)
     masked = np.diff(rows.masked_offsets) if rows.masked_offsets is not None else np.zeros(1, np.int64)
-    assert rows.next_sentence_label is not None
     return ShardInfo(
         path=path,
         bytes=len(data),
@@ -227,7 +274,7 @@ def _write_shard(task: ShareTask, number: int, rows: Rows, forced: int) -> Shard
         sequences=len(rows.sequence_lengths),
         tokens=len(rows.input_ids),
         masked_tokens=int(masked.sum()),
-        not_next=int(np.count_nonzero(rows.next_sentence_label)),
+        not_next=0 if rows.next_sentence_label is None else int(np.count_nonzero(rows.next_sentence_label)),
         forced_not_next=forced,
         max_row_tokens=int(np.diff(rows.token_offsets).max()),
         max_sequences_per_row=int(np.diff(rows.sequence_offsets).max()),

@@ -5,8 +5,6 @@ A function of the manifest alone, so no place or time of any machine is in one.
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
-from typing import Any
 
 from prep.settings import Settings
 from shards.formats import FORMATS
@@ -18,6 +16,13 @@ CARD_NAME = "README.md"
 _SIZES = ((1_000, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _LARGER_SIZES = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
 _MOST_NAMED = 8
+_NEXT, _ORDER = ["- next-sentence-prediction"], ["- sentence-order-prediction"]
+_TASKS = {"nsp": _NEXT, "paragraph": _NEXT, "sop": _ORDER, "none": []}
+_LABELS = {
+    "nsp": "0, B follows A in its document; 1, it does not",
+    "paragraph": "0, B follows A in its document; 1, it does not",
+    "sop": "0, A and B are in order; 1, they are swapped",
+}
 
 
 def make_card(manifest: Manifest) -> bytes:
@@ -32,8 +37,7 @@ def _front_matter(manifest: Manifest) -> Iterator[str]:
     yield f'language:\n- "{settings["language"].partition("-")[0]}"'  # quoted: to YAML a bare `no` is false
     yield f"size_categories:\n- {next((name for most, name in (*_SIZES, *_LARGER_SIZES) if rows < most), '100B<n<1T')}"
     yield "task_categories:\n- fill-mask"
-    pairs = {"nsp": ["next-sentence-prediction"], "sop": ["sentence-order-prediction"]}.get(settings.get("pairing", "nsp"), [])
-    yield "\n".join(["tags:", "- bert", "- masked-language-modeling", *(f"- {tag}" for tag in pairs), "- pretraining"])
+    yield "\n".join(["tags:", "- bert", "- masked-language-modeling", *_TASKS[_pairing(manifest)], "- pretraining"])
     yield "configs:"
     yield from _configs(manifest)
     yield "---"
@@ -58,12 +62,12 @@ def _text(manifest: Manifest) -> Iterator[str]:
         f"Rows of up to {settings['pack_to'] or settings['max_seq_len']} token ids, each packed with whole sequences of up to "
         f"{settings['max_seq_len']}; masks are {'in the rows' if settings['masking'] == 'static' else 'drawn when read'}."
     )
-    yield from ("", "| split | rows | sequences | tokens | masked tokens | not next | size |", "|---|---|---|---|---|---|---|")
+    yield from ("", "| split | rows | sequences | tokens | masked tokens | label 1 | size |", "|---|---|---|---|---|---|---|")
     for name, split in manifest.splits.items():
         t = split.totals()
         counts = (t["rows"], t["sequences"], t["tokens"], t["masked_tokens"], t["not_next"])
         yield f"| {name} | {' | '.join(f'{count:,}' for count in counts)} | {size(t['bytes'])} |"
-    yield from ("", *_reading(manifest), "", *_columns(), "", "## How it was made", "", *_making(manifest))
+    yield from ("", *_reading(manifest), "", *_columns(manifest), "", "## How it was made", "", *_making(manifest))
     yield from ("", "## Licence", "")
     yield "Not known to the program that wrote this card: texts keep the licence of their sources. Name it here and above."
 
@@ -83,14 +87,16 @@ def _reading(manifest: Manifest) -> Iterator[str]:
     yield f"FOLDER is the folder of this file, or its name on the Hub; {columns}."
 
 
-def _columns() -> Iterator[str]:
+def _columns(manifest: Manifest) -> Iterator[str]:
     yield "| column | holds, for a row |"
     yield "|---|---|"
     yield "| `input_ids` | its tokens, special ones included |"
     yield "| `sequence_lengths` | tokens of each sequence, which must not attend to each other |"
     yield "| `segment_a_lengths` | tokens of `[CLS] A [SEP]` of each |"
-    yield "| `next_sentence_label` | of each, where there are pairs: 0, B follows A; 1, it does not |"
-    yield "| `masked_positions`, `masked_labels` | where masked tokens stand, and what they were; not where drawn when read |"
+    if _pairing(manifest) in _LABELS:
+        yield f"| `next_sentence_label` | of each: {_LABELS[_pairing(manifest)]} |"
+    dynamic = " (of held-out rows alone)" if manifest.settings["masking"] == "dynamic" else ""
+    yield f"| `masked_positions`, `masked_labels` | where masked tokens stand, and what they were{dynamic} |"
     yield ""
     yield "`manifest.json` has every count, hash and setting; `tokenizer/` is what `transformers.AutoTokenizer` loads."
 
@@ -113,23 +119,30 @@ def _making(manifest: Manifest) -> Iterator[str]:
 
 def command(manifest: Manifest) -> str:
     """The build command: the corpus as names of files, every setting that is not the default, the tokenizer saved here."""
-    listed = [shlex.quote(printable(entry["name"])) for entry in manifest.inputs["listed"]]
-    corpus = listed if manifest.inputs["files"] <= _MOST_NAMED else ["CORPUS"]
-    parts = ["python -m prep build --corpus", *corpus, "--out OUT"]
     tokenizer = str(manifest.settings["tokenizer"])
-    known = {f.name: f for f in fields(Settings)}
+    pairing = manifest.settings.get("pairing", Settings.pairing)
+    usual = Settings(("CORPUS",), "OUT", pairing=pairing).recipe(tokenizer) | {"pairing": Settings.pairing, "cased": False}
+    parts = [f"python -m prep build --corpus {' '.join(_corpus(manifest))} --out OUT"]
     for name, value in manifest.settings.items():
         if name == "tokenizer":
             parts.append(f"--tokenizer {shlex.quote(tokenizer if tokenizer.startswith('train:') else 'tokenizer')}")
-        elif name in known and not _is_default(known[name], value):
-            values = value if isinstance(value, list | tuple) else [] if value is True else [value]
+        elif name in usual and value != usual[name]:
+            values = value if isinstance(value, list) else [] if value is True else [value]
             parts.append(" ".join([flag(name), *(shlex.quote(printable(str(part))) for part in values)]))
     return " ".join(parts)
 
 
-def _is_default(field: Field[Any], value: Any) -> bool:
-    default = list(field.default) if isinstance(field.default, tuple) else field.default
-    return default is not MISSING and default == (list(value) if isinstance(value, tuple) else value)
+def _corpus(manifest: Manifest) -> list[str]:
+    """The names of the files; a word for each --corpus where there are many files or weights."""
+    weights = manifest.settings.get("corpus_weight") or ()
+    if weights:
+        return [f"CORPUS-{number}" for number, _ in enumerate(weights, 1)]
+    listed = [shlex.quote(printable(entry["name"])) for entry in manifest.inputs["listed"]]
+    return listed if manifest.inputs["files"] <= _MOST_NAMED else ["CORPUS"]
+
+
+def _pairing(manifest: Manifest) -> str:
+    return str(manifest.settings.get("pairing", Settings.pairing))
 
 
 def _code(name: str) -> str:

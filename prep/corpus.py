@@ -1,33 +1,24 @@
 """Spans of input files -> documents, one after the other, in bounded memory."""
 
-import gzip
-import io
 import json
-import sys
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from prep.decompression import CHUNK_BYTES, decompressed
 from prep.documents import Document, Fault, Rule, Span
 from prep.pieces import cut_lines, cut_paragraphs, cut_whole
 from prep.tables import read_parquet
+from prep.tars import DAMAGE, read_samples, text_of
+from prep.warc import read_warc
 from shards import storage
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-_CHUNK_BYTES = 1 << 20
-_DAMAGE = (EOFError, OSError, zlib.error, zstd.ZstdError)
-"""What decompressors raise; storage raises StorageError, which is none of these."""
 
 
 def read_documents(span: Span, rule: Rule, on_progress: Callable[[int], None] = lambda _: None) -> Iterator[Document | Fault]:
     """The documents of a span in order, and a Fault in place of each that is broken.
 
-    After damage to a compressed stream nothing more of that file comes; after damage to a Parquet page, the next row group.
-    `on_progress` gets the number of the file's own bytes read so far. Raises StorageError when the storage fails.
+    After damage to a compressed stream, a tar or a WARC nothing more of that file comes; after damage to a Parquet page, the
+    next row group. `on_progress` gets the number of the file's own bytes read so far. Raises StorageError when the storage
+    fails.
     """
     if span.file.format == "parquet":
         yield from read_parquet(span, rule)
@@ -36,21 +27,31 @@ def read_documents(span: Span, rule: Rule, on_progress: Callable[[int], None] = 
     with storage.open_read(span.file.url) as file:
         try:
             compression = span.file.compression if span.file.bytes else ""  # an empty file is empty in any
-            for item in _text_documents(_decompressed(file, compression), span, rule):
+            for item in _documents(decompressed(file, compression), span, rule):
                 position = item.position + item.num_bytes
                 yield item
-                if position - told >= _CHUNK_BYTES:
+                if position - told >= CHUNK_BYTES:
                     told = position
                     on_progress(file.tell() - span.start)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             yield Fault(position, "damaged", 0, f"{type(error).__name__}: {error}")
 
 
-def _text_documents(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
-    if span.file.format == "jsonl":
+def _documents(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
+    if not span.file.bytes:
+        return
+    if span.file.format == "warc":
+        yield from read_warc(file)
+    elif span.file.format == "tar":
+        yield from _tar_documents(file, rule)
+    elif span.file.format == "jsonl":
         for position, raw in cut_lines(file, span.start, span.stop):
             yield _json_document(position, raw, rule.text_field) if isinstance(raw, bytes) else raw
-        return
+    else:
+        yield from _text_documents(file, span, rule)
+
+
+def _text_documents(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
     cut = {"line": cut_lines, "blank-line": cut_paragraphs, "file": cut_whole}[rule.document]
     for position, raw in cut(file, span.start, span.stop):
         item = _text_document(position, raw) if isinstance(raw, bytes) else raw
@@ -58,26 +59,13 @@ def _text_documents(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document
             yield item
 
 
-def _decompressed(file: BinaryIO, compression: str) -> BinaryIO:
-    """Streams of several gzip members or zstd frames are read to their end; a truncated one raises EOFError."""
-    if not compression:
-        return file
-    return io.BufferedReader(_Eager(gzip.GzipFile(fileobj=file) if compression == "gz" else zstd.ZstdFile(file)), _CHUNK_BYTES)
-
-
-class _Eager(io.RawIOBase):
-    """Hands on what a decompressor has so far, so that nothing before a damaged place is lost with it."""
-
-    def __init__(self, plain: Any) -> None:
-        self._plain = plain
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._plain.read1(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+def _tar_documents(file: BinaryIO, rule: Rule) -> Iterator[Document | Fault]:
+    texts, records = frozenset(("txt", rule.text_field.lower())), frozenset(("json",))
+    for member in read_samples(file, texts, records):
+        if member.ending in records and member.content is not None:
+            yield _json_document(member.position, member.content, rule.text_field)
+        else:
+            yield text_of(member)
 
 
 def _text_document(position: int, raw: bytes) -> Document | Fault:
@@ -90,7 +78,7 @@ def _text_document(position: int, raw: bytes) -> Document | Fault:
 
 def _json_document(position: int, raw: bytes, text_field: str) -> Document | Fault:
     try:
-        record = json.loads(raw.removeprefix(b"\xef\xbb\xbf") if position == 0 else raw, parse_int=float)  # of any length
+        record = json.loads(raw.removeprefix(b"\xef\xbb\xbf"), parse_int=float)  # of any length
     except UnicodeDecodeError as error:
         return Fault(position, "invalid_utf8", len(raw), f"byte {error.object[error.start]:#04x}")
     except (ValueError, RecursionError) as error:

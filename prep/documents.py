@@ -9,7 +9,7 @@ from shards.errors import UserError
 
 MAX_DOCUMENT_BYTES = 64 << 20
 """Longer documents are dropped and counted: one of them must fit a task's memory several times over."""
-HARMLESS = ("too_long",)
+HARMLESS = ("too_long", "sampled_out", "not_wanted")
 """Reasons to leave a document out that are no error."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prep.tokenizer import PreparedTokenizer
-from shards.schema import token_dtype
+from shards.schema import lengths_to_offsets, token_dtype
 
 CHECKED_SHARE = 100
 """One sentence in so many is encoded by both."""
@@ -34,7 +34,8 @@ class Encoder:
     def __init__(self, tokenizer: PreparedTokenizer, fast: bool) -> None:
         self._reference = tokenizer.reference
         self._dtype = token_dtype(tokenizer.vocab_size)
-        self.unknown_id = tokenizer.special_ids["unk"]
+        self.unknown_id: int | None = tokenizer.special_ids.get("unk")
+        self.says_blanks = tokenizer.says_blanks
         self._is_special: npt.NDArray[np.bool_] = np.zeros(tokenizer.vocab_size, np.bool_)
         self._is_special[list(tokenizer.special_ids.values())] = True
         self._fast = _fast_tokenizer(tokenizer) if fast else None
@@ -50,7 +51,8 @@ class Encoder:
     def encode(self, sentences: Sequence[str], offset: int = 0) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
         """Flat ids [tokens] and the length of each sentence [sentences].
 
-        An id of a special token that a text spells out becomes the unknown token's, whatever the tokenizer makes of it.
+        An id of a special token that a text spells out becomes the unknown token's, whatever the tokenizer makes of it; where
+        there is no unknown token, it is left out.
         `offset` says where the sentences to compare begin; raises EngineMismatchError where one differs.
         """
         if self._fast is None:
@@ -60,8 +62,11 @@ class Encoder:
                 raise EngineMismatchError
             ids, lengths = self._encode_fast(sentences)
         special = self._is_special[ids]
-        if special.any():
+        if special.any() and self.unknown_id is not None:
             ids[special] = self.unknown_id
+        elif special.any():
+            lengths = np.diff(lengths_to_offsets(~special)[lengths_to_offsets(lengths)])
+            ids = ids[~special]
         return ids.astype(self._dtype), lengths
 
     def _agree(self, sentences: Sequence[str]) -> bool:

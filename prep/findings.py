@@ -13,9 +13,10 @@ _MOST_COPIES = 0.05
 _MOST_TRUNCATED = 0.3
 _MOST_PADDING = 0.05
 _FEWEST_MASKED = 1000
+_ASKED_FOR = ("duplicate", "sampled_out")
+"""Reasons to drop a document that are settings."""
 _REMEDIES = {
     "too_long": "Documents over 64 MB are never used: split them.",
-    "duplicate": "That is what --dedup is for.",
     "no_sentence": "They are empty.",
 }
 _ACTIONS = {"mask": "became [MASK]", "random": "became a random token", "kept": "stayed as they are"}
@@ -34,12 +35,13 @@ def _of_text(overview: Overview) -> Iterator[Finding]:
             "The tokenizer does not fit the corpus: choose another --tokenizer, or train:N for one made of it.",
         )
     for reason, count in documents["dropped"].items():
-        if count > _MOST_DROPPED * documents["in"]:
+        if count > _MOST_DROPPED * documents["in"] and reason not in _ASKED_FOR:
             remedy = _REMEDIES.get(reason, "Look at ledger.faults in the manifest, and mend the corpus or its settings.")
             yield Finding(f"{count / documents['in']:.1%} of the documents were dropped: {reason.replace('_', ' ')}.", remedy)
-    if overview.copied_share > _MOST_COPIES:
-        asked = "--dedup leaves them out." if "dedup" in overview.manifest.settings else "Remove them from the corpus."
-        yield Finding(f"About {overview.copied_share:.0%} of the documents are copies of others.", asked)
+    if overview.copied_share > _MOST_COPIES and overview.settings["dedup"] == "none":
+        yield Finding(
+            f"About {overview.copied_share:.0%} of the documents are copies of others.", "--dedup exact leaves them out."
+        )
 
 
 def _of_pairs(overview: Overview) -> Iterator[Finding]:
@@ -79,7 +81,7 @@ def _against(rate: Rate) -> str:
 
 
 def _of_rows(overview: Overview) -> Iterator[Finding]:
-    (_, share), packed = overview.padding[0], overview.manifest.settings["pack_to"] > 0
+    (_, share), packed = overview.padding[0], overview.settings["pack_to"] > 0
     if share > _MOST_PADDING:
         remedy = (
             "Too few sequences to fill rows with, or --pack-to is little more than --max-seq-len."

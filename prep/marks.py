@@ -5,16 +5,20 @@ from itertools import groupby
 
 import numpy as np
 
+from prep.token_texts import TokenText
+from shards.manifest import Manifest
 from shards.schema import Rows
 from shards.sheet import Passage, Span
 
 LEGEND = (Span("[shown→original]", "masked"), Span(" a masked token; [shown] where it was kept as it is"))
 _NEXT = {0: Span(", B is next", "next"), 1: Span(", B is not next", "not-next")}
-_ORDER = {0: Span(", in order", "next"), 1: Span(", A and B are swapped", "not-next")}
-_EDGES = ("[CLS]", "[SEP]")
+_ORDER = {0: Span(", A and B are in order", "next"), 1: Span(", A and B are swapped", "not-next")}
+_UNKNOWN = TokenText("?", False, False)
 
 
-def passage(rows: Rows, sequence: int, tokens: Mapping[int, str], place: str, first_row: int, pairing: str) -> Passage:
+def passage(
+    rows: Rows, sequence: int, texts: Mapping[int, TokenText], manifest: Manifest, place: str, first_row: int
+) -> Passage:
     """One sequence of a block: a headline with its label, segment A and, where there is one, segment B.
 
     `first_row`: where in the shard the block begins.
@@ -26,9 +30,9 @@ def passage(rows: Rows, sequence: int, tokens: Mapping[int, str], place: str, fi
     a_stop = start + int(rows.segment_a_lengths[sequence])
     headline = [Span(f"{place}, row {first_row + row}: {stop - start} tokens", "strong")]
     if rows.next_sentence_label is not None:
-        labels = _ORDER if pairing == "sop" else _NEXT
+        labels = _ORDER if manifest.settings.get("pairing") == "sop" else _NEXT
         headline.append(labels[int(rows.next_sentence_label[sequence])])
-    pieces = list(_pieces(rows, tokens))
+    pieces = list(_pieces(rows, texts, manifest.tokenizer["special_ids"]["mask"]))
     lines = [
         (Span(f"{name} ", own), _merged((shown, mark or own) for shown, mark in pieces[first:last]))
         for name, own, first, last in (("A", "a", start, a_stop), ("B", "b", a_stop, stop))
@@ -37,21 +41,18 @@ def passage(rows: Rows, sequence: int, tokens: Mapping[int, str], place: str, fi
     return Passage(headline, lines)
 
 
-def _pieces(rows: Rows, tokens: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+def _pieces(rows: Rows, texts: Mapping[int, TokenText], mask_id: int) -> Iterator[tuple[str, str]]:
     """Each token as it is shown, with its mark; no mark for an ordinary token of a segment."""
     original: dict[int, int] = {}
     if rows.masked_labels is not None:
         original = dict(zip(rows.masked_indices().tolist(), rows.masked_labels.tolist(), strict=True))
     for place, number in enumerate(rows.input_ids.tolist()):
-        shown = tokens.get(number, "?")
+        token = texts.get(number, _UNKNOWN)
         if place in original:
-            label = tokens.get(original[place], "?")
-            shown = shown.strip("[]") if shown == "[MASK]" else shown
-            yield (f" [{shown}→{label}]" if shown != label else f" [{shown}]"), "masked"
-        elif shown.startswith("##"):
-            yield shown[2:], ""
+            shown, label = "MASK" if number == mask_id else token.text, texts.get(original[place], _UNKNOWN).text
+            yield (f" [{shown}→{label}]" if number != original[place] else f" [{shown}]"), "masked"
         else:
-            yield f" {shown}", "dim" if shown in _EDGES else ""
+            yield ("" if token.goes_on else " ") + token.text, "dim" if token.is_special else ""
 
 
 def _merged(pieces: Iterable[tuple[str, str]]) -> tuple[Span, ...]:

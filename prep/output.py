@@ -21,12 +21,12 @@ from prep.card import CARD_NAME, make_card
 from prep.inputs import InputFile
 from prep.plan import Plan
 from prep.records import ShareRecord, UnitRecord, make_ledger
-from prep.settings import Settings
+from prep.settings import DEFAULTS, Settings
 from prep.tokenizer import PreparedTokenizer
 from shards import storage
 from shards.dataset import BUILD_NAME
 from shards.errors import UserError
-from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, Split, differences, fingerprint
+from shards.manifest import MANIFEST_NAME, SPLITS, TOKENIZER_FOLDER, Manifest, Split, differences, fingerprint
 
 RECORDS = "_build"
 _OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/share-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
@@ -64,7 +64,7 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
 
 
 def _changes(old_version: int, old_settings: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
-    changes = differences(old_settings, recipe)
+    changes = differences(DEFAULTS | old_settings, recipe)
     if old_version != RECIPE_VERSION:
         changes.append(f"recipe version: {old_version} -> {RECIPE_VERSION}")
     return changes
@@ -134,7 +134,7 @@ def commit(
 ) -> Manifest:
     """Saves the tokenizer, removes what belongs to no share, and writes the manifest."""
     out = settings.out
-    tokenizer.save(out)
+    tokenizer.save(storage.join(out, TOKENIZER_FOLDER))
     manifest = Manifest(
         settings=recipe,
         tokenizer=tokenizer.describe(),
@@ -142,13 +142,16 @@ def commit(
         splits={
             name: Split(tuple(shard for share in shares if share.split == name for shard in share.shards)) for name in SPLITS
         },
-        ledger=make_ledger(total, shares),
+        ledger=make_ledger(total, shares, settings.corpus_weight),
         made_with={"python": platform.python_version()}
-        | {name: version(name) for name in ("numpy", "pyarrow", "sentencex", "tokenizers")},
+        | {name: version(name) for name in ("fastwarc", "numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")},
         recipe_version=RECIPE_VERSION,
     )
     if not manifest.splits["train"].shards:
-        raise UserError("the corpus gives no next-sentence pair at all; are its documents copies of each other?")
+        raise UserError(
+            f"the corpus gives no sequence at all with --pairing {settings.pairing}; are its documents copies of each other or "
+            "of one sentence?"
+        )
     wanted = {shard.path for split in manifest.splits.values() for shard in split.shards}
     _remove_ours(out, SPLITS, wanted)
     storage.publish(storage.join(out, CARD_NAME), make_card(manifest))

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from prep.sample import Actions, Counts, Sample
+from prep.settings import DEFAULTS
+from prep.token_texts import TokenText
 from shards.manifest import Manifest
-from shards.masking import MASK_SHARE, RANDOM_SHARE, Masking
+from shards.masking import Masking
 
 _Z = 1.959964
 """Of a two-sided interval of 95 %."""
@@ -39,8 +41,9 @@ class Overview:
 
     url: str
     manifest: Manifest
+    settings: Mapping[str, Any]  # with those that older releases did not have
     samples: Mapping[str, Sample]
-    names: Mapping[int, str]  # of token ids
+    texts: Mapping[int, TokenText]
     not_next: Rate | None  # of the pairs that had a choice; None where there are no labels
     actions: Mapping[str, Rate]  # mask, random, kept; empty where the sample holds no masks
     actions_split: str
@@ -55,23 +58,19 @@ class Overview:
         """Of the split `train`."""
         return self.manifest.splits["train"].totals()
 
-    @property
-    def pairing(self) -> str:
-        """The setting; data sets of the first release do not name it."""
-        return str(self.manifest.settings.get("pairing", "nsp"))
 
-
-def make_overview(url: str, manifest: Manifest, samples: Mapping[str, Sample], names: Mapping[int, str]) -> Overview:
+def make_overview(url: str, manifest: Manifest, samples: Mapping[str, Sample], texts: Mapping[int, TokenText]) -> Overview:
     """The figures. `samples`: of each split that is not empty."""
-    settings, ledger, totals = manifest.settings, manifest.ledger, manifest.splits["train"].totals()
+    settings, ledger, totals = DEFAULTS | manifest.settings, manifest.ledger, manifest.splits["train"].totals()
     masks_in = "train" if totals["masked_tokens"] else "eval"
     masks = samples.get(masks_in)
     duplicates = ledger["duplicates"]
     return Overview(
         url=url,
         manifest=manifest,
+        settings=settings,
         samples=samples,
-        names=names,
+        texts=texts,
         not_next=_not_next(totals) if samples["train"].has_labels else None,
         actions=_actions(masks, settings) if masks and masks.mask.masked else {},
         actions_split=masks_in,
@@ -89,7 +88,7 @@ def _not_next(totals: Mapping[str, int]) -> Rate:
 
 
 def _actions(sample: Sample, settings: Mapping[str, Any]) -> dict[str, Rate]:
-    mask, random = settings.get("mask_replace_prob", MASK_SHARE), settings.get("random_replace_prob", RANDOM_SHARE)
+    mask, random = settings["mask_replace_prob"], settings["random_replace_prob"]
     asked = {"mask": (sample.mask, mask), "random": (sample.random, random), "kept": (sample.kept, 1.0 - mask - random)}
     return {name: clustered(actions, share) for name, (actions, share) in asked.items()}
 
@@ -140,9 +139,10 @@ def binned_padding(lengths: Counts, longest: int, bins: int) -> float:
     return 1 - float((every * lengths).sum()) / slots if slots else 0.0
 
 
-def most(counts: Counts, names: Mapping[int, str], left_out: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The tokens with the highest counts, special ones left out."""
+def most(counts: Counts, texts: Mapping[int, TokenText], left_out: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The tokens with the highest counts, special ones left out; `##` before one that goes on in a word."""
     counts = counts.copy()
     counts[list(left_out.values())] = 0
-    order = np.argsort(-counts, kind="stable")[:_COMMON_TOKENS]
-    return [(names.get(int(number), "?"), int(counts[number])) for number in order if counts[number]]
+    order = [int(number) for number in np.argsort(-counts, kind="stable")[:_COMMON_TOKENS] if counts[number]]
+    tokens = [texts.get(number, TokenText("?", False, False)) for number in order]
+    return [(f"{'##' * token.goes_on}{token.text}", int(counts[number])) for number, token in zip(order, tokens, strict=True)]

@@ -1,48 +1,19 @@
 """Sentences of documents -> sequences `[CLS] A [SEP] B [SEP]`, as indices into the flat token ids."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from prep.sequences import Sequences, Tally
 from shards.compiled import compiled
 from shards.randomness import below, combine, draw, fraction
 from shards.schema import Offsets
 
-NUM_SPECIAL = 3
-"""[CLS], [SEP] and [SEP]."""
 ATTEMPTS = 10
 """How often a random next segment is drawn before the pair is dropped."""
 _IS_NEXT, _NOT_NEXT = 0, 1
 _FIRST_CHUNK = 2  # ids of streams below a document's: 0 and 1 are the draws of its target length
-
-
-class Sequences(NamedTuple):
-    """S sequences. Segment A is ids[a_starts:a_starts + a_lengths], B likewise; nothing is copied yet."""
-
-    a_starts: npt.NDArray[np.int64]
-    a_lengths: npt.NDArray[np.int64]
-    b_starts: npt.NDArray[np.int64]
-    b_lengths: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.uint8]  # 0: B is what follows A, 1: it is not
-    forced: npt.NDArray[np.bool_]  # not next because the chunk had one segment only
-    keys: npt.NDArray[np.uint64]  # of the sequence, for draws that concern it
-
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """[S] tokens of each sequence, special tokens counted."""
-        return self.a_lengths + self.b_lengths + NUM_SPECIAL
-
-
-class Tally(NamedTuple):
-    """Where the documents' tokens went (`made = placed + truncated + unpaired`), and what else was counted."""
-
-    made: int
-    placed: int  # in a sequence of their own document
-    truncated: int  # cut off to fit
-    unpaired: int  # segments A for which no other document's segment was found
-    negatives: int  # tokens of other documents, placed as random next segments on top
-    redrawn: int  # random next segments that were rejected
-    dropped: int  # pairs given up after ATTEMPTS
 
 
 def pair_next_sentence(
@@ -52,16 +23,17 @@ def pair_next_sentence(
     ids: npt.NDArray[Any],
     hashes: npt.NDArray[np.uint64],
     keys: npt.NDArray[np.uint64],
-    max_seq_len: int,
+    max_tokens: int,
     short_seq_prob: float,
 ) -> tuple[Sequences, Tally]:
     """Next-sentence pairs as in BERT's `create_instances_from_document` (Devlin et al. 2019, google-research/bert).
 
-    Documents are taken in `order`, and random ones drawn from its places; `keys[d]` is the stream of document d. Two
+    Documents are taken in `order`, and random ones drawn from its places; `keys[d]` is the stream of document d. A pair has
+    at most `max_tokens` tokens, special ones not counted. Two
     repairs: a random next segment never comes from the same document nor from one with the same content, and never equals
     the true continuation. It is drawn again up to ATTEMPTS times, then the pair is dropped and its segment A is unpaired.
     """
-    *columns, tally = _pair(order, document_sentences, sentence_tokens, ids, hashes, keys, max_seq_len, short_seq_prob)
+    *columns, tally = _pair(order, document_sentences, sentence_tokens, ids, hashes, keys, max_tokens, short_seq_prob)
     return Sequences(*columns), Tally(*(int(count) for count in tally))
 
 
@@ -142,10 +114,9 @@ def _pair(
     ids: Any,
     hashes: Any,
     keys: Any,
-    max_seq_len: int,
+    max_tokens: int,
     short_seq_prob: float,
 ) -> Any:
-    max_tokens = max_seq_len - NUM_SPECIAL
     most = len(sentence_tokens) - 1  # every sequence uses up a sentence
     a_starts, a_lengths = np.empty(most, np.int64), np.empty(most, np.int64)
     b_starts, b_lengths = np.empty(most, np.int64), np.empty(most, np.int64)

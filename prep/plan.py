@@ -20,7 +20,7 @@ SMALL_PARTITION_BYTES, SMALL_PARTITIONS = 2 << 20, 16
 _LOOKED_AT = 100
 PLAN_VERSION = 1
 """Raised when the same inputs are cut into other units or partitions: token stores of another plan are not used."""
-_EXPANSION = {"": 1, "gz": 3, "zst": 3}
+_EXPANSION = {"": 1, "gz": 3, "zst": 3, "bz2": 4, "xz": 4}
 """Bytes of text that a byte of a compressed input is taken for, in estimates."""
 
 
@@ -60,6 +60,11 @@ def make_plan(settings: Settings) -> Plan:
         raise UserError(f"--corpus {' '.join(settings.corpus)}: {len(inputs)} files, all empty")
     rule = rule_of(settings)
     _check_text_field(inputs, rule)
+    if settings.splitting.rule == "line" and rule.document == "line" and any(file.format == "text" for file in inputs):
+        raise UserError(
+            "--sentences line with --document line makes every document one sentence; say where documents end: "
+            "--document blank-line or file"
+        )
     total = sum(file.bytes for file in inputs)
     text = sum(file.bytes * _EXPANSION[file.compression] for file in inputs)
     unit_bytes = min(max(total // TARGET_UNITS, MIN_UNIT_BYTES), MAX_UNIT_BYTES)
@@ -81,7 +86,7 @@ def _partition_bytes(text_bytes: int) -> int:
 def _spans(inputs: Sequence[InputFile], rule: Rule, unit_bytes: int) -> Iterator[tuple[Span, int]]:
     """Every file in spans of at most about `unit_bytes`, with the bytes of each."""
     for file in inputs:
-        whole = file.compression or file.bytes <= unit_bytes or (file.format == "text" and rule.document == "file")
+        whole = not file.splittable or file.bytes <= unit_bytes or (file.format == "text" and rule.document == "file")
         if whole:
             yield Span(file), file.bytes
         elif file.format == "parquet":

@@ -4,11 +4,12 @@ import heapq
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from prep.documents import Fault
 from prep.inputs import InputFile
-from prep.pairs import Tally
+from prep.sequences import Tally
 from shards import storage
 from shards.manifest import SPLITS, ShardInfo
 
@@ -40,14 +41,19 @@ class UnitRecord:
     document_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     sentence_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     sketch: dict[int, int] = field(default_factory=dict)
+    corpora: list[list[int]] = field(default_factory=list)  # of each --corpus: documents used, their copies, bytes, tokens
 
-    def drop(self, file: InputFile, fault: Fault) -> None:
+    def leave_out(self, reason: str, num_bytes: int) -> None:
         """Counts a document that is not used."""
         self.documents += 1
-        self.bytes += fault.num_bytes
-        count = self.dropped.setdefault(fault.reason, [0, 0])
+        self.bytes += num_bytes
+        count = self.dropped.setdefault(reason, [0, 0])
         count[0] += 1
-        count[1] += fault.num_bytes
+        count[1] += num_bytes
+
+    def drop(self, file: InputFile, fault: Fault) -> None:
+        """Counts what stands in the place of a document, and remembers it."""
+        self.leave_out(fault.reason, fault.num_bytes)
         if len(self.faults) < MAX_LISTED_FAULTS:
             place = {"file": file.name, "position": fault.position}
             self.faults.append(place | {"reason": fault.reason, "detail": fault.detail[:200]})
@@ -74,6 +80,8 @@ class UnitRecord:
         for name in ("bucket_documents", "bucket_tokens", "document_tokens", "sentence_tokens"):
             mine, theirs = getattr(self, name), getattr(other, name)
             setattr(self, name, [a + b for a, b in zip(mine, theirs, strict=True)] if mine else list(theirs))
+        pairs = zip(self.corpora, other.corpora, strict=True) if self.corpora else ((entry, ()) for entry in other.corpora)
+        self.corpora = [[a + b for a, b in zip_longest(mine, theirs, fillvalue=0)] for mine, theirs in pairs]
         for reason, (documents, num_bytes) in other.dropped.items():
             count = self.dropped.setdefault(reason, [0, 0])
             count[0] += documents
@@ -88,27 +96,45 @@ class UnitRecord:
         return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
 
 
+@dataclass
+class Duplicates:
+    """Copies of documents that were left out: how many, their bytes of text, and their tokens, a weight's copies included."""
+
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+
+    def count(self, num_bytes: int, tokens: int) -> None:
+        """Counts one; of 0 bytes, a further copy that a weight asked for."""
+        self.documents += num_bytes > 0
+        self.bytes += num_bytes
+        self.tokens += tokens
+
+
 @dataclass(frozen=True)
 class ShareRecord:
     """What a share came to."""
 
     split: str
+    copy: int
     documents: int
     tally: Tally
+    duplicates: Duplicates
     shards: tuple[ShardInfo, ...]
 
     def to_json(self) -> bytes:
         """The record's file."""
         shards = [shard.to_json() for shard in self.shards]
-        value = {"split": self.split, "documents": self.documents, "tally": self.tally._asdict(), "shards": shards}
-        return json.dumps(value).encode()
+        value = {"split": self.split, "copy": self.copy, "documents": self.documents, "tally": self.tally._asdict()}
+        return json.dumps(value | {"duplicates": vars(self.duplicates), "shards": shards}).encode()
 
     @staticmethod
     def load(url: str) -> "ShareRecord":
         """From its file."""
         value = json.loads(storage.read_bytes(url))
         shards = tuple(ShardInfo.from_json(shard) for shard in value["shards"])
-        return ShareRecord(value["split"], value["documents"], Tally(**value["tally"]), shards)
+        tally, duplicates = Tally(**value["tally"]), Duplicates(**value["duplicates"])
+        return ShareRecord(value["split"], value["copy"], value["documents"], tally, duplicates, shards)
 
 
 Record = TypeVar("Record")
@@ -126,28 +152,30 @@ def finished(url: str, load: Callable[[str], Record], outputs: Callable[[Record]
     return record if all(info and info.bytes == size for info, size in found) else None
 
 
-def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord]) -> dict[str, Any]:
-    """Where every byte of the corpus and every token went."""
+def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord], weights: Sequence[float]) -> dict[str, Any]:
+    """Where every byte of the corpus and every token went; `weights` has one for each --corpus, or none."""
     tallies = {
         name: {
             "documents": sum(share.documents for share in shares if share.split == name),
-            **{
-                field: sum(getattr(share.tally, field) for share in shares if share.split == name)
-                for field in ("made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped")
-            },
+            **{field: sum(getattr(share.tally, field) for share in shares if share.split == name) for field in Tally._fields},
         }
         for name in SPLITS
     }
-    reasons = sorted(total.dropped.items())
+    first = [share.duplicates for share in shares if share.copy == 0]
+    gone = {name: sum(getattr(duplicates, name) for duplicates in first) for name in ("documents", "bytes", "tokens")}
+    dropped = dict(total.dropped)
+    if gone["documents"]:
+        dropped["duplicate"] = [gone["documents"], gone["bytes"]]
+    reasons = sorted(dropped.items())
     return {
         "documents": {
             "in": total.documents,
-            "used": total.used_documents,
+            "used": total.used_documents - gone["documents"],
             "dropped": {reason: documents for reason, (documents, _) in reasons},
         },
         "bytes": {
             "in": total.bytes,
-            "used": total.used_bytes,
+            "used": total.used_bytes - gone["bytes"],
             "dropped": {reason: num_bytes for reason, (_, num_bytes) in reasons},
         },
         "sentences": total.sentences,
@@ -156,6 +184,21 @@ def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord]) -> dict[str, A
         "pairs": tallies,
         "document_tokens_histogram": total.document_tokens,
         "sentence_tokens_histogram": total.sentence_tokens,
-        "duplicates": {"sampled": sum(total.sketch.values()), "different": len(total.sketch)},
+        "duplicates": {
+            "sampled": sum(total.sketch.values()),
+            "different": len(total.sketch),
+            "dropped_tokens": gone["tokens"],
+        },
+        "corpora": _shares_of_corpora(total, weights),
         "faults": total.faults[:MAX_LISTED_FAULTS],
     }
+
+
+def _shares_of_corpora(total: UnitRecord, weights: Sequence[float]) -> list[dict[str, Any]]:
+    """What each --corpus brought in, in their order, and its share of all tokens."""
+    names = ("documents", "copies", "bytes", "tokens")
+    return [
+        dict(zip(names, counts, strict=True))
+        | {"weight": weights[index] if weights else 1.0, "share": counts[3] / max(1, total.tokens)}
+        for index, counts in enumerate(total.corpora)
+    ]

@@ -9,6 +9,7 @@ from prep.findings import findings
 from prep.marks import LEGEND
 from prep.overview import Overview, Rate, make_overview, most
 from prep.sample import Counts, read_sample
+from prep.token_texts import token_texts
 from prep.tokenizer import load_prepared
 from shards import storage
 from shards.dataset import open_data_set
@@ -28,13 +29,12 @@ def report(url: str, seed: int) -> Sheet:
     manifest = open_data_set(url)
     if not all(name in manifest.splits for name in ("train", "eval")) or not manifest.splits["train"].shards:
         raise UserError(f"{url}: its manifest has no rows to train on; build it again")
-    vocabulary = load_prepared(storage.join(url, manifest.tokenizer["folder"], "tokenizer.json")).vocab
-    names = {number: token for token, number in vocabulary.items()}
+    texts = token_texts(load_prepared(storage.join(url, manifest.tokenizer["folder"])))
     try:
         samples = {
-            name: read_sample(url, manifest, name, seed, names) for name, split in manifest.splits.items() if split.shards
+            name: read_sample(url, manifest, name, seed, texts) for name, split in manifest.splits.items() if split.shards
         }
-        return make_sheet(make_overview(url, manifest, samples, names))
+        return make_sheet(make_overview(url, manifest, samples, texts))
     except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         raise UserError(
             f"{storage.join(url, MANIFEST_NAME)}: a field is missing or wrong ({error!r}); run `python -m prep verify {url}`"
@@ -64,7 +64,7 @@ def _corpus(overview: Overview) -> Section:
         f"of {duplicates['sampled']:,} sampled by content hash, {duplicates['different']:,} differ"
         if duplicates["sampled"]
         else ""
-    )
+    ) + ("; --dedup leaves one of each" if overview.settings["dedup"] == "exact" else "")
     facts = (
         Fact("input files", f"{manifest.inputs['files']:,}", size(manifest.inputs["bytes"])),
         Fact("documents", f"{documents['used']:,}", f"of {documents['in']:,} read"),
@@ -73,8 +73,13 @@ def _corpus(overview: Overview) -> Section:
         Fact("unknown tokens", f"{overview.unknown_share:.3%}", f"{ledger['unknown_tokens']:,} [UNK]"),
         Fact("copied documents", f"{overview.copied_share:.1%}", copies),
     )
+    corpora = [
+        Bar(f"--corpus {number}", facts["tokens"], f"{facts['share']:.1%}, weight {facts['weight']:g}")
+        for number, facts in enumerate(ledger.get("corpora", ()), 1)
+    ]
     charts = (
         Bars("where every byte of text went (documents)", bars),
+        *([Bars("tokens of each corpus", corpora)] if len(corpora) > 1 else []),
         _powers("length of the documents", ledger["document_tokens_histogram"]),
         _powers("length of the sentences", ledger["sentence_tokens_histogram"]),
     )
@@ -104,17 +109,18 @@ def _pairs(overview: Overview) -> Section:
     manifest, totals, rate = overview.manifest, overview.totals, overview.not_next
     tally = manifest.ledger["pairs"]["train"]
     cut = [Bar(name, tally[name], f"{short(tally[name])}, {tally[name] / max(1, tally['made']):.1%}") for name in _PLACES]
-    facts = [Fact("pairing", overview.pairing, f"copies: {manifest.settings.get('copies', 1)}")]
-    positive, negative = ("in order", "swapped") if overview.pairing == "sop" else ("next", "not next")
+    facts = [Fact("pairing", overview.settings["pairing"], f"copies: {overview.settings.get('copies', 1)}")]
+    positive, negative = ("in order", "swapped") if overview.settings["pairing"] == "sop" else ("next", "not next")
     if rate is not None:
         facts += [
             Fact(f"{negative}, where there was a choice", *_rate(rate, "pairs")) if rate.of else Fact("choice", "none had one"),
-            Fact("no choice", f"{totals['forced_not_next']:,}", f"chunks of one sentence: always {negative}"),
             Fact(f"{negative}, all", f"{totals['not_next'] / totals['sequences']:.2%}", f"the rest is {positive}"),
             Fact("negatives redrawn", f"{tally['redrawn']:,}", f"{tally['dropped']:,} pairs dropped"),
         ]
     else:
-        facts.append(Fact("labels", "none", "sequences carry none"))
+        facts.append(Fact("labels", "none"))
+    if totals["forced_not_next"]:
+        facts.insert(2, Fact("no choice", f"{totals['forced_not_next']:,}", f"chunks of one sentence: always {negative}"))
     charts: list[Chart] = [
         Bars("where every token went (all copies)", cut),
         _lengths("length of the sequences (sampled)", overview.samples["train"].sequence_lengths),
@@ -149,10 +155,10 @@ def _intervals(rates: Sequence[tuple[str, Rate]]) -> Intervals:
 
 
 def _masks(overview: Overview) -> Section:
-    settings, share = overview.manifest.settings, overview.masked_share
+    settings, share = overview.settings, overview.masked_share
     static = share is not None
     facts = [
-        Fact("masking", settings["masking"], f"units: {settings.get('mask_unit', 'token')}"),
+        Fact("masking", settings["masking"], f"units: {settings['mask_unit']}"),
         Fact(
             "masked tokens",
             f"{share:.2%}" if share is not None else "drawn when read",
@@ -173,12 +179,12 @@ def _masks(overview: Overview) -> Section:
 
 def _tokens(title: str, counts: Counts, overview: Overview) -> Bars:
     total = max(1, int(counts.sum()))
-    found = most(counts, overview.names, overview.manifest.tokenizer["special_ids"])
+    found = most(counts, overview.texts, overview.manifest.tokenizer["special_ids"])
     return Bars(title, [Bar(token, count, f"{count / total:.2%}") for token, count in found])
 
 
 def _rows(overview: Overview) -> Section:
-    totals, settings = overview.totals, overview.manifest.settings
+    totals, settings = overview.totals, overview.settings
     facts = (
         Fact("rows", f"{totals['rows']:,}", f"of up to {settings['pack_to'] or settings['max_seq_len']} tokens"),
         Fact("fill", f"{1 - overview.padding[0][1]:.2%}", "of the token slots hold a token"),
@@ -214,7 +220,7 @@ def _files(overview: Overview) -> Section:
             facts.append(Fact(f"{name} shard sizes", f"median {size(sizes[len(sizes) // 2])}", spread))
         if len(sizes) > _MANY_SHARDS:
             charts.append(_sizes(f"sizes of the {name} shards", sizes))
-    return Section("Shards", f"Format: {overview.manifest.settings['format']}.", facts, charts)
+    return Section("Shards", f"Format: {overview.settings['format']}.", facts, charts)
 
 
 def _sizes(title: str, sizes: Sequence[int]) -> Bars:

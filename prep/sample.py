@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prep.marks import passage
+from prep.token_texts import TokenText
 from shards import storage
 from shards.errors import UserError
 from shards.formats import FORMATS
@@ -71,7 +72,7 @@ class _Group(NamedTuple):
     first_row: int
 
 
-def read_sample(url: str, manifest: Manifest, split: str, seed: int, names: Mapping[int, str]) -> Sample:
+def read_sample(url: str, manifest: Manifest, split: str, seed: int, texts: Mapping[int, TokenText]) -> Sample:
     """Counts row groups of a split until there are enough. Raises UserError when one cannot be decoded."""
     shards = manifest.splits[split].shards
     size = manifest.tokenizer["vocab_size"]
@@ -85,7 +86,7 @@ def read_sample(url: str, manifest: Manifest, split: str, seed: int, names: Mapp
             for place, rows in _read(storage.join(url, shard.path), shard, list(chosen_of_shard), manifest.settings["format"]):
                 _count(sample, rows, manifest.tokenizer["special_ids"]["mask"])
                 if place == chosen[0]:
-                    sample.passages += _passages(rows, seed, split, shard.path, place.first_row, manifest, names)
+                    sample.passages += _passages(rows, seed, split, shard.path, place.first_row, manifest, texts)
         except (ValueError, OSError) as error:
             raise UserError(f"{storage.join(url, shard.path)}: cannot be decoded ({error}); run `prep verify {url}`") from error
     return sample
@@ -134,8 +135,8 @@ def _count(sample: Sample, rows: Rows, mask_id: int) -> None:
 
 
 def _passages(
-    rows: Rows, seed: int, split: str, path: str, first_row: int, manifest: Manifest, names: Mapping[int, str]
+    rows: Rows, seed: int, split: str, path: str, first_row: int, manifest: Manifest, texts: Mapping[int, TokenText]
 ) -> Iterator[Passage]:
     keys = address(seed, Purpose.SHOW, 3, np.arange(len(rows.sequence_lengths), dtype=np.uint64))
     for sequence in np.argsort(keys, kind="stable")[: NUM_PASSAGES[split]]:
-        yield passage(rows, int(sequence), names, path, first_row, manifest.settings.get("pairing", "nsp"))
+        yield passage(rows, int(sequence), texts, manifest, path, first_row)

@@ -5,6 +5,8 @@ from importlib.metadata import version
 
 import sentencex
 
+from prep.splitting import Splitting
+
 SPLITTER = f"sentencex {version('sentencex')}, in pieces"
 PIECE_CHARS = 1 << 16
 """A longer text is split piece by piece: sentencex takes time in the square of a text with an unclosed quotation."""
@@ -14,8 +16,25 @@ _SPACE = re.compile(r"[ \t\n\r]")  # not all that str.isspace() knows: BERT's no
 _WIDE_SPACES = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 
 
-def split_sentences(text: str, language: str) -> list[str]:
-    """The sentences of a text, stripped, in order; none of them empty."""
+def split_sentences(text: str, splitting: Splitting) -> list[str]:
+    """The sentences of a text, stripped, in order; none of them empty. Full stops that end one are left out."""
+    if splitting.rule == "language":
+        return _by_language(text, splitting.language)
+    parts = text.split("\n" if splitting.rule == "line" else ".")
+    return [piece for part in parts if (stripped := part.strip()) for piece in _limited(stripped)]
+
+
+def _limited(sentence: str) -> list[str]:
+    """The sentence in pieces of at most MAX_SENTENCE_CHARS, cut behind white space where there is some."""
+    pieces, start = [], 0
+    while start < len(sentence):
+        stop = _piece_end(sentence, start)
+        pieces.append(sentence[start:stop].strip())
+        start = stop
+    return [piece for piece in pieces if piece]
+
+
+def _by_language(text: str, language: str) -> list[str]:
     if len(text) <= PIECE_CHARS:
         sentences = _segment(text, language)
     else:

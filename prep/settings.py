@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from prep.splitting import Splitting
 from shards import storage
 from shards.errors import UserError
 from shards.options import check_ranges, check_types, flag, option, read_values
+
+PAIRINGS = ("nsp", "paragraph", "sop", "none")
+MAX_WEIGHT = 1000
+MAX_SPAN_PROB = 0.5
+"""Spans that do not touch find no room beyond."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,8 @@ class Settings:
     """The settings of one build. Raises UserError for a value that makes no sense."""
 
     corpus: tuple[str, ...] = option(
-        "files, folders, globs or fsspec URLs of plain text, JSON lines (.jsonl) or Parquet; the first two also as .gz, .zst",
+        "files, folders, globs or fsspec URLs (hf://datasets/NAME too) of plain text, JSON lines (.jsonl), Parquet, WARC and "
+        "WET, or tars of texts; all but Parquet also as .gz, .zst, .bz2, .xz",
         metavar="URL",
     )
     out: str = option("folder or URL of the data set to make", metavar="URL")
@@ -29,19 +36,55 @@ class Settings:
         metavar="NAME|PATH|train:N",
     )
     cased: bool = option("keep upper case: for train:N, and for a bare vocab.txt, which does not say", False)
-    input: str = option("format of the inputs; auto goes by their names", "auto", ("auto", "text", "jsonl", "parquet"))
+    corpus_weight: tuple[float, ...] = option(
+        "a weight for each --corpus, in their order: 0.5 takes every second of its documents, by address; 2 takes all twice",
+        (),
+        metavar="W",
+    )
+    dedup: str = option(
+        "exact: of documents with the same text (a hash of it), in the whole corpus, only one stays", "none", ("none", "exact")
+    )
+    input: str = option(
+        "format of the inputs; auto goes by their names", "auto", ("auto", "text", "jsonl", "parquet", "warc", "tar")
+    )
     document: str = option("where the documents of a plain text end", "line", ("line", "blank-line", "file"))
-    text_field: str = option("the field or column that holds the text, in JSON lines and Parquet", "text", metavar="NAME")
+    text_field: str = option(
+        "the field or column that holds the text, in JSON and Parquet; in a tar also the ending of its texts, beside .txt",
+        "text",
+        metavar="NAME",
+    )
+    sentences: str = option(
+        "where sentences end; auto: by the rules of --language, for --pairing paragraph at full stops",
+        "auto",
+        ("auto", "line", "fullstop"),
+    )
     language: str = option(
         "language of the text, for splitting sentences (ISO 639 code); English rules where there are none for it",
         "en",
         metavar="CODE",
     )
     max_seq_len: int = option("most tokens of a sequence, special tokens counted", 128, metavar="TOKENS")
-    short_seq_prob: float = option("probability that the pairs of a document aim at a random shorter length", 0.1, metavar="P")
+    pairing: str = option(
+        "nsp: BERT's next-sentence pairs; paragraph: one pair a document, of single sentences; sop: two segments in or out of "
+        "order; none: full sentences, one segment",
+        "nsp",
+        PAIRINGS,
+    )
+    cross_documents: bool = option("with --pairing none: sequences go on into the next document, a separator between", False)
+    short_seq_prob: float | None = option(
+        "probability that the sequences of a document aim at a random shorter length",
+        None,
+        metavar="P",
+        shown="0.1 for nsp and sop, else 0",
+    )
     copies: int = option("different pairings and maskings of the whole corpus", 1, metavar="N")
     masking: str = option("masks in the shards, or drawn anew by the reader in each epoch", "static", ("static", "dynamic"))
     mask_prob: float = option("share of a sequence's tokens that is selected for prediction", 0.15, metavar="P")
+    mask_unit: str = option(
+        "what is selected: single tokens, whole words, or spans of words (3.8 in the mean)", "token", ("token", "word", "span")
+    )
+    mask_replace_prob: float = option("share of the selected tokens that become the mask token", 0.8, metavar="P")
+    random_replace_prob: float = option("share of them that become a random token; the rest stays", 0.1, metavar="P")
     pack_to: int = option("tokens of a row, filled with whole sequences; 0: one sequence a row", 512, metavar="TOKENS")
     format: str = option("file format of the shards", "parquet", ("parquet", "webdataset"))
     shard_bytes: int = option(
@@ -64,8 +107,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("short_seq_prob", "mask_prob", "eval_fraction"):
+        if self.short_seq_prob is None:
+            object.__setattr__(self, "short_seq_prob", 0.1 if self.pairing in ("nsp", "sop") else 0.0)
+        for name in ("short_seq_prob", "mask_prob", "mask_replace_prob", "random_replace_prob", "eval_fraction"):
             object.__setattr__(self, name, float(getattr(self, name)))  # 0 and 0.0 are one setting
+        object.__setattr__(self, "corpus_weight", tuple(float(weight) for weight in self.corpus_weight))
         ranges = {
             "max_seq_len": (8, 65_535),
             "copies": (1, 1_000),
@@ -74,11 +120,14 @@ class Settings:
             "seed": (0, 2**63 - 1),
             "workers": (1, 4_096),
             "short_seq_prob": (0.0, 1.0),
+            "mask_replace_prob": (0.0, 1.0),
+            "random_replace_prob": (0.0, 1.0),
             "eval_fraction": (0.0, 0.5),
         }
         check_ranges(self, ranges)
         if not 0.0 < self.mask_prob < 1.0:
             raise UserError(f"--mask-prob is {self.mask_prob}, must be above 0 and below 1")
+        self._check_recipe()
         if 0 < self.pack_to < self.max_seq_len:
             raise UserError(f"--pack-to is {self.pack_to}, must be 0 or at least --max-seq-len ({self.max_seq_len})")
         if not re.fullmatch(r"[a-z]{2,3}(-[a-zA-Z]+)*", self.language):
@@ -90,6 +139,29 @@ class Settings:
         if not self.corpus:
             raise UserError("--corpus names nothing; give at least one file, folder, glob or URL")
         self._check_places()
+
+    def _check_recipe(self) -> None:
+        if self.mask_replace_prob + self.random_replace_prob > 1.0 + 1e-9:
+            raise UserError(
+                f"--mask-replace-prob {self.mask_replace_prob} and --random-replace-prob {self.random_replace_prob} come "
+                "to more than 1"
+            )
+        if self.mask_unit == "span" and self.mask_prob > MAX_SPAN_PROB:
+            raise UserError(f"--mask-prob is {self.mask_prob}, must be at most {MAX_SPAN_PROB} with --mask-unit span")
+        if self.cross_documents and self.pairing != "none":
+            raise UserError(f"--cross-documents goes with --pairing none; with {self.pairing} a sequence is of one document")
+        if self.short_seq_prob and self.pairing == "paragraph":
+            raise UserError("--short-seq-prob means nothing with --pairing paragraph, whose pairs have the length they have")
+        if self.corpus_weight and len(self.corpus_weight) != len(self.corpus):
+            raise UserError(
+                f"--corpus-weight has {len(self.corpus_weight)} weights for {len(self.corpus)} --corpus; give one each"
+            )
+        for url, weight in zip(self.corpus, self.corpus_weight, strict=False):
+            if not 0.0 < weight <= MAX_WEIGHT:
+                raise UserError(
+                    f"--corpus-weight {weight:g} of {url}: must be above 0 and at most {MAX_WEIGHT}; leave a corpus without "
+                    "weight out"
+                )
 
     def _check_places(self) -> None:
         for name in ("out", "scratch", "text_field", "tokenizer"):
@@ -114,6 +186,12 @@ class Settings:
         return int(number)
 
     @property
+    def splitting(self) -> Splitting:
+        """Where sentences end."""
+        automatic = "fullstop" if self.pairing == "paragraph" else "language"
+        return Splitting(automatic if self.sentences == "auto" else self.sentences, self.language)
+
+    @property
     def row_capacity(self) -> int:
         """The most tokens of a row."""
         return self.pack_to or self.max_seq_len
@@ -122,7 +200,13 @@ class Settings:
         """What can change the output, and no place: `tokenizer` is train:N or the fingerprint of a given one."""
         left_out = {"corpus", "out", "workers", "tokenizer_engine", "scratch", "tokenizer", "cased"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        values["corpus_weight"] = list(self.corpus_weight)
         return values | {"tokenizer": tokenizer} | ({"cased": self.cased} if self.trained_vocab_size else {})
+
+
+_ADDED = ("dedup", "sentences", "pairing", "cross_documents", "mask_unit", "mask_replace_prob", "random_replace_prob")
+DEFAULTS = {f.name: f.default for f in fields(Settings) if f.name in _ADDED} | {"corpus_weight": []}
+"""What data sets were made with whose settings do not say."""
 
 
 def _canonical(url: str) -> str:

@@ -32,17 +32,18 @@ def held_out_below(eval_fraction: float) -> int:
     return int(eval_fraction * _HASHES)
 
 
-def hold_out(total: UnitRecord, eval_fraction: float) -> HeldOut:
+def hold_out(total: UnitRecord, eval_fraction: float, least: int) -> HeldOut:
     """Which documents are held out: the fraction with the smallest content hashes, at least MIN_HELD_OUT different ones.
 
-    Of a corpus of fewer than twice as many different documents, half. Raises UserError when too few are left for pairs.
+    Of a corpus of fewer than twice as many different documents, half. Raises UserError where not `least` different ones are
+    left in a split: 2 for pairs with other documents, else 1.
     """
     distinct = sorted(total.sketch)
-    if len(distinct) < (4 if eval_fraction else 2):
-        least = "4 different documents are needed, or 2 with --eval-fraction 0" if eval_fraction else "2 are needed"
+    if len(distinct) < (2 * least if eval_fraction else least):
+        needed = f"{2 * least} different documents are needed, or {least} with --eval-fraction 0"
         raise UserError(
-            f"the corpus has {total.used_documents} documents, {len(distinct)} of them different: too few for next-sentence "
-            f"pairs; {least}; does --document say where a document ends?"
+            f"the corpus has {total.used_documents} documents, {len(distinct)} of them different: too few for this pairing; "
+            f"{needed if eval_fraction else f'{least} needed'}; does --document say where a document ends?"
         )
     if not eval_fraction:
         return HeldOut(0, False, 0)
@@ -52,7 +53,7 @@ def hold_out(total: UnitRecord, eval_fraction: float) -> HeldOut:
     if everywhere:
         hash_below = distinct[wanted - 1] + 1
     rest = sum(value >= hash_below for value in distinct)
-    if rest < 2 and total.used_documents - sum(total.sketch.values()) < 2:
+    if rest < least and total.used_documents - sum(total.sketch.values()) < least:
         raise UserError(f"--eval-fraction {eval_fraction} leaves {rest} documents to train on; lower it")
     return HeldOut(hash_below, everywhere, wanted if everywhere else sum(value < hash_below for value in distinct))
 

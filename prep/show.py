@@ -3,6 +3,7 @@
 import numpy as np
 
 from prep.marks import LEGEND, passage
+from prep.token_texts import token_texts
 from prep.tokenizer import load_prepared
 from shards import storage
 from shards.dataset import open_data_set
@@ -20,8 +21,7 @@ def show(url: str, split: str, count: int, seed: int) -> None:
     shards = manifest.splits[split].shards
     if not shards:
         raise UserError(f"{url}: the split {split} is empty")
-    tokenizer_url = storage.join(url, manifest.tokenizer["folder"], "tokenizer.json")
-    tokens = {number: token for token, number in load_prepared(tokenizer_url).vocab.items()}
+    texts = token_texts(load_prepared(storage.join(url, manifest.tokenizer["folder"])))
     shard = shards[int(below(address(seed, Purpose.SHOW, 0), np.uint64(len(shards))))]
     try:
         rows = FORMATS[manifest.settings["format"]].read(
@@ -32,7 +32,6 @@ def show(url: str, split: str, count: int, seed: int) -> None:
     keys = address(seed, Purpose.SHOW, 1, np.arange(len(rows.sequence_lengths), dtype=np.uint64))
     console = terminal()
     console.print(styled(LEGEND))
-    pairing = manifest.settings.get("pairing", "nsp")
     for sequence in np.argsort(keys, kind="stable")[:count]:
         console.print()
-        print_passage(console, passage(rows, int(sequence), tokens, f"{split}, {shard.path}", 0, pairing))
+        print_passage(console, passage(rows, int(sequence), texts, manifest, f"{split}, {shard.path}", 0))

@@ -2,13 +2,13 @@
 
 A unit's segment is one file: a header, the offsets of its buckets (num_buckets + 1 of uint64), then the buckets, so that a
 run of buckets is two reads by range. A bucket is plain little-endian arrays: the CRC-32 of what follows and the counts of
-documents, sentences and tokens (uint64), the documents' keys and content hashes (uint64), their numbers of sentences
-(uint32), the sentences' numbers of tokens (uint32), and the token ids; then zeros up to a multiple of 8 bytes.
+documents, sentences and tokens (uint64), the documents' keys and content hashes (uint64), their bytes of text and numbers of
+sentences (uint32), the sentences' numbers of tokens (uint32), and the token ids; then zeros up to a multiple of 8 bytes.
 """
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from shards import storage
 from shards.schema import Ints, Offsets, lengths_to_offsets
 
-STORE_VERSION = 1
-_MAGIC = b"TOKSTOR1"
+STORE_VERSION = 2
+_MAGIC = b"TOKSTOR2"
 _ALIGNMENT = 8
 _COUNTS = 4
 
@@ -28,6 +28,7 @@ class Documents:
 
     keys: npt.NDArray[np.uint64]  # [D] of the place in the corpus
     hashes: npt.NDArray[np.uint64]  # [D] of the content
+    num_bytes: Ints  # [D] of UTF-8 text; 0 for a further copy that a weight asked for
     num_sentences: Ints  # [D]
     sentence_lengths: Ints  # [S] in tokens, none 0
     ids: Ints  # [T]
@@ -49,6 +50,7 @@ class Documents:
         return Documents(
             self.keys[chosen],
             self.hashes[chosen],
+            self.num_bytes[chosen],
             self.num_sentences[chosen],
             self.sentence_lengths[sentence_index],
             self.ids[token_index],
@@ -69,8 +71,13 @@ def ranges(starts: Ints, stops: Ints) -> Offsets:
 
 def join_documents(blocks: Sequence[Documents]) -> Documents:
     """All documents, block after block."""
-    names = ("keys", "hashes", "num_sentences", "sentence_lengths", "ids")
+    names = [f.name for f in fields(Documents)]
     return Documents(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+
+
+def empty_documents(id_type: np.dtype[np.integer]) -> Documents:
+    """No documents."""
+    return Documents(*(np.empty(0, kind) for kind in ("u8", "u8", "u4", "u4", "u4", id_type)))
 
 
 def encode_segment(documents: Documents, buckets: Ints, num_buckets: int) -> bytearray:
@@ -94,6 +101,7 @@ def encode_segment(documents: Documents, buckets: Ints, num_buckets: int) -> byt
             np.array([last - first, s_last - s_first, t_last - t_first], "<u8"),
             sorted_documents.keys[first:last].astype("<u8"),
             sorted_documents.hashes[first:last].astype("<u8"),
+            sorted_documents.num_bytes[first:last].astype("<u4"),
             sorted_documents.num_sentences[first:last].astype("<u4"),
             sorted_documents.sentence_lengths[s_first:s_last].astype("<u4"),
             sorted_documents.ids[t_first:t_last],
@@ -125,6 +133,7 @@ def _decode_bucket(data: bytes, start: int, stop: int, id_type: np.dtype[np.inte
     layout = (
         ("<u8", num_documents),
         ("<u8", num_documents),
+        ("<u4", num_documents),
         ("<u4", num_documents),
         ("<u4", num_sentences),
         (id_type, num_tokens),

@@ -16,7 +16,10 @@ from shards.terminal import clock, size
 _STORE_BYTES_PER_TEXT_BYTE = 0.55
 _TOKENS_PER_TEXT_BYTE = 0.23
 _SHARD_BYTES_PER_TOKEN = 1.8
-_KEPT = re.compile(r"(vocabulary|tokenizer)-[0-9a-f]{32}\.json|tokens-[0-9a-f]{32}/unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json)")
+_KEPT = re.compile(
+    r"(vocabulary|tokenizer)-[0-9a-f]{32}(\.json|/[a-z_]+\.(json|txt|npy))"
+    r"|tokens-[0-9a-f]{32}/unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json)"
+)
 
 
 def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
@@ -27,17 +30,25 @@ def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
         if not total["rows"]:
             yield f"{name}: nothing"
             continue
-        unforced = total["sequences"] - total["forced_not_next"]
-        choice = f"{(total['not_next'] - total['forced_not_next']) / unforced:.1%} are" if unforced else "there are none"
+        labels = _about_labels(total, manifest.settings["pairing"])
         masked = f"{total['masked_tokens'] / total['tokens']:.1%} masked" if total["masked_tokens"] else "masked when read"
         full = total["tokens"] / (total["rows"] * capacity)
         weight = f"{total['bytes'] / total['tokens']:.2f} bytes a token"
         yield f"{name}: {total['sequences']:,} sequences, {total['tokens']:,} tokens in {total['rows']:,} rows, {full:.2%} full"
-        yield f"    {masked}; of the pairs with a choice {choice} not next"
+        yield f"    {masked}{labels}"
         yield f"    {size(total['bytes'])}, {weight}, in {len(split.shards)} shards"
     yield from _about_documents(manifest)
     yield f"{out}, {clock(seconds)}"
     yield f"data_fingerprint {manifest.data_fingerprint}"
+
+
+def _about_labels(total: dict[str, int], pairing: str) -> str:
+    """The share of label 1 among the pairs that had a choice."""
+    if pairing == "none":
+        return ""
+    unforced = total["sequences"] - total["forced_not_next"]
+    share = f"{(total['not_next'] - total['forced_not_next']) / unforced:.1%} are" if unforced else "there are none"
+    return f"; of the pairs {share} in swapped order" if pairing == "sop" else f"; of the pairs with a choice {share} not next"
 
 
 def _about_documents(manifest: Manifest) -> Iterator[str]:
@@ -50,6 +61,12 @@ def _about_documents(manifest: Manifest) -> Iterator[str]:
     )
     if train["forced_not_next"] > 0.9 * train["sequences"]:
         yield "warning: nearly all pairs had no choice, because documents have one sentence; does --document fit the corpus?"
+    for corpus, facts in enumerate(ledger["corpora"]) if manifest.settings["corpus_weight"] else ():
+        told = f"weight {facts['weight']:g}, {facts['documents']:,} documents, {facts['copies']:,} with their copies"
+        yield f"--corpus {corpus + 1}: {told}, {facts['share']:.1%} of the tokens"
+    lost = ledger["pairs"]["train"]["unpaired"] / max(1, ledger["pairs"]["train"]["made"])
+    if lost > 0.05:
+        yield f"note: {lost:.0%} of the tokens are in no sequence, as --pairing {manifest.settings['pairing']} has it"
     if 0 < ledger["pairs"]["eval"]["documents"] < MIN_HELD_OUT:
         yield f"warning: only {ledger['pairs']['eval']['documents']} documents are held out; the corpus is very small"
 

@@ -6,7 +6,7 @@ It is a function of the task alone, publishes its record last, and does nothing 
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
@@ -22,10 +22,11 @@ from prep.plan import Unit
 from prep.progress import Counts, report
 from prep.records import HISTOGRAM_BINS, UnitRecord, finished
 from prep.sentences import split_sentences
+from prep.splitting import Splitting
 from prep.store import Documents, encode_segment, join_documents, segment_url
 from prep.tokenizer import load_prepared
 from shards import storage
-from shards.randomness import Purpose, below, combine, mix
+from shards.randomness import Purpose, below, combine, fraction, mix
 from shards.schema import lengths_to_offsets
 
 TOKENIZE_STAGE = 1
@@ -42,7 +43,7 @@ class TokenizeTask:
 
     unit: Unit
     rule: Rule
-    language: str
+    splitting: Splitting
     on_error: str
     tokenizer_url: str
     fast: bool
@@ -50,6 +51,9 @@ class TokenizeTask:
     num_partitions: int
     num_eval_partitions: int
     eval_below: int
+    weights: tuple[float, ...]  # of each corpus; empty: 1
+    num_corpora: int
+    by_content: bool  # documents are known by their content hash, so that copies have one key
 
     @property
     def name(self) -> str:
@@ -99,6 +103,7 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
 def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
     num_buckets = task.num_partitions + task.num_eval_partitions
     record = UnitRecord(bucket_documents=[0] * num_buckets, bucket_tokens=[0] * num_buckets)
+    record.corpora = [[0] * 4 for _ in range(task.num_corpora)]
     gathered: list[Documents] = []
     size = 0
     for batch in _batches(task, record):
@@ -145,41 +150,78 @@ def _drop(task: TokenizeTask, record: UnitRecord, file: InputFile, fault: Fault)
 
 
 def _encode(batch: list[_Item], task: TokenizeTask, encoder: Encoder, record: UnitRecord) -> Documents:
-    """Splits and encodes a batch, and counts it. Documents without a token are dropped."""
+    """Splits and encodes a batch, and counts it. Documents that the weights leave out or without a token are dropped."""
+    hashes, keys, copies = _identify(batch, task)
+    for out in np.flatnonzero(copies == 0):
+        record.leave_out("sampled_out", batch[out].document.num_bytes)
     sentences: list[str] = []
-    num_sentences: npt.NDArray[np.int64] = np.empty(len(batch), np.int64)
-    hashes: npt.NDArray[np.uint64] = np.empty(len(batch), np.uint64)
-    for i, (_, document) in enumerate(batch):
-        pieces = split_sentences(document.text, task.language)
-        sentences += pieces
-        num_sentences[i] = len(pieces)
-        hashes[i] = int.from_bytes(blake2b(document.text.strip().encode(), digest_size=8).digest(), "little")
+    num_sentences: npt.NDArray[np.int64] = np.zeros(len(batch), np.int64)
+    for i, item in enumerate(batch):
+        if copies[i]:
+            pieces = split_sentences(item.document.text, task.splitting)
+            if encoder.says_blanks:
+                pieces[1:] = [f" {piece}" for piece in pieces[1:]]
+            sentences += pieces
+            num_sentences[i] = len(pieces)
     ids, lengths = encoder.encode(sentences, offset=task.unit.number)
-    counted = lengths_to_offsets(lengths > 0)[lengths_to_offsets(num_sentences)]
-    files: npt.NDArray[np.uint64] = np.array([item.file.ordinal for item in batch], np.uint64)
-    positions: npt.NDArray[np.uint64] = np.array([item.document.position for item in batch], np.uint64)
-    keys = combine(mix(files), positions)
-    documents = Documents(keys, hashes, np.diff(counted).astype(np.uint32), lengths[lengths > 0].astype(np.uint32), ids)
-    used = np.flatnonzero(documents.num_sentences)
-    if len(used) < len(batch):
-        for empty in np.flatnonzero(documents.num_sentences == 0):
-            file, document = batch[empty]
-            _drop(task, record, file, Fault(document.position, "no_sentence", document.num_bytes))
-        documents = documents.take(used)
-    _count(record, documents, sum(batch[i].document.num_bytes for i in used), encoder.unknown_id)
+    counted = np.diff(lengths_to_offsets(lengths > 0)[lengths_to_offsets(num_sentences)])
+    num_bytes = np.array([item.document.num_bytes for item in batch], np.uint32)
+    documents = Documents(keys, hashes, num_bytes, counted.astype(np.uint32), lengths[lengths > 0].astype(np.uint32), ids)
+    for empty in np.flatnonzero((counted == 0) & (copies > 0)):
+        file, document = batch[empty]
+        _drop(task, record, file, Fault(document.position, "no_sentence", document.num_bytes))
+    used = np.flatnonzero(counted)
+    if len(used) < len(batch) or copies.max() > 1:
+        documents = _copied(documents.take(np.repeat(used, copies[used])), copies[used])
+    corpora = np.array([batch[i].file.corpus for i in used], np.int64)
+    _count(record, documents, np.repeat(corpora, copies[used]), encoder.unknown_id)
     return documents
 
 
-def _count(record: UnitRecord, documents: Documents, num_bytes: int, unknown_id: int) -> None:
-    record.documents += len(documents.keys)
-    record.used_documents += len(documents.keys)
+def _identify(
+    batch: list[_Item], task: TokenizeTask
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """[batch] content hashes, keys, and how many copies of each document are wanted."""
+    hashes: npt.NDArray[np.uint64] = np.empty(len(batch), np.uint64)
+    for i, (_, document) in enumerate(batch):
+        hashes[i] = int.from_bytes(blake2b(document.text.strip().encode(), digest_size=8).digest(), "little")
+    files: npt.NDArray[np.uint64] = np.array([item.file.ordinal for item in batch], np.uint64)
+    positions: npt.NDArray[np.uint64] = np.array([item.document.position for item in batch], np.uint64)
+    keys = hashes if task.by_content else combine(mix(files), positions)
+    copies = np.ones(len(batch), np.int64)
+    if task.weights:
+        weights = np.array([task.weights[item.file.corpus] for item in batch])
+        shares = fraction(combine(keys, np.uint64(Purpose.CORPUS_WEIGHT)))
+        copies = weights.astype(np.int64) + (shares < weights % 1.0)
+        copies[hashes < np.uint64(task.eval_below)] = np.minimum(copies, 1)[hashes < np.uint64(task.eval_below)]
+    return hashes, keys, copies
+
+
+def _copied(documents: Documents, copies: npt.NDArray[np.int64]) -> Documents:
+    """Documents that were repeated `copies` times, with keys of their own for all but the first of each."""
+    ends = np.cumsum(copies)
+    number = (np.arange(len(documents.keys)) - np.repeat(ends - copies, copies)).astype(np.uint64)
+    further = combine(combine(documents.keys, np.uint64(Purpose.CORPUS_WEIGHT)), number)
+    keys = np.where(number > 0, further, documents.keys)
+    return replace(documents, keys=keys, num_bytes=np.where(number > 0, 0, documents.num_bytes).astype(np.uint32))
+
+
+def _count(record: UnitRecord, documents: Documents, corpora: npt.NDArray[np.int64], unknown_id: int | None) -> None:
+    """Adds a batch to the record; `corpora[d]` says which one document d is of. Copies have 0 bytes."""
+    first = documents.num_bytes > 0
+    num_bytes = int(documents.num_bytes.sum(dtype=np.int64))
+    record.documents += int(first.sum())
+    record.used_documents += int(first.sum())
     record.bytes += num_bytes
     record.used_bytes += num_bytes
     record.sentences += len(documents.sentence_lengths)
     record.tokens += len(documents.ids)
-    record.unknown_tokens += int(np.count_nonzero(documents.ids == unknown_id))
+    record.unknown_tokens += 0 if unknown_id is None else int(np.count_nonzero(documents.ids == unknown_id))
     record.see(Counter(documents.hashes.tolist()))
     tokens = np.diff(documents.token_offsets()[documents.sentence_offsets()])
+    for i, amounts in enumerate((first, np.ones(len(first)), documents.num_bytes, tokens)):
+        for corpus, amount in enumerate(np.bincount(corpora, amounts, minlength=len(record.corpora))):
+            record.corpora[corpus][i] += int(amount)
     for histogram, lengths in ((record.document_tokens, tokens), (record.sentence_tokens, documents.sentence_lengths)):
         counts = np.bincount(np.frexp(lengths)[1], minlength=HISTOGRAM_BINS)
         histogram[:] = [total + int(count) for total, count in zip(histogram, counts, strict=True)]

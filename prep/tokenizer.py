@@ -1,23 +1,32 @@
 """The tokenizer of a build: loaded from a file, a folder or the hub, checked, and saved beside the shards."""
 
 import hashlib
+import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from prep.roles import NAMES, find_roles, find_words, make_templates, says_blanks
 from shards import storage
+from shards.dataset import WORDS_NAME
 from shards.errors import UserError
 from shards.manifest import TOKENIZER_FOLDER
 from shards.schema import column_dtypes
+from shards.template import Template
 
 TOKENIZERS = f"tokenizers {tokenizers.__version__}"
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+SPECIAL_TOKENS = {role: names[0] for role, names in NAMES.items()}
+"""Of the vocabularies that are made here: BERT's."""
+_FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -26,6 +35,7 @@ class PreparedTokenizer:
     """A tokenizer that neither truncates nor pads, as the text of its tokenizer.json, with what the pipeline asks of it."""
 
     json_text: str
+    roles: Mapping[str, str]
 
     @cached_property
     def reference(self) -> Tokenizer:
@@ -50,9 +60,14 @@ class PreparedTokenizer:
         return max(self.vocab.values()) + 1
 
     @cached_property
+    def model(self) -> str:
+        """WordPiece, BPE, Unigram or WordLevel."""
+        return str(json.loads(self.json_text)["model"].get("type", "WordPiece"))
+
+    @cached_property
     def special_ids(self) -> dict[str, int]:
-        """The five by their roles, and any other special token by its own string."""
-        roles = {role: self.vocab[token] for role, token in SPECIAL_TOKENS.items()}
+        """Those with a role by it, and any other special token by its own string."""
+        roles = {role: self.vocab[token] for role, token in self.roles.items()}
         others = {
             token.content: number
             for number, token in sorted(self.reference.get_added_tokens_decoder().items())
@@ -60,43 +75,70 @@ class PreparedTokenizer:
         }
         return roles | others
 
+    @cached_property
+    def templates(self) -> dict[str, Template]:
+        """`single`, and `pair` where it has one."""
+        return make_templates(self.reference)
+
+    @cached_property
+    def word_flags(self) -> npt.NDArray[np.uint8] | None:
+        """[vocab_size] which ids start or end a word (`shards.mask_units`); None where its tokens do not show it."""
+        return find_words(self.reference)
+
+    @cached_property
+    def says_blanks(self) -> bool:
+        """Whether sentences behind others must be encoded with the blank before them."""
+        return says_blanks(self.reference)
+
     def describe(self) -> dict[str, Any]:
         """What the manifest says of it."""
         return {
             "fingerprint": self.fingerprint,
             "folder": TOKENIZER_FOLDER,
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in self.files().items()},
-            "model": json.loads(self.json_text)["model"].get("type", "WordPiece"),
+            "model": self.model,
             "vocab_size": self.vocab_size,
             "id_type": column_dtypes(self.vocab_size)["input_ids"].name,
             "special_ids": self.special_ids,
+            "templates": {name: template.to_json() for name, template in self.templates.items()},
         }
 
     def files(self) -> dict[str, bytes]:
-        """Name -> content of the files that transformers' AutoTokenizer and other loaders want."""
-        config = {
-            "tokenizer_class": "BertTokenizer",
+        """Name -> content of the files that transformers' AutoTokenizer and other loaders want, tokenizer.json last."""
+        config: dict[str, Any] = {
+            "tokenizer_class": "BertTokenizer" if self.model == "WordPiece" else "PreTrainedTokenizerFast",
             "model_max_length": 512,
-            "do_lower_case": bool((json.loads(self.json_text).get("normalizer") or {}).get("lowercase", False)),
-            **{f"{role}_token": token for role, token in SPECIAL_TOKENS.items()},
+            **{f"{role}_token": token for role, token in self.roles.items()},
         }
-        by_id = sorted(self.vocab, key=self.vocab.__getitem__)
-        return {
-            "tokenizer.json": self.json_text.encode(),
-            "tokenizer_config.json": json.dumps(config, indent=1).encode(),
-            "vocab.txt": "".join(f"{token}\n" for token in by_id).encode(),
-        }
+        files = {}
+        if self.model == "WordPiece":
+            config["do_lower_case"] = bool((json.loads(self.json_text).get("normalizer") or {}).get("lowercase", False))
+            by_id = sorted(self.vocab, key=self.vocab.__getitem__)
+            files["vocab.txt"] = "".join(f"{token}\n" for token in by_id).encode()
+        if self.word_flags is not None:
+            table = io.BytesIO()
+            np.save(table, self.word_flags, allow_pickle=False)
+            files[WORDS_NAME] = table.getvalue()
+        return files | {_CONFIG: json.dumps(config, indent=1).encode(), _FILE: self.json_text.encode()}
 
-    def save(self, out: str) -> None:
-        """Writes the files below `out`."""
+    def save(self, folder: str) -> None:
+        """Writes the files into `folder`; the last one says that all are there."""
         for name, data in self.files().items():
-            storage.publish(storage.join(out, TOKENIZER_FOLDER, name), data)
+            storage.publish(storage.join(folder, name), data)
 
 
-def load_prepared(url: str) -> PreparedTokenizer:
-    """The tokenizer.json that an earlier step wrote. Raises UserError when it is damaged."""
+def is_saved(folder: str) -> bool:
+    """Whether a tokenizer was saved there."""
+    return storage.find(storage.join(folder, _FILE)) is not None
+
+
+def load_prepared(folder: str) -> PreparedTokenizer:
+    """The tokenizer that an earlier step saved. Raises UserError when it is damaged."""
+    url = storage.join(folder, _FILE)
     try:
-        prepared = PreparedTokenizer(storage.read_bytes(url).decode())
+        text = storage.read_bytes(url).decode()
+        config = json.loads(storage.read_bytes(storage.join(folder, _CONFIG)))
+        prepared = PreparedTokenizer(text, {role: config[f"{role}_token"] for role in NAMES if f"{role}_token" in config})
         _ = prepared.special_ids
     except UserError:
         raise
@@ -105,20 +147,18 @@ def load_prepared(url: str) -> PreparedTokenizer:
     return prepared
 
 
-def prepare(tokenizer: Tokenizer, name: str) -> PreparedTokenizer:
-    """Checks that it has the special tokens needed; raises UserError that names it and what it lacks."""
+def prepare(tokenizer: Tokenizer, told: Mapping[str, Any], name: str) -> PreparedTokenizer:
+    """Checks that it has what is needed; `told` is its tokenizer_config.json. Raises UserError that names what it lacks."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     last = max(vocab.values(), default=-1)
     if last + 1 != len(vocab):
         raise UserError(f"--tokenizer {name}: has {len(vocab)} entries and ids up to {last}; ids must have no gaps")
-    missing = [token for token in SPECIAL_TOKENS.values() if token not in vocab]
-    if missing:
-        raise UserError(f"--tokenizer {name}: has no {', '.join(missing)}; sentence pairs and masks need a BERT tokenizer")
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS.values()))  # marks those that are there; adds no id
+    roles = find_roles(tokenizer, told, name)
+    tokenizer.add_special_tokens(list(roles.values()))  # marks those that are there; adds no id
     text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=1)
-    return PreparedTokenizer(text)
+    return PreparedTokenizer(text, roles)
 
 
 def wordpiece(vocab: dict[str, int], lowercase: bool) -> Tokenizer:
@@ -140,23 +180,32 @@ def wordpiece(vocab: dict[str, int], lowercase: bool) -> Tokenizer:
 def load_tokenizer(name: str, cased: bool) -> PreparedTokenizer:
     """A tokenizer from a tokenizer.json, a vocab.txt, a folder with either, or the hub. Raises UserError."""
     if storage.find(name):
-        return prepare(_from_file(name, cased), name)
-    for file in ("tokenizer.json", "vocab.txt"):
+        return prepare(_from_file(name, cased), _config(_beside(name)), name)
+    for file in (_FILE, "vocab.txt"):
         if storage.find(storage.join(name, file)):
-            return prepare(_from_file(storage.join(name, file), cased or _says_cased(name)), name)
+            told = _config(name)
+            return prepare(_from_file(storage.join(name, file), cased or told.get("do_lower_case") is False), told, name)
     if storage.list_files(name):
-        raise UserError(f"--tokenizer {name}: the folder has neither tokenizer.json nor vocab.txt")
+        raise UserError(f"--tokenizer {name}: the folder has neither {_FILE} nor vocab.txt")
     if not _HUB_NAME.fullmatch(name) or name.endswith((".json", ".txt")):
         raise UserError(f"--tokenizer {name}: no such file or folder, and no name on the hub")
-    return prepare(_from_hub(name), name)
+    return prepare(*_from_hub(name), name)
 
 
-def _says_cased(folder: str) -> bool:
-    config = storage.join(folder, "tokenizer_config.json")
+def _beside(url: str) -> str:
+    return url.rpartition("/")[0] or "."
+
+
+def _config(folder: str) -> dict[str, Any]:
+    """What the folder's tokenizer_config.json says; nothing where there is none."""
+    url = storage.join(folder, _CONFIG)
     try:
-        return storage.find(config) is not None and json.loads(storage.read_bytes(config)).get("do_lower_case") is False
+        told = json.loads(storage.read_bytes(url)) if storage.find(url) else {}
     except ValueError as error:
-        raise UserError(f"{config}: not JSON: {error}") from error
+        raise UserError(f"{url}: not JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise UserError(f"{url}: a {type(told).__name__}, not an object of fields; mend or remove it")
+    return told
 
 
 def _from_file(url: str, cased: bool) -> Tokenizer:
@@ -173,10 +222,20 @@ def _from_file(url: str, cased: bool) -> Tokenizer:
     return wordpiece({token: number for number, token in enumerate(tokens)}, lowercase=not cased)
 
 
-def _from_hub(name: str) -> Tokenizer:
+def _from_hub(name: str) -> tuple[Tokenizer, dict[str, Any]]:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it says each of its retries twice; read when it is imported
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     try:
-        return Tokenizer.from_pretrained(name)
+        tokenizer = Tokenizer.from_pretrained(name)
+        try:
+            told = _config(_beside(hf_hub_download(name, _CONFIG)))
+        except EntryNotFoundError:
+            told = {}
+    except UserError:
+        raise
     except Exception as error:  # the library raises bare Exception
         remedy = "check the name and the network; without one, give --tokenizer a folder, a tokenizer.json or a vocab.txt"
         raise UserError(f"--tokenizer {name}: cannot be had from the hub ({type(error).__name__}); {remedy}") from error
+    return tokenizer, told

@@ -8,15 +8,16 @@ from hashlib import sha256
 import numpy as np
 
 from prep.engine import LocalExecutor, run_tasks
-from prep.pairs import NUM_SPECIAL
 from prep.tokenizer import load_prepared
 from shards import storage
-from shards.dataset import not_finished
+from shards.checks import row_faults
+from shards.dataset import masking_of, not_finished
 from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shards.masking import Masking
-from shards.schema import Rows, columns_sha256, row_faults
+from shards.schema import Rows, columns_sha256
+from shards.template import Template
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class CheckTask:
     capacity: int
     masking: Masking | None
     max_seq_len: int
+    template: Template
+    cross_documents: bool
 
     @property
     def name(self) -> str:
@@ -65,10 +68,9 @@ def verify(url: str, workers: int) -> list[str]:
 
 def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
     settings, tokenizer = manifest.settings, manifest.tokenizer
-    special = tokenizer["special_ids"]
+    masking = masking_of(url, manifest)
     for name, split in manifest.splits.items():
         static = settings["masking"] == "static" or name == "eval"
-        masking = Masking(settings["mask_prob"], tokenizer["vocab_size"], tuple(special.values()), special["mask"])
         for shard in split.shards:
             if ".." in shard.path.split("/"):
                 raise ValueError(f"the path {shard.path} leaves the data set")
@@ -78,10 +80,12 @@ def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
                 shard=shard,
                 format=settings["format"],
                 vocab_size=tokenizer["vocab_size"],
-                special_ids=special,
+                special_ids=tokenizer["special_ids"],
                 capacity=settings["pack_to"] or settings["max_seq_len"],
                 masking=masking if static else None,
                 max_seq_len=settings["max_seq_len"],
+                template=Template.of(tokenizer, settings.get("pairing") != "none"),
+                cross_documents=settings.get("cross_documents", False),
             )
 
 
@@ -115,8 +119,8 @@ def _shard_faults(task: CheckTask) -> Iterator[str]:
     longest = int(rows.sequence_lengths.max(initial=0))
     if longest > task.max_seq_len:
         yield f"a sequence has {longest} tokens, --max-seq-len was {task.max_seq_len}"
-    mask_counts = task.masking.counts(longest) if task.masking else None
-    yield from row_faults(rows, task.vocab_size, task.special_ids, task.capacity, mask_counts)
+    checked = (task.vocab_size, task.special_ids, task.capacity, task.masking, task.template, task.cross_documents)
+    yield from row_faults(rows, *checked)
 
 
 def _counts(rows: Rows) -> dict[str, int]:
@@ -141,15 +145,18 @@ def ledger_faults(manifest: Manifest) -> Iterator[str]:
         if entry["in"] != entry["used"] + sum(entry["dropped"].values()):
             yield f"ledger.{unit}: {entry['in']} in is not {entry['used']} used + {sum(entry['dropped'].values())} dropped"
     made = 0
+    template = Template.of(manifest.tokenizer, manifest.settings.get("pairing") != "none")
     for name, split in manifest.splits.items():
         tally, total = ledger["pairs"][name], split.totals()
         made += tally["made"] * (manifest.settings["copies"] if name == "eval" else 1)
         if tally["made"] != tally["placed"] + tally["truncated"] + tally["unpaired"]:
             yield f"ledger.pairs.{name}: made is not placed + truncated + unpaired"
-        if tally["placed"] + tally["negatives"] + NUM_SPECIAL * total["sequences"] != total["tokens"]:
+        special = tally.get("separators", 0) + template.num_special * total["sequences"]
+        if tally["placed"] + tally["negatives"] + special != total["tokens"]:
             yield f"ledger.pairs.{name}: placed + negatives + special tokens are not the {total['tokens']} tokens of the shards"
-    if made != ledger["tokens"] * manifest.settings["copies"]:
-        yield f"ledger: the splits were made of {made} tokens, the corpus has {ledger['tokens']} a copy"
+    tokens = ledger["tokens"] - ledger["duplicates"].get("dropped_tokens", 0)
+    if made != tokens * manifest.settings["copies"]:
+        yield f"ledger: the splits were made of {made} tokens, the corpus has {tokens} a copy"
 
 
 def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
@@ -164,7 +171,7 @@ def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
         elif sha256(storage.read_bytes(place)).hexdigest() != digest:
             sound = False
             yield f"{place}: its sha256 is not the manifest's: the file was changed or damaged"
-    if sound and load_prepared(storage.join(folder, "tokenizer.json")).describe() != manifest.tokenizer:
+    if sound and load_prepared(folder).describe() != manifest.tokenizer:
         yield f"{folder}: the tokenizer is not what the manifest says of it"
 
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from prep.corpus import read_documents
 from prep.documents import HARMLESS, Fault, Rule, Span, fault_error
 from prep.sentences import split_sentences
+from prep.splitting import Splitting
 from prep.tokenizer import SPECIAL_TOKENS, PreparedTokenizer, prepare, wordpiece
 from shards.errors import UserError
 from shards.randomness import Purpose, address
@@ -24,14 +25,14 @@ _UNICODE = 0x110000
 
 
 def train_vocabulary(
-    spans: Sequence[Span], rule: Rule, language: str, size: int, cased: bool, skip_faults: bool = False
+    spans: Sequence[Span], rule: Rule, splitting: Splitting, size: int, cased: bool, skip_faults: bool = False
 ) -> PreparedTokenizer:
     """A WordPiece tokenizer of at most `size` entries, trained on up to SAMPLE_BYTES of text from addressed spans.
 
     Raises UserError when there is no text to train on, and at a broken document unless told to skip it.
     """
     normalizer = normalizers.BertNormalizer(lowercase=not cased)
-    sentences = list(_sample(spans, rule, language, skip_faults))
+    sentences = list(_sample(spans, rule, splitting, skip_faults))
     if not sentences:
         raise UserError("the corpus holds no text to train a vocabulary on; check --corpus and --document")
     alphabet, rare = _alphabet(sentences, normalizer, min(_MAX_ALPHABET, size // 4))
@@ -47,10 +48,10 @@ def train_vocabulary(
     blank = dict.fromkeys(rare, " ")
     texts = (sentence.translate(blank) for sentence in sentences) if blank else iter(sentences)
     tokenizer.train_from_iterator(texts, trainer)
-    return prepare(wordpiece(tokenizer.get_vocab(with_added_tokens=False), lowercase=not cased), f"train:{size}")
+    return prepare(wordpiece(tokenizer.get_vocab(with_added_tokens=False), lowercase=not cased), {}, f"train:{size}")
 
 
-def _sample(spans: Sequence[Span], rule: Rule, language: str, skip_faults: bool) -> Iterator[str]:
+def _sample(spans: Sequence[Span], rule: Rule, splitting: Splitting, skip_faults: bool) -> Iterator[str]:
     """Sentences from the start of spans chosen by address, an equal share of each."""
     total = sum(
         span.file.bytes if span.stop is None or span.file.format == "parquet" else span.stop - span.start for span in spans
@@ -66,7 +67,7 @@ def _sample(spans: Sequence[Span], rule: Rule, language: str, skip_faults: bool)
                 if not skip_faults and item.reason not in HARMLESS:
                     raise fault_error(spans[index].file, item)
             else:
-                yield from split_sentences(item.text, language)
+                yield from split_sentences(item.text, splitting)
                 taken += item.num_bytes
             if taken >= share or taken >= left:
                 break

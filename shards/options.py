@@ -5,7 +5,8 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 from shards import storage
 from shards.errors import UserError
@@ -37,14 +38,31 @@ def check_types(settings: Any) -> None:
         value, choices = getattr(settings, f.name), f.metadata["choices"]
         if choices and value not in choices:
             raise UserError(f"{flag(f.name)} is {value!r}, must be one of {', '.join(choices)}")
-        kind = f.type if isinstance(f.type, type) else tuple
+        kind = _kind(f)
+        if value is None and f.default is None:
+            continue
         fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
         if "\0" in (value if isinstance(value, str) else "".join(map(str, value)) if isinstance(value, tuple) else ""):
             raise UserError(f"{flag(f.name)} is {value!r}: no name has a NUL in it")
-        if not fits or (kind is tuple and not all(isinstance(part, str) for part in value)):
-            raise UserError(
-                f"{flag(f.name)} is {value!r}, must be {'a list of texts' if kind is tuple else f'of type {kind.__name__}'}"
-            )
+        part = _part(f)
+        parts = (str,) if part is str else (int, float)
+        if not fits or (kind is tuple and not all(isinstance(v, parts) and not isinstance(v, bool) for v in value)):
+            many = "a list of texts" if part is str else "a list of numbers"
+            raise UserError(f"{flag(f.name)} is {value!r}, must be {many if kind is tuple else f'of type {kind.__name__}'}")
+
+
+def _kind(f: Field[Any]) -> type:
+    """The type of a field's values: that of `X | None` is X."""
+    if isinstance(f.type, UnionType):
+        kind: type = next(kind for kind in get_args(f.type) if kind is not NoneType)
+        return kind
+    return f.type if isinstance(f.type, type) else tuple
+
+
+def _part(f: Field[Any]) -> type:
+    """The type of the parts of a field that is a tuple."""
+    part: type = get_args(f.type)[0] if _kind(f) is tuple else str
+    return part
 
 
 def check_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -70,17 +88,17 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type) -> None:
             parser.add_argument(flag(f.name), action="store_true", **add)
             continue
         add |= {name: f.metadata[name] for name in ("metavar", "choices")}
-        if not isinstance(f.type, type):
-            add |= {"nargs": "+"}
+        if _kind(f) is tuple:
+            add |= {"nargs": "+", "type": _part(f)}
         else:
-            add |= {"type": parse_bytes if f.metadata["metavar"] == "BYTES" else f.type}
+            add |= {"type": parse_bytes if f.metadata["metavar"] == "BYTES" else _kind(f)}
         parser.add_argument(flag(f.name), **add)
     parser.add_argument("--config", metavar="FILE.toml", help="settings as `name = value` lines; flags win over them")
 
 
 def _help(f: Field[Any]) -> str:
     text = str(f.metadata["help"])
-    if f.default is not MISSING and f.type is not bool:
+    if f.default is not MISSING and f.type is not bool and (f.metadata["shown"] or f.default not in (None, ())):
         text += f" (default: {f.metadata['shown'] or f.default})"
     return text.replace("%", "%%")
 
@@ -93,9 +111,9 @@ def read_values(arguments: Mapping[str, Any], settings: type) -> dict[str, Any]:
     for name, f in names.items():
         if f.default is MISSING and name not in values:
             raise UserError(f"{flag(name)} is missing")
-        if name in values and not isinstance(f.type, type):
+        if name in values and _kind(f) is tuple:
             value = values[name]
-            values[name] = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+            values[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return values
 
 

@@ -39,6 +39,7 @@ class Purpose(IntEnum):
     DYNAMIC_MASK = 12
     DROPOUT = 13
     INITIAL_WEIGHTS = 14
+    CORPUS_WEIGHT = 15
 
 
 @compiled

@@ -56,11 +56,14 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """The tokenizer.json of a small vocabulary, trained once."""
     from prep.documents import Rule, Span
     from prep.inputs import InputFile
+    from prep.splitting import Splitting
     from prep.vocabulary import train_vocabulary
 
     file = InputFile(0, corpus.name, str(corpus), corpus.stat().st_size, "", "text", "")
     path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"
-    path.write_text(train_vocabulary([Span(file)], Rule("line", "text"), "en", 4000, cased=False).json_text, encoding="utf8")
+    splitting = Splitting("language", "en")
+    made = train_vocabulary([Span(file)], Rule("line", "text"), splitting, 4000, cased=False)
+    path.write_text(made.json_text, encoding="utf8")
     return path
 
 

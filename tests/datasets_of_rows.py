@@ -22,7 +22,7 @@ ROW_TOKENS = 64
 def tokenizer() -> PreparedTokenizer:
     names = {f"[{name.upper()}]": number for name, number in SPECIAL.items()}
     words = {f"w{number}": number for number in range(len(names), VOCAB_SIZE)}
-    return prepare(wordpiece(names | words, lowercase=True), "test")
+    return prepare(wordpiece(names | words, lowercase=True), {}, "test")
 
 
 def random_rows(count: int, seed: int, packed: bool = True) -> Rows:
@@ -55,7 +55,7 @@ def write_data_set(
 ) -> Manifest:
     """A data set of random rows, a shard a number; 11 rows are held out. Returns its manifest."""
     prepared = tokenizer()
-    prepared.save(str(url))
+    prepared.save(storage.join(str(url), "tokenizer"))
     splits = {}
     for name, counts in (("train", shard_rows), ("eval", (11,))):
         shards = []

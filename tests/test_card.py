@@ -12,7 +12,7 @@ from datasets_of_rows import write_data_set
 
 from prep.__main__ import make_parser
 from prep.card import command, make_card
-from prep.settings import from_arguments
+from prep.settings import PAIRINGS, Settings, from_arguments
 from shards.manifest import Manifest, ShardInfo, Split
 
 LEDGER = {"documents": {"in": 3, "used": 2, "dropped": {"no_sentence": 1}}}
@@ -83,6 +83,21 @@ def test_the_command_gives_the_settings_back() -> None:
 
 def test_a_given_tokenizer_is_the_one_that_is_saved() -> None:
     assert command(manifest(tokenizer="0" * 64)).endswith("--tokenizer tokenizer")
+
+
+def test_what_follows_from_other_settings_is_not_said() -> None:
+    made = Settings(("a.txt",), "out", pairing="sop", corpus_weight=(2.0,)).recipe("train:8192")
+    said = command(manifest(**made))
+    assert said.startswith("python -m prep build --corpus CORPUS-1 --out OUT --")
+    assert sorted(said.split(" --")[3:]) == ["corpus-weight 2.0", "pairing sop", "tokenizer train:8192"]
+
+
+def test_a_card_names_the_task_of_the_pairs() -> None:
+    cards = {pairing: make_card(manifest(pairing=pairing)).decode() for pairing in PAIRINGS}
+    tags = {pairing: [tag for tag in front_matter(card)["tags"] if "sentence" in tag] for pairing, card in cards.items()}
+    assert tags["nsp"] == tags["paragraph"] == ["next-sentence-prediction"]
+    assert tags["sop"] == ["sentence-order-prediction"] and tags["none"] == []
+    assert "they are swapped" in cards["sop"] and "`next_sentence_label`" not in cards["none"]
 
 
 def test_names_of_files_are_text() -> None:

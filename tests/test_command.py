@@ -213,7 +213,8 @@ def test_a_damaged_scratch_is_mended_or_named(damage: str, corpus: Path, build: 
     tokens, record = (
         next(iter((tmp_path / "scratch").glob(f"tokens-*/unit-000001{end}"))) for end in ("-0000.tokens", ".json")
     )
-    victim = {"record": record, "tokenizer": next(iter((tmp_path / "scratch").glob("vocabulary-*")))}.get(damage, tokens)
+    tokenizer = next(iter((tmp_path / "scratch").glob("vocabulary-*/tokenizer.json")))
+    victim = {"record": record, "tokenizer": tokenizer}.get(damage, tokens)
     content = bytearray(victim.read_bytes())
     content[-200] ^= 4
     victim.write_bytes(content if damage == "flip" else content[:100])

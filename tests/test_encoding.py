@@ -7,9 +7,11 @@ import pytest
 
 from prep.encoding import Encoder, EngineMismatchError
 from prep.sentences import MAX_SENTENCE_CHARS, split_sentences
+from prep.splitting import Splitting
 from prep.tokenizer import PreparedTokenizer, load_tokenizer, prepare, wordpiece
 from shards.errors import UserError
 
+ENGLISH = Splitting("language", "en")
 SPELLED = ["a [MASK] b", "[CLS][SEP]", "[mask] [UNK] x[PAD]y", "the [MASK]", "[SEP]"]
 
 
@@ -50,7 +52,7 @@ def test_even_a_tokenizer_that_splits_at_spaces_only_makes_no_special_token(fast
     vocab = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"])}
     raw = wordpiece(vocab, lowercase=False)
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    ids, _ = Encoder(prepare(raw, "test"), fast).encode(["a [MASK] b", "[SEP]"])
+    ids, _ = Encoder(prepare(raw, {}, "test"), fast).encode(["a [MASK] b", "[SEP]"])
     assert ids.tolist() == [5, 1, 6, 1]
 
 
@@ -69,14 +71,14 @@ def test_a_mismatch_in_the_checked_share_is_raised(tokenizer: PreparedTokenizer,
 
 def test_sentences_keep_all_but_white_space() -> None:
     text = "Dr. Smith went. Was it far?\n\n  No!  \x0c\nA last line"
-    sentences = split_sentences(text, "en")
+    sentences = split_sentences(text, ENGLISH)
     assert sentences == ["Dr. Smith went.", "Was it far?", "No!", "A last line"]
 
 
 def test_white_space_that_sentencex_panics_at(capfd: pytest.CaptureFixture[str]) -> None:
     for space in "\x85\xa0\u1680\u2003\u2028\u202f\u205f\u3000":
         text = f"A report by J{space}. Smith came. It was read."
-        assert " ".join(split_sentences(text, "en")) == text
+        assert " ".join(split_sentences(text, ENGLISH)) == text
     assert "panicked" not in capfd.readouterr().err
 
 
@@ -90,33 +92,33 @@ def test_any_other_panic_of_sentencex_costs_the_sentences_not_the_text(monkeypat
         raise PanicException
 
     monkeypatch.setattr("sentencex.segment", panic)
-    assert split_sentences("One line.\nAnother. And more.", "en") == ["One line.", "Another. And more."]
+    assert split_sentences("One line.\nAnother. And more.", ENGLISH) == ["One line.", "Another. And more."]
 
 
 def test_a_long_text_in_pieces_is_split_as_in_one() -> None:
     text = "One two three. Four five six! " * 10_000
-    assert split_sentences(text, "en") == ["One two three.", "Four five six!"] * 10_000
+    assert split_sentences(text, ENGLISH) == ["One two three.", "Four five six!"] * 10_000
     quoted = "He said \u201ca b c. And then. " * 20_000  # takes minutes in one piece
-    assert " ".join(split_sentences(quoted, "en")).split() == quoted.split()
+    assert " ".join(split_sentences(quoted, ENGLISH)).split() == quoted.split()
 
 
 def test_a_million_characters_without_a_space_is_one_sentence() -> None:
-    assert split_sentences("x" * 1_000_000, "en") == ["x" * 1_000_000]
+    assert split_sentences("x" * 1_000_000, ENGLISH) == ["x" * 1_000_000]
 
 
 def test_overlong_sentences_are_cut_at_white_space_and_lose_nothing() -> None:
     text = "word " * (MAX_SENTENCE_CHARS // 2)
-    pieces = split_sentences(text, "en")
+    pieces = split_sentences(text, ENGLISH)
     assert len(pieces) > 1 and max(map(len, pieces)) <= MAX_SENTENCE_CHARS
     assert " ".join(pieces).split() == text.split()
-    unbroken = split_sentences("y" * (MAX_SENTENCE_CHARS + 5), "en")
+    unbroken = split_sentences("y" * (MAX_SENTENCE_CHARS + 5), ENGLISH)
     assert [len(piece) for piece in unbroken] == [MAX_SENTENCE_CHARS, 5]
 
 
 class TestLoading:
     def test_vocab_txt_and_folder_equal_the_json(self, tokenizer: PreparedTokenizer, tmp_path: Path) -> None:
         tokenizer.save(str(tmp_path))
-        folder = tmp_path / "tokenizer"
+        folder = tmp_path
         by_folder = load_tokenizer(str(folder), cased=False)
         by_vocab = load_tokenizer(str(folder / "vocab.txt"), cased=False)
         assert by_folder.fingerprint == tokenizer.fingerprint == by_vocab.fingerprint
@@ -144,12 +146,12 @@ class TestLoading:
 
     def test_missing_special_tokens_are_named(self, tmp_path: Path) -> None:
         (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\na\nb\n")
-        with pytest.raises(UserError, match=r"has no \[PAD\], \[SEP\], \[MASK\]"):
+        with pytest.raises(UserError, match=r"has no pad token \(\[PAD\] or <pad>\), no mask token"):
             load_tokenizer(str(tmp_path / "vocab.txt"), cased=False)
 
     def test_a_saved_tokenizer_loads_in_the_tokenizers_library(self, tokenizer: PreparedTokenizer, tmp_path: Path) -> None:
         from tokenizers import Tokenizer
 
         tokenizer.save(str(tmp_path))
-        encoding = Tokenizer.from_file(str(tmp_path / "tokenizer" / "tokenizer.json")).encode("the state", "of the union")
+        encoding = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("the state", "of the union")
         assert encoding.tokens[0] == "[CLS]" and encoding.tokens.count("[SEP]") == 2 and encoding.type_ids[-1] == 1

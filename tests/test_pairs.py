@@ -185,7 +185,7 @@ def compiled_pairs(corpus: Corpus, max_seq_len: int, short_seq_prob: float) -> t
         np.array(flat_ids(corpus), np.uint16),
         np.array(corpus.hashes, np.uint64),
         np.array(corpus.keys, np.uint64),
-        max_seq_len,
+        max_seq_len - 3,
         short_seq_prob,
     )
 
@@ -319,7 +319,7 @@ def test_the_tally_accounts_for_every_token(corpus: Corpus, max_seq_len: int, sh
     assert tally.negatives == sequences.b_lengths[~is_next].sum()
     assert tally.redrawn >= ATTEMPTS * tally.dropped
     assert tally.unpaired >= tally.dropped
-    assert (sequences.lengths() == sequences.a_lengths + sequences.b_lengths + 3).all()
+    assert (sequences.lengths(3) == sequences.a_lengths + sequences.b_lengths + 3).all()
 
 
 def select(corpus: Corpus, layout: list[int], order: list[int]) -> Corpus:

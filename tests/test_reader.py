@@ -8,16 +8,18 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from datasets_of_rows import MAX_SEQ_LEN, ROW_TOKENS, write_data_set
+from datasets_of_rows import ROW_TOKENS, write_data_set
 from test_masking import SPECIAL, VOCAB_SIZE, masking
 
 from shards import storage
+from shards.checks import row_faults
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import Manifest
 from shards.masking import unmask_rows
-from shards.schema import Rows, columns_sha256, concatenate, row_faults
+from shards.schema import Rows, columns_sha256, concatenate
+from shards.template import Template
 from train.groups import DecodedGroups, check_sizes
 from train.order import Order, RowGroups
 from train.reader import Share, StepRows, read_steps
@@ -98,8 +100,8 @@ def test_dynamic_masks_follow_seed_epoch_and_row_and_nothing_else(tmp_path: Path
     shares = [read(tmp_path / "dynamic", rank, 3, dynamic=True) for rank in range(3)]
     assert [d for step in zip(*shares, strict=True) for d in digests(list(step))] == digests(alone)
     rows, ids = concatenate([given.rows for given in alone]), np.concatenate([given.row_ids for given in alone])
-    counts = masking().counts(MAX_SEQ_LEN)
-    assert not row_faults(rows, VOCAB_SIZE, SPECIAL, ROW_TOKENS, counts)
+    template = Template((SPECIAL["cls"],), (SPECIAL["sep"],), (SPECIAL["sep"],), 1)
+    assert not row_faults(rows, VOCAB_SIZE, SPECIAL, ROW_TOKENS, masking(), template)
     first, second = (np.flatnonzero(ids == row) for row in (4, 5))
     assert digests(alone)[first[0]] != digests(alone)[first[1]], "another epoch, other masks"
     plain = [columns_sha256(unmask_rows(rows.slice(i, i + 1))) for i in (*first, *second)]

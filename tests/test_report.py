@@ -201,6 +201,20 @@ def test_a_real_data_set(paragraphs: list[str], tmp_path: Path, build: BuildRunn
     assert used.label == "used" and "(600)" in used.shown
 
 
+def test_every_other_recipe(paragraphs: list[str], tmp_path: Path, build: BuildRunner) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("\n".join(paragraphs[:300]) + "\n", encoding="utf8")
+    corpora = ("--corpus", tmp_path / "a.txt", tmp_path / "b.txt")  # the last --corpus holds
+    recipe = ("--corpus-weight", 1, 0.5, "--dedup", "exact", "--pairing", "sop", "--mask-unit", "span")
+    out = build("", *corpora, *recipe, "--mask-replace-prob", 0.7, "--eval-fraction", 0.1)
+    sheet = report(str(out), 0)
+    titles = [chart.title for section in sheet.sections for chart in section.charts]
+    assert "tokens of each corpus" in titles and said(sheet)["pairing"] == "sop" and "swapped, all" in said(sheet)
+    assert 0.65 < float(said(sheet)["became [MASK]"].rstrip("%")) / 100 < 0.75
+    assert not any("dropped" in finding.what or "copies" in finding.what for finding in sheet.findings)
+    assert "A and B are" in page(sheet)
+
+
 def test_a_terminal_without_unicode(tmp_path: Path) -> None:
     write(tmp_path)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}

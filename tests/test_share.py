@@ -11,16 +11,19 @@ from prep.store import encode_segment, segment_url
 from shards import storage
 from shards.formats import FORMATS
 from shards.masking import Masking
+from shards.template import Template
 
 RECIPE = Recipe(
     seed=3,
+    pairing="nsp",
+    separator=None,
+    drop_duplicates=False,
     max_seq_len=32,
     short_seq_prob=0.1,
     pack=True,
     row_capacity=64,
     masking=Masking(0.15, 65_536, (0, 1, 2, 3, 4), 4),
-    cls_id=2,
-    sep_id=3,
+    template=Template((2,), (3,), (3,), 1),
     vocab_size=65_536,
     format="parquet",
     shard_tokens=1000,

@@ -22,39 +22,39 @@ SPREAD = [i * 2**64 // 1000 for i in range(1000)]
 
 
 def test_a_large_corpus_holds_out_its_fraction() -> None:
-    held_out = hold_out(record(SPREAD), 0.0499)
+    held_out = hold_out(record(SPREAD), 0.0499, 2)
     assert (held_out.documents, held_out.everywhere) == (50, False)
 
 
 def test_at_least_eight_are_held_out() -> None:
-    held_out = hold_out(record(SPREAD[::10]), 0.01)
+    held_out = hold_out(record(SPREAD[::10]), 0.01, 2)
     assert held_out.everywhere and sum(value < held_out.hash_below for value in SPREAD[::10]) == 8
 
 
 @pytest.mark.parametrize(("count", "expected"), [(4, 2), (5, 2), (15, 7), (16, 8)])
 def test_a_tiny_corpus_holds_out_at_most_half(count: int, expected: int) -> None:
     values = [2**63 + i for i in range(count)]
-    held_out = hold_out(record(values), 0.01)
+    held_out = hold_out(record(values), 0.01, 2)
     assert sum(value < held_out.hash_below for value in values) == expected
 
 
 def test_copies_of_a_document_count_once() -> None:
     values = [2**63 + i for i in range(20)]
-    held_out = hold_out(record(values * 50), 0.01)
+    held_out = hold_out(record(values * 50), 0.01, 2)
     assert sum(value < held_out.hash_below for value in values) == 8
 
 
 @pytest.mark.parametrize(("count", "fraction"), [(0, 0.01), (1, 0.01), (3, 0.01), (1, 0.0)])
 def test_too_few_documents_is_said(count: int, fraction: float) -> None:
     with pytest.raises(UserError, match="too few"):
-        hold_out(record([2**63 + i for i in range(count)] * 3), fraction)
+        hold_out(record([2**63 + i for i in range(count)] * 3), fraction, 2)
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 50_000)), min_size=1, max_size=40), st.integers(1, 3))
 def test_shares_cover_every_bucket_once_a_copy(buckets: list[tuple[int, int]], copies: int) -> None:
     plan = Plan((), (), len(buckets), 1)
     total = record(SPREAD, [*buckets, (50, 1000)])
-    held_out = hold_out(total, 0.05)
+    held_out = hold_out(total, 0.05, 2)
     train = [share for share in plan_shares(total, held_out, plan, copies) if share["split"] == "train"]
     for copy in range(copies):
         runs = [(share["first_bucket"], share["last_bucket"]) for share in train if share["copy"] == copy]
@@ -66,7 +66,7 @@ def test_shares_cover_every_bucket_once_a_copy(buckets: list[tuple[int, int]], c
 def test_a_large_partition_is_built_in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares, "MAX_TOKENS", 1000)
     total = record(SPREAD, [(500, 2500), (500, 900), (50, 100)])
-    made = plan_shares(total, hold_out(total, 0.05), Plan((), (), 2, 1), 1)
+    made = plan_shares(total, hold_out(total, 0.05, 2), Plan((), (), 2, 1), 1)
     assert [(s["split"], s["first_bucket"], s["share"], s["num_shares"]) for s in made] == [
         ("train", 0, 0, 3),
         ("train", 0, 1, 3),

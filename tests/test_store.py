@@ -17,18 +17,20 @@ def make_documents(shapes: list[list[int]]) -> Documents:
     return Documents(
         keys=np.arange(100, 100 + len(shapes), dtype=np.uint64),
         hashes=np.arange(len(shapes), dtype=np.uint64) * 7,
+        num_bytes=np.arange(1, len(shapes) + 1, dtype=np.uint32) * 11,
         num_sentences=np.array([len(shape) for shape in shapes], np.uint32),
         sentence_lengths=np.array(lengths, np.uint32),
         ids=np.arange(sum(lengths), dtype=np.uint16),
     )
 
 
-def as_lists(documents: Documents) -> list[tuple[int, int, list[int], list[int]]]:
+def as_lists(documents: Documents) -> list[tuple[int, int, int, list[int], list[int]]]:
     sentences, tokens = documents.sentence_offsets(), documents.token_offsets()
     return [
         (
             int(documents.keys[d]),
             int(documents.hashes[d]),
+            int(documents.num_bytes[d]),
             documents.sentence_lengths[sentences[d] : sentences[d + 1]].tolist(),
             documents.ids[tokens[sentences[d]] : tokens[sentences[d + 1]]].tolist(),
         )

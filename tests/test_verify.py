@@ -7,14 +7,16 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import run_prep
 
 from prep.verify import verify
+from shards.checks import row_faults
+from shards.dataset import masking_of
 from shards.formats import FORMATS
 from shards.manifest import Manifest, fingerprint
-from shards.schema import Rows, columns_sha256, row_faults
+from shards.schema import Rows, columns_sha256
+from shards.template import Template
 
 
 @pytest.fixture(scope="module", params=sorted(FORMATS))
@@ -205,8 +207,8 @@ def test_each_broken_invariant_of_rows_is_named(original: Path) -> None:
         rows = rows.slice(0, len(rows))
         rows = Rows(**{name: None if value is None else value.copy() for name, value in vars(rows).items()})
         change(rows)
-        counts = np.array([max(1, round(0.15 * n)) for n in range(200)])
-        return " | ".join(row_faults(rows, size, special, 512, counts))
+        template = Template.of(manifest.tokenizer, paired=True)
+        return " | ".join(row_faults(rows, size, special, 512, masking_of(str(original), manifest), template))
 
     def put(name: str, index: Any, value: int) -> Callable[[Rows], object]:
         return lambda rows: getattr(rows, name).__setitem__(index, value)

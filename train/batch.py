@@ -37,8 +37,8 @@ class Shape:
         total = manifest.splits[split].totals()
         tokens, sequences = total["max_row_tokens"], total["max_sequences_per_row"]
         masked = total["max_masked_per_row"]
-        if masking is not None:  # a sequence of n tokens has max(1, round(p * n)) masked: at most p * n + 1
-            masked = max(masked, min(tokens, int(masking.probability * tokens) + sequences))
+        if masking is not None:
+            masked = max(masked, masking.most(tokens, sequences))
         longest = min(tokens, manifest.settings.get("max_seq_len", tokens))
         return Shape(rows, max(1, tokens), max(1, longest), max(1, sequences), max(1, masked))
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BertForPreTraining
 
 from shards import storage
-from shards.dataset import open_data_set
+from shards.dataset import masking_of, open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest, differences
 from shards.masking import Masking
@@ -142,10 +142,7 @@ def choose_masking(asked: str, url: str, manifest: Manifest) -> tuple[bool, Mask
         raise UserError(f"--masking stored: {url} was built with --masking dynamic and holds no masks; use dynamic")
     if asked not in ("auto", "stored", "dynamic"):
         raise UserError(f"--masking is {asked!r}, must be one of auto, stored, dynamic")
-    tokenizer = manifest.tokenizer
-    special = tokenizer["special_ids"]
-    rule = Masking(manifest.settings["mask_prob"], tokenizer["vocab_size"], tuple(special.values()), special["mask"])
-    return asked == "dynamic" or not stored, rule
+    return asked == "dynamic" or not stored, masking_of(url, manifest)
 
 
 def _files(url: str, manifest: Manifest, bert: BertForPreTraining) -> dict[str, bytes]:

@@ -171,7 +171,9 @@ def _vocabulary(data: bytes, place: str) -> dict[str, int]:
         if not place.endswith(".json"):
             return {token.rstrip("\r"): number for number, token in enumerate(data.decode().rstrip("\n").split("\n"))}
         value = json.loads(data)
-        return dict(value["model"]["vocab"]) | {token["content"]: token["id"] for token in value["added_tokens"]}
+        vocab = value["model"]["vocab"]
+        vocab = vocab if isinstance(vocab, dict) else {token: number for number, (token, _) in enumerate(vocab)}  # Unigram's
+        return vocab | {token["content"]: token["id"] for token in value["added_tokens"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place}: not a vocabulary that can be compared ({error!r})") from error
 

@@ -1,0 +1,35 @@
+"""What every pairing makes of documents: sequences of one or two segments, as indices into flat token ids, and a tally."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Sequences(NamedTuple):
+    """S sequences. Segment A is ids[a_starts:a_starts + a_lengths], B likewise (length 0: there is none); nothing is copied."""
+
+    a_starts: npt.NDArray[np.int64]
+    a_lengths: npt.NDArray[np.int64]
+    b_starts: npt.NDArray[np.int64]
+    b_lengths: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.uint8] | None  # 0: B is what follows A, 1: it is not; None where there is no pair task
+    forced: npt.NDArray[np.bool_]  # 1 because there was no choice
+    keys: npt.NDArray[np.uint64]  # of the sequence, for draws that concern it
+
+    def lengths(self, num_special: int) -> npt.NDArray[np.int64]:
+        """[S] tokens of each sequence, special tokens counted."""
+        return self.a_lengths + self.b_lengths + num_special
+
+
+class Tally(NamedTuple):
+    """Where the documents' tokens went (`made = placed + truncated + unpaired`), and what else was counted."""
+
+    made: int
+    placed: int  # in a sequence of their own document
+    truncated: int  # cut off to fit
+    unpaired: int  # in no sequence: of segments without a partner, or that the recipe does not take
+    negatives: int  # tokens of other documents, placed as random next segments on top
+    redrawn: int  # random next segments that were rejected
+    dropped: int  # pairs given up
+    separators: int = 0  # between documents in one sequence
