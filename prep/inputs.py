@@ -8,6 +8,7 @@ from prep.settings import Settings
 from shards import storage
 from shards.disk import FileInfo
 from shards.errors import UserError
+from shards.redaction import redacted
 
 COMPRESSIONS = ("gz", "zst")
 _FORMATS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "parquet": "parquet", "pq": "parquet"}
@@ -98,9 +99,10 @@ def list_inputs(settings: Settings) -> list[InputFile]:
         if not ours:
             raise UserError(f"--corpus {url}: all of it lies in --out or --scratch, where this build writes; choose others")
         found |= {path: info for path, info in ours.items() if path not in found}
-    folders = [path.split("/")[:-1] for path in found]
+    folders = [redacted(path).split("/")[:-1] for path in found]
     shared = len(posixpath.commonprefix(folders))
-    named = sorted(("/".join(path.split("/")[shared:]), info) for path, info in found.items())
+    names = (("/".join(redacted(path).split("/")[shared:]), info) for path, info in found.items())
+    named = sorted(names, key=lambda pair: (pair[0], pair[1].url))
     return [
         InputFile(ordinal, name, info.url, info.bytes, info.version, *_format(name, info.url, settings.input))
         for ordinal, (name, info) in enumerate(named)
@@ -126,7 +128,8 @@ def _hidden(path: str, marks: tuple[str, ...]) -> bool:
 
 
 def _format(name: str, url: str, asked: str) -> tuple[str, str]:
-    parts = posixpath.basename(name).lower().split(".")[1:]
+    path = name.partition("?")[0] if url.startswith(("http://", "https://")) else name
+    parts = posixpath.basename(path).lower().split(".")[1:]
     compression = parts.pop() if parts and parts[-1] in COMPRESSIONS else ""
     ending = parts[-1] if parts else ""
     if asked == "auto" and ending in _NOT_TEXT:

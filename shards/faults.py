@@ -71,7 +71,10 @@ Value = TypeVar("Value")
 
 
 class StorageError(UserError):
-    """Something could not be read or written: the URL, why, and what to do."""
+    """Something could not be read or written: the URL, why, and what to do. Shows no secret that the URL carries."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(redacted(text))
 
 
 class MissingError(StorageError):
@@ -138,7 +141,7 @@ def storage_error(url: str, doing: str, error: Exception) -> StorageError:
     if not separator or protocol in ("file", "local"):
         return _local_error(url, doing, error)
     kind = MissingError if _is_missing(error) else StorageError
-    return kind(redacted(f"{url}: cannot {doing} it: {_reason(error)}; {_remedy(protocol, error)}"))
+    return kind(f"{url}: cannot {doing} it: {_reason(error)}; {_remedy(protocol, error)}")
 
 
 def _local_error(url: str, doing: str, error: Exception) -> StorageError:
@@ -175,7 +178,7 @@ def _reason(error: BaseException) -> str:
     error = _root(error)
     if isinstance(error, asyncio.TimeoutError | TimeoutError) and not str(error):
         return "no answer in time"
-    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _is_missing(error: BaseException) -> bool:

@@ -27,7 +27,6 @@ from shards.faults import MissingError as MissingError
 from shards.faults import StorageError as StorageError
 from shards.faults import may_pass, retried, storage_error
 from shards.faults import translated as translated
-from shards.redaction import redacted
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "adl": "azure", "abfss": "azure"}
 _EXTRAS |= {"http": "http", "https": "http"}
@@ -78,9 +77,7 @@ def read_bytes(url: str, start: int = 0, length: int | None = None) -> bytes:
     else:
         data = _read_range(url, start, length)
     if length is not None and len(data) != length:
-        raise StorageError(
-            redacted(f"{url}: ends at byte {start + len(data)}, expected {start + length}; it is damaged, rebuild it")
-        )
+        raise StorageError(f"{url}: ends at byte {start + len(data)}, expected {start + length}; it is damaged, rebuild it")
     return data
 
 
@@ -119,9 +116,7 @@ def _read_part(fs: Any, path: str, url: str, start: int, length: int) -> bytes:
         bytes, retried(url, "read", lambda: _call(fs, "cat_file", _seconds(length), path, start=start, end=start + length))
     )
     if len(data) > length:
-        raise StorageError(
-            redacted(f"{url}: its server sends only whole files, which this is too large for; fetch it to a disk first")
-        )
+        raise StorageError(f"{url}: its server sends only whole files, which this is too large for; fetch it to a disk first")
     return data
 
 
@@ -137,7 +132,7 @@ def open_read(url: str) -> Iterator[BinaryIO]:
     else:
         info = find(url)
         if info is None:
-            raise MissingError(redacted(f"{url}: cannot read it: there is no such file; check the path"))
+            raise MissingError(f"{url}: cannot read it: there is no such file; check the path")
         fs, path = _filesystem(url)
         raw = remote_file(partial(_read_part, fs, path, url), info.bytes, _BLOCK_BYTES)
     with raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
@@ -258,11 +253,10 @@ def _filesystem(url: str) -> tuple[Any, str]:
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         remedy = f"install the extra: pip install '.[{extra}]'" if extra else str(error)
-        raise StorageError(redacted(f"{url}: the package for {protocol}:// is missing; {remedy}")) from error
+        raise StorageError(f"{url}: the package for {protocol}:// is missing; {remedy}") from error
     except ValueError as error:
         known = "a local path, file://, s3://, gs://, az://, https://"
-        text = f"{url}: {protocol}:// is no known kind of storage; use {known} or another of fsspec's"
-        raise StorageError(redacted(text)) from error
+        raise StorageError(f"{url}: {protocol}:// is no known kind of storage; use {known} or another of fsspec's") from error
     try:
         fs, path = url_to_fs(url, **({} if is_local(url) else {"use_listings_cache": False}))
     except Exception as error:  # a backend may fail in any way while it is set up
@@ -270,8 +264,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
     if protocol in ("s3", "s3a"):  # before it connects; its own attempts around those of botocore would multiply ours
         fs.connect_timeout, fs.read_timeout, fs.retries = _CONNECT_S, _SILENCE_S, 1
         fs.config_kwargs.setdefault("retries", {"mode": "standard", "total_max_attempts": 3})  # for a part of an upload
-    if protocol in ("gs", "gcs"):
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
+    for name in () if is_local(url) else ("asyncio", "gcsfs"):  # they log the traceback of what is raised here, too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return fs, cast(str, path)
 
 

@@ -1,12 +1,18 @@
 """Storage on servers that fail: everything here goes over the network stack to a real one, through a proxy with faults."""
 
+import json
 import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import s3fs
+from conftest import ROOT, BuildRunner, manifest_of, run_prep
 from faulty_proxy import FaultyProxy
 from nanio_server import KEYS, NanioServer
 
@@ -152,3 +158,55 @@ def test_a_large_upload_that_fails_half_way_leaves_what_was_there(proxy: FaultyP
     proxy.cut_share = 0.0
     assert storage.read_bytes("s3://bucket/large") == b"old"
     monkeypatch.undo()
+
+
+def test_a_build_through_faults_is_the_build_on_a_disk(
+    proxy: FaultyProxy, server: NanioServer, paragraphs: list[str], vocabulary: Path, build: BuildRunner, tmp_path: Path
+) -> None:
+    text = tmp_path / "corpus" / "paragraphs.txt"
+    text.parent.mkdir()
+    text.write_text("\n".join(paragraphs[:1500]), encoding="utf8")
+    storage.publish("s3://bucket/texts/paragraphs.txt", text.read_bytes())
+    arguments = ("--corpus", "s3://bucket/texts", "--tokenizer", vocabulary, "--out", "s3://bucket/built/out")
+    arguments += ("--scratch", "s3://bucket/built/scratch", "--workers", 1)
+
+    # The server dies when the build has begun. Less patience is told to its workers too, as Python starts.
+    (tmp_path / "sitecustomize.py").write_text("from shards import faults\nfaults.DEADLINE_S = faults.FIRST_CONTACT_S = 1.0\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "prep", "build", *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    while not server.object("built/out/build.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    server.kill()
+    _, said = process.communicate(timeout=120)
+    server.start()
+    assert process.returncode == 2 and "Traceback" not in said
+    assert [line for line in said.splitlines() if "error: s3://bucket/" in line and "run the same command again" in line]
+    assert not any(path.suffix == ".parquet" for path in server.object("built").rglob("*"))
+
+    proxy.busy_share, proxy.cut_share, proxy.cut_after = 0.1, 0.1, 20_000
+    done = run_prep("build", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert proxy.cuts or proxy.refusals
+    proxy.busy_share = proxy.cut_share = 0.0
+    found = json.loads(storage.read_bytes("s3://bucket/built/out/manifest.json"))
+    assert found == manifest_of(build(text))
+
+
+def test_damaged_objects_of_a_data_set_are_named(
+    proxy: FaultyProxy, server: NanioServer, build: BuildRunner, corpus: Path
+) -> None:
+    out = build(corpus)
+    for path in out.rglob("*"):
+        if path.is_file():
+            storage.publish(f"s3://bucket/damaged/{path.relative_to(out)}", path.read_bytes())
+    cut, changed = (shard["path"] for shard in manifest_of(out)["splits"]["train"]["shards"][:2])
+    storage.publish(f"s3://bucket/damaged/{cut}", (out / cut).read_bytes()[:-100])
+    data = bytearray((out / changed).read_bytes())
+    data[1000] ^= 1
+    server.object(f"damaged/{changed}").write_bytes(data)
+    verified = run_prep("verify", "s3://bucket/damaged", "--workers", 1)
+    assert verified.returncode == 1 and "Traceback" not in verified.stdout + verified.stderr
+    assert f"s3://bucket/damaged/{cut}: has {(out / cut).stat().st_size - 100} bytes, the manifest says" in verified.stdout
+    assert f"s3://bucket/damaged/{changed}: its sha256 is not the manifest's" in verified.stdout
