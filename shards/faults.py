@@ -35,6 +35,7 @@ _FINAL_ERRORS = (
     AttributeError,
     LookupError,
     NotImplementedError,
+    Warning,
 )
 _FINAL_NAMES = ("ParamValidationError", "UnknownEndpointError", "OfflineModeIsEnabled")
 _NO_CREDENTIALS = (

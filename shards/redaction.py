@@ -4,7 +4,7 @@ import re
 
 _PASSWORD = re.compile(r"(?<=://)[^/\s:@'\"]*:[^\s@'\"]+@")
 _QUERY = re.compile(
-    r"([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|[a-z_-]*(?:token|key|keyid|secret|password|credential))=)[^&\s'\"]+",
+    r"([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|[a-z_-]*(?:token|key|keyid|secret|password|credential))=)[^&\s'\"]*[^&\s'\":;,]",
     re.I,
 )
 

@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import launch
 import pytest
 import s3fs
 from conftest import ROOT, BuildRunner, manifest_of, run_prep
 from faulty_proxy import FaultyProxy
+from launch import SMALL
 from nanio_server import KEYS, NanioServer
 
 from shards import faults, storage
@@ -195,7 +197,7 @@ def test_a_build_through_faults_is_the_build_on_a_disk(
 
 
 def test_damaged_objects_of_a_data_set_are_named(
-    proxy: FaultyProxy, server: NanioServer, build: BuildRunner, corpus: Path
+    proxy: FaultyProxy, server: NanioServer, build: BuildRunner, corpus: Path, tmp_path: Path
 ) -> None:
     out = build(corpus)
     for path in out.rglob("*"):
@@ -210,3 +212,7 @@ def test_damaged_objects_of_a_data_set_are_named(
     assert verified.returncode == 1 and "Traceback" not in verified.stdout + verified.stderr
     assert f"s3://bucket/damaged/{cut}: has {(out / cut).stat().st_size - 100} bytes, the manifest says" in verified.stdout
     assert f"s3://bucket/damaged/{changed}: its sha256 is not the manifest's" in verified.stdout
+    asked = ("--data", "s3://bucket/damaged", "--out", tmp_path / "run", "--model", "tiny", "--steps", 1, *SMALL)
+    code, _, said = launch.run(0, *asked)
+    assert code == 2 and "Traceback" not in said
+    assert f"s3://bucket/damaged/{cut}: has {(out / cut).stat().st_size - 100} bytes, the manifest says" in said
