@@ -22,8 +22,7 @@ DEADLINE_S = 120.0
 """Faults that may pass are waited for this long, from the first on: a throttle, a server that is started again."""
 FIRST_CONTACT_S = 30.0
 """The same for a server that has not answered this process yet: its address is wrong, more likely."""
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
-_SAID_AT = 3
+_FIRST_WAIT_S, _LONGEST_WAIT_S, _SILENT_S = 0.5, 15.0, 3.0
 _FINAL_ERRORS = (
     FileNotFoundError,
     FileExistsError,
@@ -100,7 +99,7 @@ def retried(url: str, doing: str, action: Callable[[], Value]) -> Value:
     come back together.
     """
     server = "/".join(url.split("/", 3)[:3])
-    first_fault = 0.0
+    first_fault, said = 0.0, False
     for attempt in count():
         try:
             value = action()
@@ -114,7 +113,8 @@ def retried(url: str, doing: str, action: Callable[[], Value]) -> Value:
             wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt) * (1 + crc32(f"{url} {attempt}".encode()) / 2**32) / 2
             if not may_pass(error) or time.monotonic() + wait_s - first_fault > patience_s:
                 raise storage_error(url, doing, error) from error
-            if attempt == _SAID_AT:
+            if not said and time.monotonic() - first_fault > _SILENT_S:
+                said = True
                 say(f"{url}: cannot {doing} it now ({_reason(error)}); trying again for up to {patience_s:.0f} s")
             time.sleep(wait_s)
         else:
@@ -157,13 +157,14 @@ def _local_error(url: str, doing: str, error: Exception) -> StorageError:
 def _remedy(protocol: str, error: Exception) -> str:
     login = f" ({_LOGINS[protocol]})" if protocol in _LOGINS else ""
     root, again = _root(error), "run the same command again"
-    if type(root).__name__ in _NO_CREDENTIALS:
+    if type(root).__name__ in _NO_CREDENTIALS or (not status_of(root) and "credentials" in str(root)):
         return f"give credentials{login}"
     if _is_denied(root):
-        return f"check the credentials{login} and what they permit there"
+        name = "the name and " if protocol == "hf" else ""  # what is private is said not to be there
+        return f"check {name}the credentials{login} and what they permit there"
     if protocol == "hf" and (_is_missing(error) or not status_of(root)):
         return (
-            "check the name. Where there is no network, fetch it elsewhere with "
+            "check the name and the network; where there is none, fetch it elsewhere with "
             "`hf download --repo-type dataset NAME --local-dir DIR` and give that folder"
         )
     if _code(root) == "NoSuchBucket" or "bucket does not exist" in str(root):
@@ -171,7 +172,7 @@ def _remedy(protocol: str, error: Exception) -> str:
     if _is_missing(error):
         return "check the path"
     if may_pass(error):
-        return f"it did not pass within minutes: check the address and that the server is up, then {again}"
+        return f"this did not pass by itself: check the address and that the server is up, then {again}"
     return f"check that it exists and that you may use it, then {again}"
 
 

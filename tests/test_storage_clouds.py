@@ -156,3 +156,11 @@ def test_wrong_credentials_are_final(azurite: int, monkeypatch: pytest.MonkeyPat
     with pytest.raises(StorageError, match=r"^az://bucket/a: .*; check the credentials \(AZURE_STORAGE") as caught:
         act("az://bucket/a")
     assert OTHER_KEY not in str(caught.value)
+
+
+@needs_azure
+def test_no_credentials_at_all_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
+    forget()
+    with pytest.raises(StorageError, match=r"^az://bucket/a: .*; give credentials \(AZURE_STORAGE"):
+        storage.find("az://bucket/a")
