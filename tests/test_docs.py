@@ -14,7 +14,7 @@ from test_model import bert
 from shards.formats import FORMATS
 from shards.manifest import Manifest
 
-PAGES = [ROOT / "README.md", ROOT / "shards" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "shards" / "README.md", ROOT / "docs" / "prep.md", ROOT / "docs" / "train.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
