@@ -49,8 +49,10 @@ def _pieces(rows: Rows, texts: Mapping[int, TokenText], mask_id: int) -> Iterato
     for place, number in enumerate(rows.input_ids.tolist()):
         token = texts.get(number, _UNKNOWN)
         if place in original:
-            shown, label = "MASK" if number == mask_id else token.text, texts.get(original[place], _UNKNOWN).text
-            yield (f" [{shown}→{label}]" if number != original[place] else f" [{shown}]"), "masked"
+            label = texts.get(original[place], _UNKNOWN)
+            shown = "MASK" if number == mask_id else token.text
+            marked = f"[{shown}→{label.text}]" if number != original[place] else f"[{shown}]"
+            yield ("" if label.goes_on else " ") + marked, "masked"
         else:
             yield ("" if token.goes_on else " ") + token.text, "dim" if token.is_special else ""
 

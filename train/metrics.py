@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import fingerprint
+from shards.redaction import redacted
 from shards.terminal import clock, say, short
 from train.history import METRICS_NAME
 from train.run import Run
@@ -109,7 +110,7 @@ class Reporter:
     def say(self, line: str) -> None:
         """A line for the person who waits."""
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(redacted(line), markup=False, highlight=False, soft_wrap=True)
         elif self._speaks:
             say(line)
 

@@ -17,6 +17,7 @@ from shards.dataset import masking_of, open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest, differences
 from shards.masking import Masking
+from shards.redaction import redacted
 from train import attention, checkpoint
 from train.batch import PackedBatch, Shape, pack_batch
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER, Checkpoint
@@ -96,7 +97,10 @@ class Run:
             },
             "mask_prob": self.masking.probability if self.masking else None,
             "model": _model_settings(self.bert),
-            "settings": dataclasses.asdict(self.settings),
+            "settings": {
+                name: redacted(value) if isinstance(value, str) else value
+                for name, value in dataclasses.asdict(self.settings).items()
+            },
         }
 
 
