@@ -1,4 +1,4 @@
-"""`python -m prep`: build, plan, verify, show, clean."""
+"""`python -m prep`: build, plan, verify, report, show, clean."""
 
 import argparse
 import logging
@@ -36,6 +36,14 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("-n", type=int, default=5, metavar="N", help="how many sequences (default: 5)")
     show.add_argument("--split", default="train", choices=("train", "eval"), help="of which split (default: train)")
     show.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
+    report = _command(commands, "report", "say what is in a data set, what looks wrong first; --html makes a page of it")
+    report.add_argument("url", metavar="URL", help="the data set's folder")
+    report.add_argument(
+        "--html", metavar="FILE", help="write one page too, complete in itself: open it in any browser, or mail it"
+    )
+    report.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="which rows of a large data set are sampled (default: 0)"
+    )
     clean = _command(commands, "clean", "remove the token stores and vocabularies that builds keep for later builds")
     clean.add_argument("--scratch", required=True, metavar="URL", help="the scratch folder of those builds")
     return parser
@@ -50,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs one command; returns its exit code."""
     values = vars(arguments)
     if arguments.command == "build":
-        from prep.report import summary
         from prep.run import build
+        from prep.summary import summary
 
         started = time.monotonic()
         settings = from_arguments(values)
@@ -59,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in summary(manifest, settings.out, time.monotonic() - started) if manifest else ():
             say(line)
     elif arguments.command == "plan":
-        from prep.report import describe_plan
+        from prep.summary import describe_plan
 
         for line in describe_plan(from_arguments(values)):
             print(printable(line))
@@ -76,8 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
         from prep.show import show
 
         show(arguments.url, arguments.split, arguments.n, arguments.seed)
+    elif arguments.command == "report":
+        from prep.report_sheet import report
+        from shards.sheet_html import print_and_publish
+
+        print_and_publish(report(arguments.url, arguments.seed), arguments.html)
     else:
-        from prep.report import clean
+        from prep.summary import clean
 
         print(printable(clean(arguments.scratch)))
     return 0

@@ -10,6 +10,7 @@ from prep.settings import Settings
 from shards import storage
 from shards.disk import FileInfo
 from shards.errors import UserError
+from shards.redaction import redacted
 
 _FORMATS = {
     **dict.fromkeys(("jsonl", "ndjson", "json"), "jsonl"),
@@ -28,7 +29,7 @@ _NOT_TEXT = (
     | frozenset(
         ("arrow", "feather", "orc", "avro", "npy", "npz", "h5", "hdf5", "pkl", "pickle", "db", "sqlite", "bin", "exe", "so")
     )
-    | frozenset(("epub", "so", "png", "jpg", "jpeg", "gif", "mp3", "mp4", "wav", "pt", "safetensors"))
+    | frozenset(("png", "jpg", "jpeg", "gif", "mp3", "mp4", "wav", "pt", "safetensors"))
 )
 _OF_A_HUB = frozenset(("readme.md", "dataset_infos.json", "license", "license.txt", "license.md"))
 """What lies beside the data in a data set of the hub."""
@@ -73,9 +74,10 @@ def list_inputs(settings: Settings) -> list[InputFile]:
         if not fresh and settings.corpus_weight:
             raise UserError(f"--corpus {url}: all of it belongs to a --corpus before it, so its weight would be of nothing")
         found |= fresh
-    folders = [path.split("/")[:-1] for path in found]
+    folders = [redacted(path).split("/")[:-1] for path in found]
     shared = len(posixpath.commonprefix(folders))
-    named = sorted(("/".join(path.split("/")[shared:]), *entry) for path, entry in found.items())
+    names = (("/".join(redacted(path).split("/")[shared:]), *entry) for path, entry in found.items())
+    named = sorted(names, key=lambda entry: (entry[0], entry[1].url))
     return [
         InputFile(ordinal, name, info.url, info.bytes, info.version, *_format(name, info.url, settings.input), corpus)
         for ordinal, (name, info, corpus) in enumerate(named)
@@ -121,6 +123,7 @@ def _by_name(name: str) -> tuple[str, str, str]:
 
 
 def _format(name: str, url: str, asked: str) -> tuple[str, str]:
+    name = name.partition("?")[0] if url.startswith(("http://", "https://")) else name
     kind, compression, ending = _by_name(name)
     if asked == "auto" and ending in _NOT_TEXT:
         raise UserError(

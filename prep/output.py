@@ -3,6 +3,7 @@
 build.json     what the build that claimed the folder was asked for
 tokenizer/     tokenizer.json and what other loaders want
 train/ eval/   shards
+README.md      the data set's card
 _build/        records of shares that are done; removed by the commit
 manifest.json  written last: the data set is complete
 """
@@ -16,6 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 from prep.build import RECIPE_VERSION
+from prep.card import CARD_NAME, make_card
 from prep.inputs import InputFile
 from prep.plan import Plan
 from prep.records import ShareRecord, UnitRecord, make_ledger
@@ -157,6 +159,7 @@ def commit(
         )
     wanted = {shard.path for split in manifest.splits.values() for shard in split.shards}
     _remove_ours(out, SPLITS, wanted)
+    storage.publish(storage.join(out, CARD_NAME), make_card(manifest))
     storage.publish(storage.join(out, MANIFEST_NAME), manifest.to_json())
     tidy(out)
     return manifest

@@ -60,6 +60,11 @@ def make_plan(settings: Settings) -> Plan:
         raise UserError(f"--corpus {' '.join(settings.corpus)}: {len(inputs)} files, all empty")
     rule = rule_of(settings)
     _check_text_field(inputs, rule)
+    if settings.splitting.rule == "line" and rule.document == "line" and any(file.format == "text" for file in inputs):
+        raise UserError(
+            "--sentences line with --document line makes every document one sentence; say where documents end: "
+            "--document blank-line or file"
+        )
     total = sum(file.bytes for file in inputs)
     text = sum(file.bytes * _EXPANSION[file.compression] for file in inputs)
     unit_bytes = min(max(total // TARGET_UNITS, MIN_UNIT_BYTES), MAX_UNIT_BYTES)

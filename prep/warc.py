@@ -53,7 +53,7 @@ class _Tape:
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes, as many as there are without a further step: nothing before a damaged place is lost."""
-        data = self._file.read1(size)
+        data: bytes = self._file.read1(size)
         self._at += len(data)
         return data
 

@@ -17,7 +17,7 @@ UNITS = ("token", "word", "span")
 STARTS_WORD, ENDS_WORD = 1, 2
 SPAN_P, MAX_SPAN_WORDS = 0.2, 10
 """Span lengths are geometric, cut off and normalised: 3.8 words in the mean (Joshi et al. 2020, arXiv:1907.10529)."""
-SPAN_SLACK = 16
+SPAN_SLACK = 24
 """Tokens that a sequence's spans may have beyond its count, so that the last one is not cut short."""
 _ATTEMPTS = 64
 

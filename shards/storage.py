@@ -1,41 +1,41 @@
-"""URLs: open, list, publish atomically, translate errors. The only module that knows fsspec.
+"""URLs: open, list, publish atomically. The only module that knows fsspec.
 
 A URL is a local path, `file://...`, or anything fsspec has a filesystem for. Whatever a backend raises leaves here as a
-StorageError that names the URL and the remedy.
+StorageError that names the URL and the remedy (`faults`), after what may pass was waited for. Nothing waits for ever: a
+request to a server is ended when it takes longer than its size allows.
 """
 
-import errno
 import fcntl
 import io
+import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
+from fsspec.asyn import sync
 from fsspec.core import url_to_fs
+from fsspec.registry import get_filesystem_class
 from fsspec.utils import get_protocol
 
 from shards import disk
+from shards.blocks import local_file, remote_file
 from shards.disk import FileInfo
-from shards.errors import UserError
+from shards.faults import MissingError as MissingError
+from shards.faults import StorageError as StorageError
+from shards.faults import may_pass, retried, storage_error
+from shards.faults import translated as translated
 
-_ATTEMPTS = 4
-_BACKOFF_S = 0.5
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "adl": "azure", "abfss": "azure"}
+_EXTRAS |= {"http": "http", "https": "http"}
 _BUFFER_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
-Value = TypeVar("Value")
-
-
-class StorageError(UserError):
-    """Something could not be read or written: the URL, why, and what to do."""
-
-
-class MissingError(StorageError):
-    """There is nothing at the URL."""
+_PART_BYTES = 64 << 20
+"""A larger object is fetched in requests of this size, so that a cut connection costs one part."""
+_ANSWER_S, _LISTING_S, _WHOLE_S, _SLOWEST_BYTES_PER_S = 60.0, 3600.0, 3600.0, 250_000
+_CONNECT_S, _SILENCE_S = 10, 30
 
 
 def is_local(url: str) -> bool:
@@ -72,10 +72,10 @@ def read_bytes(url: str, start: int = 0, length: int | None = None) -> bytes:
         with translated(url, "read"), open(local_path(url), "rb") as file:
             file.seek(start)
             data = file.read() if length is None else file.read(length)
+    elif length is None:
+        return _read_rest(url, start)
     else:
-        fs, path = _filesystem(url)
-        end = None if length is None else start + length
-        data = _retried(url, "read", lambda: cast(bytes, fs.cat_file(path, start=start, end=end)))
+        data = _read_range(url, start, length)
     if length is not None and len(data) != length:
         raise StorageError(f"{url}: ends at byte {start + len(data)}, expected {start + length}; it is damaged, rebuild it")
     return data
@@ -92,68 +92,87 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         fs, _ = _filesystem(wanted[0][0])
         paths = [_filesystem(url)[1] for url, _, _ in wanted]
         starts, ends = [start for _, start, _ in wanted], [start + length for _, start, length in wanted]
+        limit_s = _seconds(sum(length for _, _, length in wanted))
         with suppress(Exception):  # each backend raises its own kinds; what is lacking is read again, one by one
-            parts = dict(zip(wanted, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True))
-    return [_checked(parts.get(each), each) if each[2] else b"" for each in ranges]
+            found = _call(fs, "cat_ranges", limit_s, paths, starts, ends, on_error="return")
+            parts = dict(zip(wanted, found, strict=True))
+    return [_whole(parts.get(each), each) if each[2] else b"" for each in ranges]
 
 
-def _checked(part: Any, wanted: tuple[str, int, int]) -> bytes:
+def _whole(part: Any, wanted: tuple[str, int, int]) -> bytes:
     return part if isinstance(part, bytes) and len(part) == wanted[2] else read_bytes(*wanted)
+
+
+def _read_range(url: str, start: int, length: int) -> bytes:
+    fs, path = _filesystem(url)
+    stop = start + length
+    try:
+        parts = [_read_part(fs, path, url, at, min(_PART_BYTES, stop - at)) for at in range(start, stop, _PART_BYTES)]
+    except MissingError:
+        raise
+    except StorageError:
+        info = find(url)
+        if info is None or info.bytes >= stop:
+            raise
+        return _read_range(url, start, info.bytes - start) if info.bytes > start else b""  # servers refuse what is not there
+    return b"".join(parts)
+
+
+def _read_rest(url: str, start: int) -> bytes:
+    """All from `start` on, in one request. Where that fails on the way, in parts, each of which may be asked for again."""
+    fs, path = _filesystem(url)
+    fault: Exception | None = None
+    if not start:
+        try:
+            return cast(bytes, _call(fs, "cat_file", _WHOLE_S, path, start=0, end=None))
+        except Exception as error:  # each backend raises its own kinds
+            fault = error
+    info = find(url)
+    if info is None or (fault and info.bytes and not may_pass(fault)):
+        raise storage_error(url, "read", fault or FileNotFoundError()) from fault
+    return read_bytes(url, start, max(0, info.bytes - start))  # none of an empty one, of which servers refuse any range
+
+
+def _read_part(fs: Any, path: str, url: str, start: int, length: int) -> bytes:
+    data = cast(
+        bytes, retried(url, "read", lambda: _call(fs, "cat_file", _seconds(length), path, start=start, end=start + length))
+    )
+    if len(data) > length:
+        raise StorageError(f"{url}: its server sends only whole files, which this is too large for; fetch it to a disk first")
+    return data
 
 
 @contextmanager
 def open_read(url: str) -> Iterator[BinaryIO]:
-    """A seekable binary file.
+    """A seekable binary file. From a server it comes in blocks; one whose connection is cut is asked for again.
 
     Whatever fails in the storage, on opening or while reading, is a StorageError; so any other error that a decoder of
     the stream raises is about the content.
     """
     if is_local(url):
-        with translated(url, "read"):
-            raw: Any = open(local_path(url), "rb", buffering=0)  # noqa: SIM115  # closed below
+        raw = local_file(local_path(url), url)
     else:
+        info = find(url)
+        if info is None:
+            raise MissingError(f"{url}: cannot read it: there is no such file; check the path")
         fs, path = _filesystem(url)
-        raw = _retried(url, "open", lambda: fs.open(path, "rb", block_size=_BLOCK_BYTES))
-    with raw, io.BufferedReader(_Stream(raw, url), _BUFFER_BYTES) as file:
+        raw = remote_file(partial(_read_part, fs, path, url), info.bytes, _BLOCK_BYTES)
+    with raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
         yield file
-
-
-class _Stream(io.RawIOBase):
-    """A file of any backend whose errors are StorageErrors."""
-
-    def __init__(self, raw: Any, url: str) -> None:
-        self._raw, self._url = raw, url
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return cast(int, self._raw.tell())
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        with translated(self._url, "read"):
-            return cast(int, self._raw.seek(offset, whence))
-
-    def readinto(self, buffer: Any) -> int:
-        with translated(self._url, "read"):
-            return cast(int, self._raw.readinto(buffer))
 
 
 def publish(url: str, data: bytes | bytearray | memoryview, first: bool = False) -> None:
     """Writes a whole file so that it is there complete or not at all, replacing what was there; if `first`, leaving that.
 
-    On a disk only one of two that would be first is; elsewhere both may have looked before either wrote.
+    On a disk only one of two that would be first is; elsewhere both may have looked before either wrote. Servers get it in
+    one request, or in parts that are there when the last request completes them.
     """
     if is_local(url):
         with translated(url, "write"):
             disk.publish(local_path(url), data, first)
-        return
-    fs, path = _filesystem(url)
-    if not first or not find(url):
-        _retried(url, "write", lambda: fs.pipe_file(path, bytes(data)))
+    elif not first or not find(url):
+        fs, path = _filesystem(url)
+        retried(url, "write", lambda: _call(fs, "pipe_file", _seconds(len(data)), path, bytes(data)))
 
 
 def find(url: str) -> FileInfo | None:
@@ -163,7 +182,7 @@ def find(url: str) -> FileInfo | None:
             return disk.find(local_path(url))
     fs, path = _filesystem(url)
     try:
-        entry = _retried(url, "look at", lambda: fs.info(path))
+        entry = retried(url, "look at", lambda: _fresh(fs, "info", _ANSWER_S, path))
     except MissingError:
         return None
     return _remote_info(fs, entry) if entry["type"] == "file" else None
@@ -179,19 +198,18 @@ def list_files(url: str) -> list[FileInfo]:
             infos = list(disk.list_files(local_path(url)))
     else:
         fs, path = _filesystem(url)
-        infos = _remote_infos(fs, _retried(url, "list", lambda: fs.find(path, detail=True)))
+        infos = _remote_infos(fs, retried(url, "list", lambda: _fresh(fs, "find", _LISTING_S, path, detail=True)))
     return sorted(infos, key=lambda info: info.url)
 
 
 def glob(pattern: str) -> list[FileInfo]:
     """Every file that matches the pattern (`*`, `?`, `[...]`, `**`), sorted by URL."""
     fs, path = _filesystem(pattern)
-    found = _retried(pattern, "list", lambda: fs.glob(path, detail=True))
     if is_local(pattern):
         with translated(pattern, "list"):
-            infos = [info for name in found if (info := disk.find(Path(name)))]
+            infos = [info for name in fs.glob(path) if (info := disk.find(Path(name)))]
     else:
-        infos = _remote_infos(fs, found)
+        infos = _remote_infos(fs, retried(pattern, "list", lambda: _fresh(fs, "glob", _LISTING_S, path, detail=True)))
     return sorted(infos, key=lambda info: info.url)
 
 
@@ -204,7 +222,7 @@ def remove(url: str) -> None:
     for name in [info.url for info in list_files(url)] or [url]:
         fs, path = _filesystem(name)
         with suppress(MissingError):
-            _retried(name, "remove", partial(fs.rm_file, path))
+            retried(name, "remove", partial(_call, fs, "rm_file", _ANSWER_S, path))
 
 
 def tidy(url: str, empty_folders: bool = False) -> None:
@@ -255,7 +273,7 @@ def _remote_info(fs: Any, entry: dict[str, Any]) -> FileInfo:
 def _filesystem(url: str) -> tuple[Any, str]:
     protocol = get_protocol(url)
     try:
-        return cast(tuple[Any, str], url_to_fs(url, **({} if is_local(url) else {"use_listings_cache": False})))
+        get_filesystem_class(protocol)
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         remedy = f"install the extra: pip install '.[{extra}]'" if extra else str(error)
@@ -263,47 +281,31 @@ def _filesystem(url: str) -> tuple[Any, str]:
     except ValueError as error:
         known = "a local path, file://, s3://, gs://, az://, https://"
         raise StorageError(f"{url}: {protocol}:// is no known kind of storage; use {known} or another of fsspec's") from error
-    except Exception as error:  # a backend may fail in any way while it is set up
-        raise _storage_error(url, "open", error) from error
-
-
-def _retried(url: str, doing: str, action: Callable[[], Value]) -> Value:
-    """`action`, with back-off after faults that may pass."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            return action()
-        except Exception as error:  # each backend raises its own kinds; this is their border
-            final = isinstance(error, FileNotFoundError | PermissionError) or is_local(url)
-            if final or attempt == _ATTEMPTS - 1:
-                raise _storage_error(url, doing, error) from error
-            time.sleep(_BACKOFF_S * 2**attempt)
-    raise AssertionError("unreachable")
-
-
-@contextmanager
-def translated(url: str, doing: str) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a StorageError about `url`."""
     try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # each backend raises its own kinds; this is their border
-        raise _storage_error(url, doing, error) from error
+        fs, path = url_to_fs(url, **({} if is_local(url) else {"use_listings_cache": False}))
+    except Exception as error:  # a backend may fail in any way while it is set up
+        raise storage_error(url, "open", error) from error
+    if protocol in ("s3", "s3a"):  # before it connects; its own attempts around those of botocore would multiply ours
+        fs.connect_timeout, fs.read_timeout, fs.retries = _CONNECT_S, _SILENCE_S, 1
+        fs.config_kwargs.setdefault("retries", {"mode": "standard", "total_max_attempts": 3})  # for a part of an upload
+    for name in () if is_local(url) else ("asyncio", "gcsfs"):  # they log the traceback of what is raised here, too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return fs, cast(str, path)
 
 
-def _storage_error(url: str, doing: str, error: Exception) -> StorageError:
-    number = getattr(error, "errno", None)
-    reason = os.strerror(number) if number else " ".join(f"{type(error).__name__}: {error}".split())
-    remedies: dict[int | None, str] = {
-        errno.ENOSPC: "free some space and run the same command again",
-        errno.EDQUOT: "free some space and run the same command again",
-        errno.EFBIG: "the file system cannot hold a file of that size; use another",
-        errno.EACCES: "check its permissions",
-        errno.EROFS: "choose another place",
-        errno.ENOENT: "check the path",
-        errno.ENOTDIR: "check the path: a part of it is a file",
-    }
-    remedy = remedies.get(number, "check that it exists and that you may use it, then run the same command again")
-    kind = MissingError if isinstance(error, FileNotFoundError) else StorageError
-    place = getattr(error, "filename", None) if doing in ("list", "clean") else None
-    return kind(f"{place or url}: cannot {doing} it: {reason}; {remedy}")
+def _call(fs: Any, operation: str, limit_s: float, *arguments: Any, **options: Any) -> Any:
+    """An operation of a backend, ended after `limit_s` where the backend lets it be; the others have limits of their own."""
+    if fs.async_impl:
+        return sync(fs.loop, getattr(fs, f"_{operation}"), *arguments, timeout=limit_s, **options)
+    return getattr(fs, operation)(*arguments, **options)
+
+
+def _fresh(fs: Any, operation: str, limit_s: float, *arguments: Any, **options: Any) -> Any:
+    """The same, for what backends like to keep from the last time."""
+    fs.invalidate_cache()
+    return _call(fs, operation, limit_s, *arguments, **options)
+
+
+def _seconds(num_bytes: int) -> float:
+    """How long a transfer may take."""
+    return _ANSWER_S + num_bytes / _SLOWEST_BYTES_PER_S

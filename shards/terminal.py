@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from typing import NoReturn
 
 from shards.errors import UserError
+from shards.redaction import redacted
 
 EXIT_WRONG, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -69,14 +70,14 @@ def interrupt_once() -> None:
 
 
 def printable(text: str) -> str:
-    """The text on one line, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
+    """The text on one line, without what a terminal would obey and without secrets in URLs."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in redacted(text))
 
 
 def say(line: str) -> None:
     """A line for the person who waits, if there still is one: a closed pipe does not end the work."""
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(redacted(line), file=sys.stderr, flush=True)
 
 
 def short(number: float) -> str:

@@ -37,7 +37,9 @@ def test_imports_follow_the_flow_of_data(path: Path) -> None:
 
 
 def test_prep_runs_without_torch() -> None:
-    code = "import sys; import prep.run, prep.verify, prep.show, prep.report; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; import prep.run, prep.verify, prep.show, prep.summary, prep.report_sheet; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

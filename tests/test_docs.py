@@ -29,7 +29,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_flag_that_is_named_exists() -> None:
     known = run_prep("build", "--help").stdout + run_prep("show", "--help").stdout + run_prep("clean", "--help").stdout
-    known += "".join(run(0, "--help", module=module)[1] for module in ("train", "train.evaluate", "train.export"))
+    known += run_prep("report", "--help").stdout
+    known += "".join(
+        run(0, "--help", module=module)[1] for module in ("train", "train.evaluate", "train.export", "train.report")
+    )
     for page in PAGES:
         for flag in re.findall(r"`(--[a-z-]+)", page.read_text(encoding="utf8")):
             assert flag in known or flag == "--max-restarts", f"{page}: {flag}"  # that one is torchrun's

@@ -1,9 +1,14 @@
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.checks import row_faults
+from shards.mask_units import ENDS_WORD, STARTS_WORD
 from shards.masking import Masking, mask_rows, unmask_rows
 from shards.randomness import Purpose, address
 from shards.schema import Rows, columns_sha256, lengths_to_offsets
@@ -106,3 +111,92 @@ def test_a_pinned_row() -> None:
 GOLDEN_POSITIONS = [3, 13, 15, 27, 28]
 GOLDEN_LABELS = [102, 111, 113, 203, 204]
 GOLDEN_SHOWN = [4, 4, 4, 4, 4]
+
+
+# Words and spans
+
+FLAGS = np.where(np.arange(VOCAB_SIZE) % 2 == 0, STARTS_WORD, 0).astype(np.uint8)
+FLAGS[np.arange(VOCAB_SIZE) % 50 == 7] = ENDS_WORD
+
+
+def by_words(unit: str, probability: float = 0.15) -> Masking:
+    return replace(masking(probability), unit=unit, word_flags=FLAGS)
+
+
+def words_of(ids: list[int]) -> list[list[int]]:
+    """Places of each word, in plain Python: a word begins where a token says so, behind one that ends, or behind a special."""
+    words: list[list[int]] = []
+    for i, token in enumerate(ids):
+        if token <= 4:
+            continue
+        begins = i == 0 or ids[i - 1] <= 4 or FLAGS[token] == STARTS_WORD or FLAGS[ids[i - 1]] == ENDS_WORD
+        if begins:
+            words.append([])
+        words[-1].append(i)
+    return words
+
+
+@given(st.lists(IDS, min_size=1, max_size=8), st.floats(0.01, 0.5), st.integers(0, 99), st.sampled_from(["word", "span"]))
+@settings(deadline=None)
+def test_words_are_never_half_selected(sequences: list[list[int]], probability: float, seed: int, unit: str) -> None:
+    rows = make_rows(sequences, [1] * len(sequences))
+    rule = by_words(unit, probability)
+    masked = mask_rows(rows, keys_of(rows, seed), rule)
+    assert row_faults(masked, VOCAB_SIZE, SPECIAL, 65_535, rule, BERT) == []
+    assert columns_sha256(unmask_rows(masked)) == columns_sha256(rows)
+    selected = set(masked.masked_indices().tolist())
+    starts = rows.sequence_starts()
+    for s, (start, stop) in enumerate(pairwise(starts.tolist())):
+        words = words_of(rows.input_ids[start:stop].tolist())
+        chosen = [word for word in words if start + word[0] in selected]
+        assert all(start + i in selected for word in chosen for i in word), "whole"
+        count = len(selected & set(range(start, stop)))
+        assert count == sum(map(len, chosen)), "and nothing else"
+        allowed = max(1, round(probability * int(rows.sequence_lengths[s])))
+        assert count <= allowed + rule.slack
+        if unit == "word" and count < allowed:
+            left = [len(word) for word in words if start + word[0] not in selected]
+            assert not left or min(left) > allowed - count, "what is left does not fit"
+
+
+@pytest.mark.parametrize("length", [64, 125, 509])
+def test_spans_have_their_published_lengths_and_the_rate_is_kept(length: int) -> None:
+    rng = np.random.default_rng(1)
+    count = 300_000 // length
+    rows = make_rows([rng.integers(5, VOCAB_SIZE, length).tolist() for _ in range(count)], [1] * count)
+    masked = mask_rows(rows, keys_of(rows), by_words("span"))
+    selected = np.zeros(len(rows.input_ids), np.bool_)
+    selected[masked.masked_indices()] = True
+    lengths, tokens = [], []
+    starts = rows.sequence_starts()
+    for start, stop in pairwise(starts.tolist()):
+        run = 0
+        for word in [*words_of(rows.input_ids[start:stop].tolist()), [-1]]:
+            if word != [-1] and selected[start + word[0]] and (run == 0 or selected[start + word[0] - 1]):
+                run += 1
+            elif run:
+                lengths.append(run)
+                run = 1 if word != [-1] and selected[start + word[0]] else 0
+        tokens.append(selected[start:stop].sum())
+    weights = 0.2 * 0.8 ** np.arange(10)
+    mean = weights @ np.arange(1, 11) / weights.sum()
+    assert abs(mean - 3.8) < 0.01
+    assert abs(np.mean(lengths) - mean) < 4 * np.std(lengths) / np.sqrt(len(lengths)) + 0.02
+    assert min(lengths) == 1 and max(lengths) == 10
+    rate = np.sum(tokens) / len(rows.input_ids)
+    assert abs(rate - 0.15) < 4 * np.std(tokens) / np.sqrt(count) / (length + 3) + 0.0005
+    shown = masked.input_ids[masked.masked_indices()] == SPECIAL["mask"]
+    runs = np.split(shown, np.flatnonzero(np.diff(masked.masked_indices()) > 1) + 1)
+    assert all(run.all() or not run.any() for run in runs), "a span is replaced as one"
+
+
+def test_the_shares_of_replacement_are_settable() -> None:
+    rng = np.random.default_rng(0)
+    rows = make_rows([rng.integers(5, VOCAB_SIZE, 125).tolist() for _ in range(1000)], [4] * 250)
+    for mask_share, random_share in ((0.5, 0.3), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        rule = replace(masking(), mask_share=mask_share, random_share=random_share)
+        masked = mask_rows(rows, keys_of(rows), rule)
+        shown, original = masked.input_ids[masked.masked_indices()], masked.masked_labels
+        found = (np.mean(shown == SPECIAL["mask"]), np.mean((shown != original) & (shown != SPECIAL["mask"])))
+        for share, expected in zip(found, (mask_share, random_share), strict=True):
+            assert abs(share - expected) < 3.3 * np.sqrt(0.25 / len(shown)) * (0 < expected < 1) + 0.004

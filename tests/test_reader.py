@@ -8,18 +8,20 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from conftest import BuildRunner
 from datasets_of_rows import ROW_TOKENS, write_data_set
 from test_masking import SPECIAL, VOCAB_SIZE, masking
 
 from shards import storage
 from shards.checks import row_faults
-from shards.dataset import open_data_set
+from shards.dataset import masking_of, open_data_set
 from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import Manifest
 from shards.masking import unmask_rows
 from shards.schema import Rows, columns_sha256, concatenate
 from shards.template import Template
+from train.batch import Shape
 from train.groups import DecodedGroups, check_sizes
 from train.order import Order, RowGroups
 from train.reader import Share, StepRows, read_steps
@@ -183,3 +185,22 @@ def test_groups_are_decoded_once_an_epoch_and_dropped(tmp_path: Path, monkeypatc
     groups.close()
     assert len(decoded) == len(set(decoded)) == 100
     assert most < 70
+
+
+@pytest.mark.parametrize("unit", ["word", "span"])
+def test_words_and_spans_are_masked_on_reading_as_in_the_shards(unit: str, build: BuildRunner, corpus: Path) -> None:
+    arguments = ("--masking", "dynamic", "--mask-unit", unit, "--mask-prob", 0.2, "--pairing", "none", "--cross-documents")
+    out = str(build(corpus, *arguments))
+    manifest = open_data_set(out)
+    rule = masking_of(out, manifest)
+    order = Order(RowGroups.of(manifest.splits["train"]), 5, 40, 8)
+    groups = DecodedGroups(out, manifest, "train", threads=2)
+    share = Share(0, 1, first_step=0, start=0, end=2 * manifest.splits["train"].totals()["rows"])
+    rows = concatenate([step.rows for step in read_steps(groups, order, share, rule)])
+    groups.close()
+    template = Template.of(manifest.tokenizer, paired=False)
+    special, size = manifest.tokenizer["special_ids"], manifest.tokenizer["vocab_size"]
+    assert not row_faults(rows, size, special, 512, rule, template, cross_documents=True)
+    assert rows.masked_offsets is not None
+    assert np.diff(rows.masked_offsets).max() <= Shape.of(manifest, "train", 1, rule).masked
+    assert abs(len(rows.masked_indices()) / len(rows.input_ids) - 0.2) < 0.005

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from shards import storage
 from shards.errors import UserError
-from shards.terminal import Parser, guarded, interrupt_once, say
+from shards.terminal import Parser, guarded, interrupt_once, printable, say
 from train import checkpoint
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.out or not arguments.checkpoint:
             raise UserError("--out or --checkpoint is empty")
         step = export(arguments.checkpoint, arguments.out)
-        print(f"{arguments.out}: the model after step {step}, with its tokenizer")
+        print(printable(f"{arguments.out}: the model after step {step}, with its tokenizer"))
         return 0
 
     interrupt_once()

@@ -16,10 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import fingerprint
+from shards.redaction import redacted
 from shards.terminal import clock, say, short
+from train.history import METRICS_NAME
 from train.run import Run
 
-NAME = "metrics.jsonl"
 _PLAIN_EVERY_S = 5.0
 _SILENT_S = 15.0
 
@@ -29,7 +30,7 @@ class MetricsFile:
 
     def __init__(self, out: str, first_step: int) -> None:
         """`first_step`: the steps already done; lines of later ones go."""
-        self._url = storage.join(out, NAME)
+        self._url = storage.join(out, METRICS_NAME)
         old = storage.read_bytes(self._url).splitlines() if storage.find(self._url) else []
         self._lines = [line for line in old if _is_before(line, first_step)]
         self._kept = {(value["kind"], value["step"]) for value in map(json.loads, self._lines)}
@@ -109,7 +110,7 @@ class Reporter:
     def say(self, line: str) -> None:
         """A line for the person who waits."""
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(redacted(line), markup=False, highlight=False, soft_wrap=True)
         elif self._speaks:
             say(line)
 

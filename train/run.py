@@ -17,10 +17,12 @@ from shards.dataset import masking_of, open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest, differences
 from shards.masking import Masking
+from shards.redaction import redacted
 from train import attention, checkpoint
 from train.batch import PackedBatch, Shape, pack_batch
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER, Checkpoint
 from train.groups import check_sizes
+from train.history import RUN_NAME
 from train.model import PackedBert
 from train.optimizer import make_optimizer, state_tensors
 from train.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
@@ -95,7 +97,10 @@ class Run:
             },
             "mask_prob": self.masking.probability if self.masking else None,
             "model": _model_settings(self.bert),
-            "settings": dataclasses.asdict(self.settings),
+            "settings": {
+                name: redacted(value) if isinstance(value, str) else value
+                for name, value in dataclasses.asdict(self.settings).items()
+            },
         }
 
 
@@ -207,7 +212,7 @@ def _read_whole(saved: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, t
 
 def _write_settings(run: Run) -> None:
     if run.ranks.rank == 0:
-        storage.publish(storage.join(run.settings.out, "run.json"), json.dumps(run.record(), indent=1).encode())
+        storage.publish(storage.join(run.settings.out, RUN_NAME), json.dumps(run.record(), indent=1).encode())
 
 
 def _check_record(saved: Checkpoint, run: Run) -> Iterator[str]:

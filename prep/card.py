@@ -1,0 +1,149 @@
+"""The card of a data set: README.md beside its manifest, in the form that the Hugging Face Hub and `datasets` read.
+
+A function of the manifest alone, so no place or time of any machine is in one.
+"""
+
+import shlex
+from collections.abc import Iterator
+
+from prep.settings import Settings
+from shards.formats import FORMATS
+from shards.manifest import Manifest
+from shards.options import flag
+from shards.terminal import printable, size
+
+CARD_NAME = "README.md"
+_SIZES = ((1_000, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_LARGER_SIZES = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
+_MOST_NAMED = 8
+_NEXT, _ORDER = ["- next-sentence-prediction"], ["- sentence-order-prediction"]
+_TASKS = {"nsp": _NEXT, "paragraph": _NEXT, "sop": _ORDER, "none": []}
+_LABELS = {
+    "nsp": "0, B follows A in its document; 1, it does not",
+    "paragraph": "0, B follows A in its document; 1, it does not",
+    "sop": "0, A and B are in order; 1, they are swapped",
+}
+
+
+def make_card(manifest: Manifest) -> bytes:
+    """The file's bytes."""
+    return "\n".join([*_front_matter(manifest), *_text(manifest), ""]).encode()
+
+
+def _front_matter(manifest: Manifest) -> Iterator[str]:
+    settings, rows = manifest.settings, sum(split.totals()["rows"] for split in manifest.splits.values())
+    yield "---"
+    yield "license: unknown"
+    yield f'language:\n- "{settings["language"].partition("-")[0]}"'  # quoted: to YAML a bare `no` is false
+    yield f"size_categories:\n- {next((name for most, name in (*_SIZES, *_LARGER_SIZES) if rows < most), '100B<n<1T')}"
+    yield "task_categories:\n- fill-mask"
+    yield "\n".join(["tags:", "- bert", "- masked-language-modeling", *_TASKS[_pairing(manifest)], "- pretraining"])
+    yield "configs:"
+    yield from _configs(manifest)
+    yield "---"
+
+
+def _configs(manifest: Manifest) -> Iterator[str]:
+    """One configuration; two where the splits have different columns, because only held-out rows hold masks."""
+    names = [name for name, split in manifest.splits.items() if split.shards]
+    together = manifest.settings["masking"] == "static"
+    for group in [names] if together else [[name] for name in names]:
+        yield f"- config_name: {'default' if group[0] == 'train' else group[0]}"
+        yield "  data_files:"
+        for name in group:
+            yield f"  - split: {name}"
+            yield f"    path: {name}/*{FORMATS[manifest.settings['format']].SUFFIX}"
+
+
+def _text(manifest: Manifest) -> Iterator[str]:
+    settings = manifest.settings
+    yield from ("", "# Pre-training data for BERT", "")
+    yield (
+        f"Rows of up to {settings['pack_to'] or settings['max_seq_len']} token ids, each packed with whole sequences of up to "
+        f"{settings['max_seq_len']}; masks are {'in the rows' if settings['masking'] == 'static' else 'drawn when read'}."
+    )
+    yield from ("", "| split | rows | sequences | tokens | masked tokens | label 1 | size |", "|---|---|---|---|---|---|---|")
+    for name, split in manifest.splits.items():
+        t = split.totals()
+        counts = (t["rows"], t["sequences"], t["tokens"], t["masked_tokens"], t["not_next"])
+        yield f"| {name} | {' | '.join(f'{count:,}' for count in counts)} | {size(t['bytes'])} |"
+    yield from ("", *_reading(manifest), "", *_columns(manifest), "", "## How it was made", "", *_making(manifest))
+    yield from ("", "## Licence", "")
+    yield "Not known to the program that wrote this card: texts keep the licence of their sources. Name it here and above."
+
+
+def _reading(manifest: Manifest) -> Iterator[str]:
+    columns = 'the columns are in `row["npz"]`' if manifest.settings["format"] == "webdataset" else "a column a field"
+    yield "```python"
+    yield "import datasets"
+    yield ""
+    yield 'train = datasets.load_dataset("FOLDER", split="train")'
+    if manifest.settings["masking"] == "dynamic" and manifest.splits["eval"].shards:
+        yield 'held_out = datasets.load_dataset("FOLDER", "eval", split="eval")'
+    elif manifest.splits["eval"].shards:
+        yield 'held_out = datasets.load_dataset("FOLDER", split="eval")'
+    yield "```"
+    yield ""
+    yield f"FOLDER is the folder of this file, or its name on the Hub; {columns}."
+
+
+def _columns(manifest: Manifest) -> Iterator[str]:
+    yield "| column | holds, for a row |"
+    yield "|---|---|"
+    yield "| `input_ids` | its tokens, special ones included |"
+    yield "| `sequence_lengths` | tokens of each sequence, which must not attend to each other |"
+    yield "| `segment_a_lengths` | tokens of `[CLS] A [SEP]` of each |"
+    if _pairing(manifest) in _LABELS:
+        yield f"| `next_sentence_label` | of each: {_LABELS[_pairing(manifest)]} |"
+    dynamic = " (of held-out rows alone)" if manifest.settings["masking"] == "dynamic" else ""
+    yield f"| `masked_positions`, `masked_labels` | where masked tokens stand, and what they were{dynamic} |"
+    yield ""
+    yield "`manifest.json` has every count, hash and setting; `tokenizer/` is what `transformers.AutoTokenizer` loads."
+
+
+def _making(manifest: Manifest) -> Iterator[str]:
+    ledger, inputs = manifest.ledger, manifest.inputs
+    documents = ledger["documents"]
+    dropped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in documents["dropped"].items())
+    yield f"From {inputs['files']:,} files, {size(inputs['bytes'])}: {documents['used']:,} of {documents['in']:,} documents" + (
+        f" (dropped: {dropped})." if dropped else "."
+    )
+    yield from ("", "```", command(manifest), "```", "")
+    named = [f"`{_code(entry['name'])}`" for entry in inputs["listed"][:_MOST_NAMED]]
+    more = inputs["files"] - len(named)
+    yield f"Files: {', '.join(named)}{f' and {more:,} more' if more > 0 else ''}."
+    made_with = ", ".join(f"{name} {version}" for name, version in manifest.made_with.items())
+    yield ""
+    yield f"Recipe version {manifest.recipe_version}, {made_with}. Data fingerprint `{manifest.data_fingerprint}`."
+
+
+def command(manifest: Manifest) -> str:
+    """The build command: the corpus as names of files, every setting that is not the default, the tokenizer saved here."""
+    tokenizer = str(manifest.settings["tokenizer"])
+    pairing = manifest.settings.get("pairing", Settings.pairing)
+    usual = Settings(("CORPUS",), "OUT", pairing=pairing).recipe(tokenizer) | {"pairing": Settings.pairing, "cased": False}
+    parts = [f"python -m prep build --corpus {' '.join(_corpus(manifest))} --out OUT"]
+    for name, value in manifest.settings.items():
+        if name == "tokenizer":
+            parts.append(f"--tokenizer {shlex.quote(tokenizer if tokenizer.startswith('train:') else 'tokenizer')}")
+        elif name in usual and value != usual[name]:
+            values = value if isinstance(value, list) else [] if value is True else [value]
+            parts.append(" ".join([flag(name), *(shlex.quote(printable(str(part))) for part in values)]))
+    return " ".join(parts)
+
+
+def _corpus(manifest: Manifest) -> list[str]:
+    """The names of the files; a word for each --corpus where there are many files or weights."""
+    weights = manifest.settings.get("corpus_weight") or ()
+    if weights:
+        return [f"CORPUS-{number}" for number, _ in enumerate(weights, 1)]
+    listed = [shlex.quote(printable(entry["name"])) for entry in manifest.inputs["listed"]]
+    return listed if manifest.inputs["files"] <= _MOST_NAMED else ["CORPUS"]
+
+
+def _pairing(manifest: Manifest) -> str:
+    return str(manifest.settings.get("pairing", Settings.pairing))
+
+
+def _code(name: str) -> str:
+    return printable(name).replace("`", "'")

@@ -1,0 +1,175 @@
+"""What is said when a storage cannot be used at all, what is kept secret, and servers of plain HTTP."""
+
+import functools
+import http.server
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import pytest
+from conftest import ROOT, run_prep
+from faulty_proxy import FaultyProxy
+from test_storage_faults import MB, free_port
+
+from shards import faults, storage
+from shards.redaction import redacted
+from shards.storage import MissingError, StorageError
+
+
+@pytest.mark.parametrize(
+    ("shown", "url"),
+    [
+        ("https://***@host/a", "https://me:pass@host/a"),
+        ("https://***@host/a", "https://me:pa/ss@host/a"),
+        ("https://h/a?x=1&sig=***&y=2", "https://h/a?x=1&sig=Zm9v%3D&y=2"),
+        ("https://h/a?X-Amz-Credential=***&X-Amz-Signature=***", "https://h/a?X-Amz-Credential=AK%2F1&X-Amz-Signature=ab12"),
+        ("https://h/a?AWSAccessKeyId=***&Signature=***", "https://h/a?AWSAccessKeyId=AKIA&Signature=x"),
+        ("https://h/a?access_token=***: gone", "https://h/a?access_token=hf_x: gone"),
+        ("abfs://container@account.dfs.core.windows.net/a?b", "abfs://container@account.dfs.core.windows.net/a?b"),
+        ("s3://bucket/a:b@c, and more@here", "s3://bucket/a:b@c, and more@here"),
+    ],
+)
+def test_secrets_of_urls_are_not_shown(shown: str, url: str) -> None:
+    assert redacted(url) == shown
+
+
+class Plain(http.server.SimpleHTTPRequestHandler):
+    """Whole files only: it knows no ranges."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Path, FaultyProxy]]:
+    """A folder that is served, and the proxy before its server."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Plain, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    proxy = FaultyProxy(server.server_port)
+    yield folder, proxy
+    proxy.close()
+    server.shutdown()
+    server.server_close()
+    fsspec.filesystem("http").clear_instance_cache()
+
+
+def test_a_web_server_that_fails_is_asked_again(web: tuple[Path, FaultyProxy]) -> None:
+    folder, proxy = web
+    data = os.urandom(2 * MB)
+    (folder / "a.bin").write_bytes(data)
+    proxy.busy_share, proxy.cut_share, proxy.cut_after = 0.2, 0.5, MB
+    for _ in range(5):
+        assert storage.read_bytes(f"{proxy.url}/a.bin") == data
+        with storage.open_read(f"{proxy.url}/a.bin") as file:
+            assert file.read() == data
+    assert proxy.cuts and proxy.refusals
+    proxy.busy_share = proxy.cut_share = 0.0
+    with pytest.raises(MissingError, match="gone: cannot read it"):
+        storage.read_bytes(f"{proxy.url}/gone")
+    assert storage.find(f"{proxy.url}/gone") is None
+
+
+def test_a_web_server_without_ranges_is_named_for_large_files(web: tuple[Path, FaultyProxy]) -> None:
+    folder, proxy = web
+    (folder / "a.bin").write_bytes(bytes(9 * MB))
+    assert len(storage.read_bytes(f"{proxy.url}/a.bin")) == 9 * MB
+    with pytest.raises(StorageError, match=r"a\.bin: its server sends only whole files"):
+        storage.read_bytes(f"{proxy.url}/a.bin", 5, 10)
+    with storage.open_read(f"{proxy.url}/a.bin") as file, pytest.raises(StorageError, match="sends only whole files"):
+        file.read()
+
+
+def test_a_corpus_behind_signed_urls_leaves_no_signature(
+    web: tuple[Path, FaultyProxy], paragraphs: list[str], tmp_path: Path
+) -> None:
+    folder, proxy = web
+    lines = [json.dumps({"text": text}) for text in paragraphs[:600]]
+    (folder / "a.jsonl").write_text("\n".join(lines), encoding="utf8")
+    places = ("--out", tmp_path / "out", "--scratch", tmp_path / "scratch", "--workers", 1, "--tokenizer", "train:500")
+    done = run_prep("build", "--corpus", f"{proxy.url}/a.jsonl?X-Amz-Signature=veryhidden&x=1", *places)
+    assert done.returncode == 0 and "veryhidden" not in done.stdout + done.stderr, done.stderr
+    written = [path for folder in ("out", "scratch") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    assert written and not [path for path in written if b"veryhidden" in path.read_bytes() or "veryhidden" in str(path)]
+    missing = run_prep("build", "--corpus", f"{proxy.url}/b.jsonl?X-Amz-Signature=veryhidden", *places)
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and "veryhidden" not in missing.stderr
+
+
+def test_a_scheme_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock: the packages cannot be uninstalled for a test, so their import is refused, as where they are missing."""
+    from fsspec.registry import _registry
+
+    extras = set(importlib.metadata.metadata("bert-shards").get_all("Provides-Extra") or ())
+    for scheme, package, extra in (
+        ("s3", "s3fs", "s3"),
+        ("gs", "gcsfs", "gcs"),
+        ("az", "adlfs", "azure"),
+        ("https", "fsspec.implementations.http", "http"),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.delitem(_registry, scheme, raising=False)
+        with pytest.raises(StorageError, match=rf"^{scheme}://b/a: .* is missing; .*pip install '\.\[{extra}\]'$"):
+            storage.find(f"{scheme}://b/a")
+        assert extra in extras
+
+
+def test_an_unknown_scheme_is_one_line() -> None:
+    with pytest.raises(StorageError, match=r"^nope://b/a: nope:// is no known kind of storage; use .*$"):
+        storage.find("nope://b/a")
+
+
+def test_the_hub_out_of_reach_says_how_to_work_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    code = "from shards import faults, storage; faults.FIRST_CONTACT_S = 0.3; storage.list_files('hf://datasets/some/texts')"
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("shards.faults.StorageError: hf://datasets/some/texts: cannot list it: ")
+    assert last.endswith("`hf download --repo-type dataset NAME --local-dir DIR` and give that folder")
+
+
+def test_a_process_that_was_forked_reads_on(web: tuple[Path, FaultyProxy]) -> None:
+    folder, proxy = web
+    (folder / "a.bin").write_bytes(b"content")
+    code = f"""
+import os
+from shards import storage
+assert storage.read_bytes({proxy.url + "/a.bin"!r}) == b"content"
+child = os.fork()
+if not child:
+    os._exit(0 if storage.read_bytes({proxy.url + "/a.bin"!r}) == b"content" else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
+
+
+def test_waits_grow_and_are_spread_by_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock: time itself, or the test would take the minutes that it is about."""
+    waits: dict[str, list[float]] = {"s3://b/a": [], "s3://b/b": []}
+    now = [0.0]
+
+    def fail() -> None:
+        raise ConnectionResetError("cut")
+
+    monkeypatch.setattr(faults, "_answered", {"s3://b"})
+    for url, slept in waits.items():
+        now[0] = 1.0
+
+        def sleep(seconds: float, slept: list[float] = slept) -> None:
+            slept.append(seconds)
+            now[0] += seconds
+
+        monkeypatch.setattr(faults, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+        with pytest.raises(StorageError, match="ConnectionResetError: cut"):
+            faults.retried(url, "read", fail)
+        assert 90 < sum(slept) <= faults.DEADLINE_S and slept[0] <= 0.5 and slept[-1] >= 7.5
+    assert waits["s3://b/a"] != waits["s3://b/b"]

@@ -1,0 +1,168 @@
+"""`train.report`: what a run wrote, read back, drawn and judged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from datasets_of_rows import write_data_set
+from launch import SMALL, run
+from runs import eval_line, start_line, train_line, write_run
+
+from shards.errors import UserError
+from shards.sheet import Line, Lines, Sheet, bounds, ticks
+from shards.sheet_html import page
+from train.history import median, read_history
+from train.report import make_sheet, run_names
+
+END = {"kind": "end", "step": 100, "time": 1101.0}
+
+
+def sheet_of(*runs: Path) -> Sheet:
+    return make_sheet([read_history(str(run)) for run in runs])
+
+
+def told(run: Path) -> str:
+    return " ".join(f"{finding.what} {finding.remedy}" for finding in sheet_of(run).findings)
+
+
+def facts(sheet: Sheet) -> dict[str, tuple[str, str]]:
+    return {fact.name: (fact.value, fact.note) for section in sheet.sections for fact in section.facts}
+
+
+def charts(sheet: Sheet) -> dict[str, Lines]:
+    return {chart.title: chart for section in sheet.sections for chart in section.charts if isinstance(chart, Lines)}
+
+
+def test_a_real_run_is_read_back(tmp_path: Path) -> None:
+    write_data_set(tmp_path / "data", shard_rows=(90,))
+    command = ("--data", tmp_path / "data", "--out", tmp_path / "run", *SMALL, "--steps", 6, "--model", "tiny")
+    code, _, err = run(0, *command)
+    assert code == 0, err
+    code, out, err = run(0, tmp_path / "run", "--html", tmp_path / "run.html", module="train.report")
+    assert code == 0 and not err and "6 of 6 steps" in out and "\x1b" not in out
+    assert max(map(len, out.splitlines()[1:-1])) <= 80
+    sheet = sheet_of(tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["mlm_loss"] for line in lines if line["kind"] == "train"]
+    training, held_out = charts(sheet)["MLM loss, nats"].lines
+    assert list(training.ys) == losses and list(training.xs) == [1, 2, 3, 4, 5, 6] and len(held_out.ys) == 1
+    assert facts(sheet)["state"] == ("finished", "6 of 6 steps") and facts(sheet)["model"][0] == "tiny"
+    assert (tmp_path / "run.html").read_text(encoding="utf8") == page(sheet)
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys; import train.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_restarts_and_skipped_steps_stand_on_the_time_line(tmp_path: Path) -> None:
+    first = [train_line(step, skipped=2 * (step == 20)) for step in (10, 20, 30)]
+    gap = {"time": 5000.0}  # the machine was away
+    second = [train_line(step) | {"time": 5000.0 + step - 30} for step in (40, 100)]
+    lines = [start_line(0), *first, start_line(30, world_size=4) | gap, *second, eval_line(100) | {"time": 5071.0}]
+    sheet = sheet_of(write_run(tmp_path, [*lines, END | {"time": 5072.0}]))
+    for chart in charts(sheet).values():
+        assert [(mark.step, mark.what.partition(" at ")[0]) for mark in chart.marks] == [(30, "restart"), (20, "skipped steps")]
+        assert chart.last == 100
+    found = facts(sheet)
+    assert found["restarts"] == ("1", "after step 30") and found["processes"][0] == "2, 4" and found["skipped steps"][0] == "2"
+    assert found["time at work"][0] == "1:42"  # 30 s and 72 s
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([start_line(0), train_line(50)], "It has not ended: after step 50 of 100"),
+        ([start_line(0), train_line(50), {"kind": "stop", "step": 50}], "It was stopped after step 50 of 100"),
+        ([start_line(0), train_line(100, skipped=3), END], "not finite; steps skipped: 3"),
+        ([start_line(0), train_line(50, loss=None), train_line(100), END], "not finite"),
+        ([start_line(0), *(train_line(s, data_wait_share=0.2) for s in (50, 100)), END], "20% of the time went into waiting"),
+        ([start_line(0), train_line(100), END], "no scores on held-out data"),
+        ([start_line(0), train_line(100), eval_line(50), eval_line(100, mlm_loss=9.0), END], "It overfits"),
+        ([start_line(0), train_line(100), eval_line(100, mlm_loss=6.6), END], "no better than guessing by frequency"),
+        ([start_line(0), train_line(100), eval_line(100, nsp_accuracy=0.55), END], "NSP has learnt nothing yet"),
+    ],
+)
+def test_what_looks_wrong_is_said(lines: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
+    assert message in told(write_run(tmp_path, lines))
+
+
+def test_a_good_run_has_nothing_wrong(tmp_path: Path) -> None:
+    assert told(write_run(tmp_path)) == ""
+
+
+def test_lines_that_are_broken_are_passed_over_and_counted(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "step": 110, "loss": NaN, "lr": "x"}\n[1]\n{"kind": "train", "step": "x"}\n{"kind": "tr')
+    history = read_history(str(tmp_path))
+    assert history.unreadable == 3 and history.train[-1]["loss"] is None and history.done == 110
+    assert page(make_sheet([history]))
+
+
+def test_the_first_line_after_a_start_is_warming_up(tmp_path: Path) -> None:
+    speeds = {10: 1.0, 20: 30.0, 30: 1.0, 40: 30.0, 50: 30.0}
+    lines = [train_line(step, tokens_per_s=speed) for step, speed in speeds.items()]
+    history = read_history(str(write_run(tmp_path, [start_line(0), *lines[:2], start_line(20), *lines[2:]])))
+    assert median(history, "tokens_per_s") == 30.0
+
+
+def test_runs_are_laid_over_each_other(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, lr=lr) for name, lr in (("a", 1e-3), ("b", 1e-4))]
+    sheet = sheet_of(*runs)
+    assert [line.name for line in charts(sheet)["learning rate"].lines] == ["a", "b"]
+    names = [(line.name, line.group) for line in charts(sheet)["loss, nats"].lines]
+    assert names == [("a, training", 0), ("a, held out", 0), ("b, training", 1), ("b, held out", 1)]
+    assert facts(sheet)["lr"] == ("0.001, 0.0001", "")
+    assert run_names(["x/run", "y/run"]) == ["x/run", "y/run"] and run_names(["x/a/", "y/b"]) == ["a", "b"]
+
+
+def test_a_run_without_pairs_has_no_nsp(tmp_path: Path) -> None:
+    lines = [start_line(0), train_line(100, nsp_loss=0.0), eval_line(100, nsp_loss=None, nsp_accuracy=None), END]
+    sheet = sheet_of(write_run(tmp_path, lines))
+    assert "NSP loss, nats" not in charts(sheet) and "held-out NSP accuracy" not in facts(sheet)
+
+
+def test_a_long_run_is_drawn_with_few_points(tmp_path: Path) -> None:
+    lines = [start_line(0, steps=5000), *(train_line(step, lr=float(step)) for step in range(1, 5001))]
+    (line,) = charts(sheet_of(write_run(tmp_path, lines)))["learning rate"].lines
+    assert 300 < len(line.xs) <= 400 and line.xs[-1] == 5000
+    assert line.ys[0] == pytest.approx(sum(range(1, line.xs[0] + 1)) / line.xs[0])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (6.3, 9.6), (0.0, 2e-4), (-3.0, 17.0), (0.0, 123_456.0), (5.0, 5.0)])
+def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 1 <= len(found) <= 5 and found == sorted(found)
+    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
+
+
+def test_a_flat_curve_has_room_around_it() -> None:
+    low, high = bounds(Lines("t", [Line("a", [1, 2], [3.0, 3.0])], str, 2))
+    assert low < 3.0 < high
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    good = write_run(tmp_path / "good")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text('{"settings": {}}')
+    (tmp_path / "file").write_text("")
+    for path, message in (
+        (tmp_path / "nothing", "no metrics.jsonl"),
+        (tmp_path / "begun", "wait for its first step"),
+        (write_run(tmp_path / "young", [start_line(0)]), "has no step yet"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_history(str(path))
+    for arguments, message in (
+        ((tmp_path / "nothing",), "is no run that has reported anything"),
+        ((good, good), "named twice"),
+        ((good, "--html", tmp_path / "file" / "x.html"), "cannot write it"),
+        ((), "RUN_DIR"),
+    ):
+        code, out, err = run(0, *arguments, module="train.report")
+        assert code == 2 and not out and err.count("\n") == 1 and message in err, err
