@@ -119,7 +119,9 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     }.items():
         monkeypatch.setenv(name, value)
     import boto3
+    import s3fs
 
+    s3fs.S3FileSystem.clear_instance_cache()  # of this process; tests elsewhere have another server
     client = boto3.client("s3")
     client.create_bucket(Bucket="bucket")
     return client
