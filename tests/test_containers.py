@@ -190,14 +190,6 @@ def test_a_data_set_of_the_hub_is_read_as_if_it_were_on_the_disk(
     assert manifests[0]["data_fingerprint"] == manifests[1]["data_fingerprint"]
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    done = run_prep("plan", "--corpus", "hf://datasets/user/set", "--out", tmp_path / "out")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "hf://datasets/user/set" in done.stderr and "hf download" in done.stderr
-
-
 def test_wikiextractors_own_markup_is_named(tmp_path: Path) -> None:
     (tmp_path / "AA").mkdir()
     (tmp_path / "AA" / "wiki_00").write_text('<doc id="1" url="u" title="t">\nText.\n</doc>\n')

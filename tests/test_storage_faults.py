@@ -185,7 +185,7 @@ def test_a_build_through_faults_is_the_build_on_a_disk(
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     command = [sys.executable, "-m", "prep", "build", *map(str, arguments)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    while not list(server.object("built/scratch").glob("tokenizer-*.json")):  # what is there before a worker starts
+    while not list(server.object("built/scratch").glob("tokenizer-*/tokenizer.json")):  # what is there before a worker starts
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(0.3)  # killed between an object and its metadata, this server is broken for good

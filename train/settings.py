@@ -28,7 +28,12 @@ class Settings:
         metavar="SIZE|CONFIG|PATH|NAME",
     )
     global_batch: int = option("rows of a step, over all processes", 256, metavar="ROWS")
-    micro_batch: int = option("rows of one forward and backward pass; divides --global-batch", 32, metavar="ROWS")
+    micro_batch: int = option(
+        "rows of one forward and backward pass; divides --global-batch",
+        0,
+        metavar="ROWS",
+        shown="the largest divisor up to 32 and an eighth of --global-batch",
+    )
     steps: int = option("length of the run in steps", 0, metavar="N", shown="--epochs decides")
     epochs: int = option("length of the run in passes over the data", 0, metavar="N", shown="--steps decides")
     lr: float = option("learning rate at the end of the warm-up; from there it falls to 0 in a line", 1e-4, metavar="X")
@@ -70,7 +75,7 @@ class Settings:
         many = 2**40
         ranges = {
             "global_batch": (1, 2**24),
-            "micro_batch": (1, 2**24),
+            "micro_batch": (0, 2**24),
             "steps": (0, many),
             "epochs": (0, many),
             "warmup_steps": (-1, many),
@@ -87,6 +92,8 @@ class Settings:
             "max_skipped": (1, many),
         }
         check_ranges(self, ranges)
+        if not self.micro_batch:
+            object.__setattr__(self, "micro_batch", default_micro_batch(self.global_batch))
         if not 0.0 < self.lr < 100.0:
             raise UserError(f"--lr is {self.lr}, must be above 0 and below 100")
         if self.global_batch % self.micro_batch:
@@ -113,3 +120,9 @@ class Settings:
 def from_arguments(arguments: Mapping[str, Any]) -> Settings:
     """Settings from parsed flags over `--config` over the defaults. Raises UserError."""
     return Settings(**read_values(arguments, Settings))
+
+
+def default_micro_batch(global_batch: int) -> int:
+    """The largest divisor of the batch that leaves work for eight processes and is at most 32; 1 for batches under 16."""
+    most = min(32, max(1, global_batch // 8))
+    return next(rows for rows in range(most, 0, -1) if global_batch % rows == 0)
