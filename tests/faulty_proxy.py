@@ -3,8 +3,7 @@
 import http.client
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,12 +21,15 @@ class Answer:
 
 
 class FaultyProxy:
-    """Passes requests on to `upstream`, each after a delay; every `fail_every`-th fails, in turn by a 503 and a cut body."""
+    """Passes requests on to `upstream`, each after a delay; every `fail_every`-th fails, in turn by a 503 and a cut body.
+
+    Answers that are `held` stop half-way until the proxy is closed.
+    """
 
     def __init__(self, upstream: str, delay_s: float = 0.0, fail_every: int = 0) -> None:
         self.upstream, self.delay_s, self.fail_every = urlsplit(upstream).netloc, delay_s, fail_every
         self.answers: list[Answer] = []
-        self.held: Callable[[str], bool] = lambda path: False
+        self.held: Callable[[Answer], bool] = lambda answer: False
         self.stopped = threading.Semaphore(0)  # counts the answers that stopped half-way
         self._go_on = threading.Event()
         self._seen, self._lock = 0, threading.Lock()
@@ -41,14 +43,9 @@ class FaultyProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    @contextmanager
-    def holding(self, held: Callable[[str], bool]) -> Iterator[None]:
-        """Inside, answers about the paths that are `held` stop half-way."""
-        self._go_on.clear()
-        self.held = held
-        yield
-        self.held = lambda path: False
-        self._go_on.set()
+    def whole(self, size: int) -> list[str]:
+        """The paths of answers that sent a file of some size, once for each."""
+        return [answer.path for answer in self.answers if answer.method == "GET" and answer.sent == size]
 
     def fault(self) -> str:
         """What is to go wrong with the next request: nothing, "refuse" or "cut"."""
@@ -76,7 +73,7 @@ class FaultyProxy:
                 self.end_headers()
                 half = len(content) // 2
                 self.wfile.write(content[:half])
-                if content and proxy.held(self.path):
+                if proxy.held(Answer(self.command, self.path, len(content), bool(fault))):
                     proxy.stopped.release()
                     proxy._go_on.wait()
                 if fault == "cut":

@@ -1,5 +1,6 @@
 """When a shard is needed: told from the order alone, and the same that the reader finds out row by row."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from test_order import row_groups
 
 from shards.manifest import ShardInfo
-from train.order import Order
+from train.order import WINDOW_ROWS, Order
 from train.schedule import Uses, lanes_of, needed_bytes, training, uses_of_epoch
 
 LARGE = st.lists(st.lists(st.integers(1, 3000), min_size=1, max_size=4), min_size=1, max_size=12)
@@ -18,7 +19,7 @@ BATCHES = st.sampled_from([(1, 1), (6, 2), (64, 8), (60, 12), (101, 101)])
 
 @given(shards=LARGE, seed=st.integers(0, 99), batch=BATCHES, epoch=st.integers(0, 2), data=st.data())
 @settings(deadline=None, max_examples=60)
-def test_in_use_is_what_the_windows_of_a_lane_reach(
+def test_in_use_is_what_the_window_of_a_lane_reaches_first(
     shards: list[list[int]], seed: int, batch: tuple[int, int], epoch: int, data: st.DataObject
 ) -> None:
     order = Order(row_groups(shards), seed, *batch)
@@ -26,9 +27,15 @@ def test_in_use_is_what_the_windows_of_a_lane_reach(
     position = data.draw(st.integers(0, num_rows - 1))
     uses = uses_of_epoch(order, epoch, [position % order.lanes])
     at = epoch * num_rows + position
-    in_use = uses.shard[(uses.first <= at) & (at < uses.end)]
-    near = order.near(np.array([at]))
-    assert set(in_use.tolist()) == {int(order.groups.shard[group]) for group in near}
+    in_use = set(uses.shard[(uses.first <= at) & (at < uses.end)].tolist())
+    assert in_use <= {int(order.groups.shard[group]) for group in order.near(np.array([at]))}
+    line, starts = order.line(epoch)
+    each, more = divmod(num_rows, order.lanes)
+    lane, index = position % order.lanes, position // order.lanes
+    window = (index + WINDOW_ROWS // 2) // WINDOW_ROWS  # what has come into reach of this half-window early one
+    reached = range(window * WINDOW_ROWS, min((window + 1) * WINDOW_ROWS, each + (lane < more)))
+    groups = np.searchsorted(starts, lane * each + min(lane, more) + np.array(reached, np.int64), side="right") - 1
+    assert in_use == set(order.groups.shard[line[groups]].tolist())
 
 
 @given(shards=LARGE, seed=st.integers(0, 99), batch=BATCHES, end=st.integers(1, 40_000))
@@ -41,9 +48,9 @@ def test_uses_cover_every_row_up_to_the_end(shards: list[list[int]], seed: int, 
     uses = schedule(0)
     assert (np.diff(uses.first) >= 0).all() and (uses.first < uses.end).all() and (uses.end <= end).all()
     for position in (served[0], served[-1], served[len(served) // 2]):
-        around = (uses.first <= position) & (position < uses.end)
-        assert shard[position] in uses.shard[around]
-        assert uses.next_use(int(position))[int(shard[position])] == position
+        reached = uses.first <= position
+        assert shard[position] in uses.shard[reached], "it can be there before its rows are asked for"
+    assert shard[0] in uses.ahead(0, 0) and uses.next_use(0)[int(shard[0])] == 0
 
 
 def test_a_plan_knows_the_position_s_epoch_and_the_next() -> None:
@@ -105,8 +112,10 @@ def test_a_machine_of_many_reads_a_part_of_the_lanes() -> None:
 
 @pytest.mark.parametrize(("sizes", "lanes", "needed"), [([5, 9, 7], 1, 18), ([5, 9, 7], 4, 21), ([], 3, 0), ([3] * 100, 4, 24)])
 def test_two_shards_a_lane_are_needed(sizes: list[int], lanes: int, needed: int) -> None:
-    shards = [ShardInfo("", size, "", "", *[0] * 9, row_groups=()) for size in sizes]
+    shards = [ShardInfo("", size, "", "", 100_000, *[0] * 8, row_groups=()) for size in sizes]
     assert needed_bytes(shards, lanes) == needed
+    short = [replace(shard, rows=WINDOW_ROWS) for shard in shards]
+    assert needed_bytes(short, lanes) == min(needed * 3 // 2, sum(sizes))
 
 
 def test_order_of_needs_is_the_order_of_the_lanes() -> None:

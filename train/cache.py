@@ -203,7 +203,7 @@ class Cache:
             for one in in_order_of_eviction(held, next_uses[digest]):
                 if excess <= 0:
                     break
-                handle = os.open(self._shard(one.sha256), os.O_RDONLY)
+                handle = os.open(self._shard(one.sha256), os.O_RDWR)  # some systems lock alone only what can be written
                 handles.callback(os.close, handle)
                 if locked_alone(handle):
                     victims.append(one)
@@ -218,7 +218,7 @@ class Cache:
 
 def _is_leftover(part: Path) -> bool:
     """Whether the process that fetched it is no more."""
-    handle = os.open(part, os.O_RDONLY)
+    handle = os.open(part, os.O_RDWR)
     try:
         return locked_alone(handle)
     finally:

@@ -29,8 +29,8 @@ def describe(run: Run) -> Iterator[str]:
     if run.cache is not None:
         needed = needed_bytes(run.manifest.splits["train"].shards, len(run.lanes()))
         yield (
-            f"cache: {run.settings.cache}, up to {size(run.cache.limit)}; {len(run.lanes())} lanes are read on this machine, "
-            f"which take {size(needed)} at least"
+            f"cache: {run.settings.cache}, up to {size(run.cache.limit)}; for each of {len(run.lanes())} lanes two shards, "
+            f"{size(needed)}, must have room"
         )
     parameters = sum(p.numel() for p in run.bert.parameters())
     yield f"model: {parameters:,} parameters; a checkpoint has {size(12 * parameters)}, {settings.keep} are kept"

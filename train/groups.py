@@ -22,6 +22,7 @@ from train.leases import Lease
 from train.order import RowGroups
 from train.prefetch import Prefetcher
 
+_RANGES_AT_ONCE = 4  # a thread: what is not in the cache yet is mostly waited for
 Ranges = Callable[[int, int], bytes]
 """What gives `length` bytes from `start` on."""
 _Opened = memoryview | Lease | None
@@ -50,7 +51,7 @@ class DecodedGroups:
         self._checked: set[str] = set()  # shards on a disk that need not be hashed again
         self._decoded: dict[int, Future[Rows]] = {}
         self._openers = ThreadPoolExecutor(threads, "shards")
-        self._decoders = ThreadPoolExecutor(threads, "groups")
+        self._decoders = ThreadPoolExecutor(threads * (_RANGES_AT_ONCE if prefetcher else 1), "groups")
 
     def get(self, group: int) -> Future[Rows]:
         """The rows of a group of the split, once they are there; its exceptions name the shard and what is wrong."""

@@ -133,8 +133,8 @@ def open_cache(folder: str, limit: int, url: str, shards: Sequence[ShardInfo], l
     cache, needed = Cache(folder, limit), needed_bytes(shards, lanes) + OVERHEAD_BYTES
     if limit < needed:
         raise UserError(
-            f"--cache-bytes {limit} is too small: the processes of this machine read {lanes} lanes of the data, which need "
-            f"two shards each; give {needed} ({size(needed)}) or more"
+            f"--cache-bytes {limit} is too small for two shards of each lane of the data that this machine reads ({lanes}); "
+            f"give {needed} ({size(needed)}) or more"
         )
     return cache
 

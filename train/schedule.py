@@ -1,7 +1,8 @@
 """When a machine needs which shard: the order of the rows as a cache sees it.
 
-A shard is in use from the first position whose windows reach into it to the last. A lane walks a shard at a time, so there
-are about as many uses at once as lanes.
+A shard is in use from the first position whose windows reach into it until they have reached its end for half a window: by
+then its row groups have been asked for, and are kept decoded. A lane walks a shard at a time, so there are about as many
+uses at once as lanes.
 """
 
 import math
@@ -72,7 +73,7 @@ def _before(end: int, parts: Sequence[Uses]) -> Uses:
 
 
 def uses_of_epoch(order: Order, epoch: int, lanes: Sequence[int]) -> Uses:
-    """Every piece of a shard that lies in one of the lanes, and when that lane's windows reach into it."""
+    """Every piece of a shard that lies in one of the lanes, and when it is in use there."""
     num_rows, all_lanes = order.groups.num_rows, order.lanes
     line, starts = order.line(epoch)
     shard_of_group = order.groups.shard[line].astype(np.int64)
@@ -83,7 +84,7 @@ def uses_of_epoch(order: Order, epoch: int, lanes: Sequence[int]) -> Uses:
     shard = shard_of_group[begins[np.searchsorted(starts[begins], left, side="right") - 1]]
     lane = np.searchsorted(lane_edges, left, side="right") - 1
     lane_start, lane_end = lane_edges[lane], lane_edges[lane + 1]
-    first_window, last_window = (left - lane_start) // WINDOW_ROWS, -((lane_start - right) // WINDOW_ROWS)
+    first_window, last_window = (left - lane_start) // WINDOW_ROWS, (right - 1 - lane_start) // WINDOW_ROWS
     first_index = np.maximum(0, first_window * WINDOW_ROWS - WINDOW_ROWS // 2)
     last_index = np.minimum(lane_end - lane_start, last_window * WINDOW_ROWS + WINDOW_ROWS // 2) - 1
     first, end = (epoch * num_rows + index * all_lanes + lane for index in (first_index, last_index))
@@ -110,6 +111,7 @@ def lanes_of(order: Order, ranks: range, world_size: int, start: int) -> list[in
 
 
 def needed_bytes(shards: Sequence[ShardInfo], lanes: int) -> int:
-    """What a cache must hold at least: two shards a lane, or all of a small data set."""
+    """What a cache must hold at least: two shards a lane, more where a window reaches over several, at most all of them."""
     sizes = [shard.bytes for shard in shards]
-    return min(2 * lanes * max(sizes, default=0), sum(sizes))
+    reached = WINDOW_ROWS * len(shards) / max(1, sum(shard.rows for shard in shards))  # shards of average length
+    return min((1 + math.ceil(2 * reached)) * lanes * max(sizes, default=0), sum(sizes))
