@@ -25,7 +25,7 @@ from train.leases import Lease, Part, locked_alone
 
 MARKER = "bert-shards-cache"
 _MARKER_TEXT = b"Shards by their sha256, kept by `python -m train --cache`. May be deleted when no run is at work.\n"
-_OURS = re.compile(r"shard-[0-9a-f]{64}|part-[0-9a-f]{64}-.+")
+_OURS = re.compile(rf"{MARKER}|shard-[0-9a-f]{{64}}|part-[0-9a-f]{{64}}-.+")
 OVERHEAD_BYTES = len(_MARKER_TEXT)
 """What of its limit a cache needs for itself."""
 NEVER = 2**63 - 1
@@ -131,11 +131,12 @@ class Cache:
         `next_uses` is asked in that case: when the plan needs this shard and others.
         """
         with self._locked():
-            sizes = self._sizes()
-            if any(digest in name for name in sizes):
+            parts = self.folder.glob(f"part-{digest}-*")
+            if self._shard(digest).exists() or not all(_is_leftover(part) for part in parts):
                 return Refusal.TAKEN
-            excess = sum(sizes.values()) + num_bytes - self.limit
-            if excess > 0 and not self._evict(sizes, digest, excess, next_uses()):
+            files = self._files()
+            excess = sum(status.st_size for status in files.values()) + num_bytes - self.limit
+            if excess > 0 and not self._evict(files, digest, excess, next_uses()):
                 return Refusal.FULL
             return Part(self.folder / f"part-{digest}-{socket.gethostname()}-{os.getpid()}", num_bytes)
 
@@ -177,27 +178,26 @@ class Cache:
             finally:
                 os.close(marker)
 
-    def _sizes(self) -> dict[str, int]:
-        """The size of every file of ours by its name. Leftovers are removed."""
-        sizes = {MARKER: OVERHEAD_BYTES}
+    def _files(self) -> dict[str, os.stat_result]:
+        """Every file of ours by its name. Leftovers are removed."""
+        files = {}
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 if not _OURS.fullmatch(entry.name):
                     continue
-                if entry.name.startswith("part") and _is_leftover(Path(entry.path)):
+                if entry.name.startswith("part-") and _is_leftover(Path(entry.path)):
                     Path(entry.path).unlink()
                 else:
-                    sizes[entry.name] = entry.stat().st_size
-        return sizes
+                    files[entry.name] = entry.stat()
+        return files
 
-    def _evict(self, sizes: Mapping[str, int], digest: str, excess: int, next_uses: Mapping[str, int]) -> bool:
+    def _evict(self, files: Mapping[str, os.stat_result], digest: str, excess: int, next_uses: Mapping[str, int]) -> bool:
         """Removes shards that are not in use until `excess` bytes are free, or none."""
         held = []
-        for name, num_bytes in sizes.items():
-            kind, _, other = name.partition("-")
-            if kind == "shard":
-                last_wanted = self._shard(other).stat().st_mtime
-                held.append(Held(other, num_bytes, next_uses.get(other, NEVER), last_wanted))
+        for name, status in files.items():
+            if name.startswith("shard-"):
+                other = name.removeprefix("shard-")
+                held.append(Held(other, status.st_size, next_uses.get(other, NEVER), status.st_mtime))
         with ExitStack() as handles:
             victims = []
             for one in in_order_of_eviction(held, next_uses[digest]):

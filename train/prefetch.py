@@ -18,12 +18,12 @@ from shards.manifest import ShardInfo
 from shards.storage import StorageError
 from shards.terminal import size
 from train.cache import OVERHEAD_BYTES, Cache, Refusal
-from train.fetch import AlteredError, fetch_whole
+from train.fetch import fetch_whole
 from train.leases import Lease, Part
 from train.schedule import Schedule, Uses, needed_bytes
 
 _USES_AHEAD = 2  # of each lane, beside those of now
-_POLL_S = 0.5  # how soon the end of another process is noticed
+_POLL_S = 0.5  # how soon it is noticed that another process has ended, or given up
 _RETRY_S = 5.0
 
 
@@ -41,14 +41,14 @@ class Prefetcher:
         """Nothing is fetched before the first `move`."""
         self.cache, self._url, self._shards, self._schedule = cache, url, shards, schedule
         self._plan: _Plan | None = None
-        self._altered: dict[str, UserError] = {}
         self._not_before: dict[str, float] = {}
         self._news, self._closed = threading.Condition(), False
         self._pool = ThreadPoolExecutor(threads, "prefetch")
         self._threads = [self._pool.submit(self._work) for _ in range(threads)]
 
     def move(self, position: int) -> None:
-        """The reader is at a position now."""
+        """The reader is at a position now. Raises what a thread came to grief with: AlteredError, or a fault of the disk."""
+        self._check()
         uses = self._schedule(position)
         wanted, room = [], self.cache.limit - OVERHEAD_BYTES
         for shard in (self._shards[number] for number in uses.ahead(position, _USES_AHEAD)):
@@ -61,13 +61,14 @@ class Prefetcher:
             self._news.notify_all()
 
     def lease(self, shard: ShardInfo) -> Lease | None:
-        """The shard, or None where it is not there yet. Raises what its fetch, or a thread, came to grief with."""
+        """The shard, or None where it is not there yet. Raises as `move` does."""
+        self._check()
+        return self.cache.lease(shard.sha256, shard.bytes)
+
+    def _check(self) -> None:
         for thread in self._threads:
             if thread.done():
                 thread.result()
-        if shard.sha256 in self._altered:
-            raise self._altered[shard.sha256]
-        return self.cache.lease(shard.sha256, shard.bytes)
 
     def close(self) -> None:
         """Ends the threads after what they are at."""
@@ -92,14 +93,15 @@ class Prefetcher:
 
         for shard in plan.wanted:
             digest = shard.sha256
-            if self.cache.want(digest) or digest in self._altered or time.monotonic() < self._not_before.get(digest, 0.0):
+            if self.cache.want(digest) or time.monotonic() < self._not_before.get(digest, 0.0):
                 continue
             part = self.cache.reserve(digest, shard.bytes, next_uses)
-            if part is Refusal.FULL:
-                return False
             if isinstance(part, Part):
                 self._fetch(shard, part)
                 return True
+            if part is Refusal.FULL:
+                return False
+            self._not_before[digest] = time.monotonic() + _POLL_S
         return False
 
     def _fetch(self, shard: ShardInfo, part: Part) -> None:
@@ -107,8 +109,6 @@ class Prefetcher:
         data = None
         try:
             data = fetch_whole(storage.join(self._url, shard.path), shard)
-        except AlteredError as error:
-            self._altered[shard.sha256] = error
         except StorageError:
             self.cache.count(failures=1)
             self._not_before[shard.sha256] = time.monotonic() + _RETRY_S
