@@ -118,11 +118,11 @@ def test_a_cache_that_is_too_small_for_all_evicts_and_stays_within_its_limit(
     limit = OVERHEAD_BYTES + needed_bytes(manifest.splits["train"].shards, 1)
     cache = Cache(str(tmp_path / "cache"), limit)
     with Sampler(cache.folder) as sampler:
-        given = digests(cached_steps(URL, cache, 2))
+        given = digests(cached_steps(URL, cache, 2), holds(cache, 3))
     assert given == digests(cached_steps(str(tmp_path / "data"), None, 2))
     assert 0 < sampler.most <= limit and sampler.samples > 20
     counts = cache.take_counts()
-    assert counts.evictions >= 8 and counts.fetched_shards >= 8 and counts.hits > 0
+    assert counts.evictions > 0 and counts.fetched_shards > 3 and counts.hits > 0
 
 
 def test_two_ranks_share_what_one_of_them_fetched(tmp_path: Path) -> None:
@@ -273,6 +273,7 @@ def test_a_killed_process_s_share_is_taken_over_and_no_half_shard_is_read(
     assert len(held) == 2 and not list(folder.glob("shard-*"))
     second = _reader("s3://bucket/data", folder, room_for_all(manifest), tmp_path / "second.txt")
     try:
+        wait_until(lambda: len(list(folder.glob("shard-*"))) == 1)  # the third, fetched by the second process
         wait_until(lambda: len((tmp_path / "second.txt").read_text().splitlines()) > 20)
         assert {path.name.split("-")[1] for path in folder.glob("part-*")} == held, "these are the first one's"
         first.kill()
