@@ -106,18 +106,24 @@ class Prefetcher:
 
     def _fetch(self, shard: ShardInfo, part: Part) -> None:
         """Where the storage fails, the shard is tried again later: the reader can do without, or meets the error itself."""
-        data = None
+        published = False
         try:
-            data = fetch_whole(storage.join(self._url, shard.path), shard)
+            data = self._from_storage(shard)
+            if data is not None:
+                self.cache.publish(part, shard.sha256, data)
+                published = True
+                self.cache.count(fetched_shards=1, fetched_bytes=len(data))
+        finally:
+            if not published:
+                self.cache.drop(part)
+
+    def _from_storage(self, shard: ShardInfo) -> bytes | None:
+        try:
+            return fetch_whole(storage.join(self._url, shard.path), shard)
         except StorageError:
             self.cache.count(failures=1)
             self._not_before[shard.sha256] = time.monotonic() + _RETRY_S
-        finally:
-            if data is None:
-                self.cache.drop(part)
-        if data is not None:
-            self.cache.publish(part, shard.sha256, data)
-            self.cache.count(fetched_shards=1, fetched_bytes=len(data))
+            return None
 
 
 def open_cache(folder: str, limit: int, url: str, shards: Sequence[ShardInfo], lanes: int) -> Cache | None:
