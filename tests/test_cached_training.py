@@ -10,8 +10,8 @@ import pytest
 import torch
 from cached_reader import cached_steps
 from datasets_of_rows import write_data_set
-from faulty_proxy import FaultyProxy
 from launch import SMALL, ledger, metrics, run
+from slow_proxy import SlowProxy
 from test_prefetch import Sampler, room_for_all
 from test_stream import keys, stream
 
@@ -79,7 +79,7 @@ def test_two_ranks_from_a_slow_and_failing_bucket(
     manifest = write_data_set(tmp_path / "data", SHARD_ROWS, group_rows=10)
     for path in (tmp_path / "data").rglob("*.*"):
         bucket.upload_file(str(path), "bucket", f"data/{path.relative_to(tmp_path / 'data')}")
-    proxy = FaultyProxy(s3_server, delay_s=0.05, fail_every=20)
+    proxy = SlowProxy(s3_server, delay_s=0.05, fail_every=20)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     out, folder, limit = tmp_path / "run", tmp_path / "cache", 2 * room_for_all(manifest)
     options = ("--data", "s3://bucket/data", "--out", out, "--model", "tiny", *SMALL, "--log-every", 10, "--cache", folder)
@@ -109,7 +109,7 @@ def test_two_ranks_from_a_slow_and_failing_bucket(
     assert ledger(tmp_path / "ledger") == expected, "the rows that a disk gives"
 
 
-def _fetched_whole(proxy: FaultyProxy, shards: dict[int, str]) -> list[str]:
+def _fetched_whole(proxy: SlowProxy, shards: dict[int, str]) -> list[str]:
     answers = [answer for answer in proxy.answers if answer.method == "GET" and not answer.failed]
     return [answer.path for answer in answers if shards.get(answer.sent) == answer.path]
 

@@ -16,7 +16,7 @@ import pytest
 from cached_reader import cached_steps, order_of
 from conftest import ROOT
 from datasets_of_rows import write_data_set
-from faulty_proxy import FaultyProxy
+from slow_proxy import SlowProxy
 
 from shards import storage
 from shards.errors import UserError
@@ -262,7 +262,7 @@ def test_a_killed_process_s_share_is_taken_over_and_no_half_shard_is_read(
     for path in (tmp_path / "data").rglob("*.*"):
         bucket.upload_file(str(path), "bucket", f"data/{path.relative_to(tmp_path / 'data')}")
     shards = {f"shard-{shard.sha256}": shard for shard in manifest.splits["train"].shards}
-    proxy = FaultyProxy(s3_server)
+    proxy = SlowProxy(s3_server)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     proxy.held = lambda answer: answer.method == "GET" and answer.sent in {shard.bytes for shard in shards.values()}
     folder = tmp_path / "cache"

@@ -20,7 +20,7 @@ class Answer:
     failed: bool
 
 
-class FaultyProxy:
+class SlowProxy:
     """Passes requests on to `upstream`, each after a delay; every `fail_every`-th fails, in turn by a 503 and a cut body.
 
     Answers that are `held` stop half-way until the proxy is closed.
@@ -55,7 +55,7 @@ class FaultyProxy:
                 return ""
             return "refuse" if self._seen // self.fail_every % 2 else "cut"
 
-    def _handler(proxy: "FaultyProxy") -> type[BaseHTTPRequestHandler]:  # noqa: N805  # `self` is the handler's below
+    def _handler(proxy: "SlowProxy") -> type[BaseHTTPRequestHandler]:  # noqa: N805  # `self` is the handler's below
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
