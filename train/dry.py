@@ -11,6 +11,7 @@ from shards.schema import Rows, lengths_to_offsets
 from shards.terminal import clock, short, size
 from train.batch import PackedBatch, Shape, pack_batch
 from train.run import Run
+from train.schedule import needed_bytes
 from train.step import Counts, Tally, backward, update
 
 
@@ -25,6 +26,12 @@ def describe(run: Run) -> Iterator[str]:
         f"step: {run.order.num_micro_batches} micro-batches of {settings.micro_batch} rows, {_most(run)} on the busiest "
         f"of {run.ranks.world_size} processes; order: {run.order.lanes} lanes"
     )
+    if run.cache is not None:
+        needed = needed_bytes(run.manifest.splits["train"].shards, len(run.lanes()))
+        yield (
+            f"cache: {run.settings.cache}, up to {size(run.cache.limit)}; for each of {len(run.lanes())} lanes two shards, "
+            f"{size(needed)}, must have room"
+        )
     parameters = sum(p.numel() for p in run.bert.parameters())
     yield f"model: {parameters:,} parameters; a checkpoint has {size(12 * parameters)}, {settings.keep} are kept"
     yield f"device: {run.ranks.device}, {'bf16' if run.half else 'fp32'}, attention {run.bert.config._attn_implementation}"

@@ -20,16 +20,20 @@ from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.masking import unmask_rows
+from shards.options import parse_bytes
 from shards.schema import Rows
 from shards.terminal import Parser, guarded, interrupt_once, say, silenced
 from train import attention, checkpoint
 from train.batch import PackedBatch, Shape, pack_batch
+from train.cache import Cache
 from train.groups import DecodedGroups, check_sizes
 from train.metrics import finite
 from train.model import PackedBert
 from train.order import Places, RowGroups
+from train.prefetch import Prefetcher, not_cached, open_cache
 from train.ranks import Ranks, autocast, is_first, joined, use_half
 from train.reader import gather
+from train.schedule import in_sequence
 from train.weights import bert_of, check_fit, quiet
 
 SPLIT = "eval"
@@ -80,7 +84,14 @@ class _Part:
 
 
 def evaluate(
-    model: nn.Module, url: str, manifest: Manifest, ranks: Ranks, micro_batch: int, max_rows: int, autocast: Callable[[], Any]
+    model: nn.Module,
+    url: str,
+    manifest: Manifest,
+    ranks: Ranks,
+    micro_batch: int,
+    max_rows: int,
+    autocast: Callable[[], Any],
+    cache: Cache | None,
 ) -> Scores:
     """Scores the first `max_rows` rows of the held-out split (0: all). Raises UserError, on every rank, when it cannot."""
     groups = RowGroups.of(manifest.splits[SPLIT])
@@ -97,7 +108,9 @@ def evaluate(
 
     def score() -> list[_Part]:
         parts = []
-        decoded = DecodedGroups(url, manifest, SPLIT, threads=1)
+        schedule = in_sequence(manifest.splits[SPLIT], num_rows)
+        prefetcher = Prefetcher(cache, url, manifest.splits[SPLIT].shards, schedule, threads=1) if cache else None
+        decoded = DecodedGroups(url, manifest, SPLIT, threads=1, prefetcher=prefetcher)
         try:
             for number in range(ranks.rank, -(-num_rows // micro_batch), ranks.world_size):
                 rows = _read_rows(decoded, groups, number * micro_batch, min((number + 1) * micro_batch, num_rows))
@@ -124,8 +137,8 @@ def _read_rows(decoded: DecodedGroups, groups: RowGroups, start: int, stop: int)
     group = np.searchsorted(groups.first_row, row, side="right") - 1
     places = Places(group, row - groups.first_row[group], row, np.zeros_like(row))
     wanted = np.unique(group).tolist()
+    decoded.keep(wanted, start)
     rows = {number: decoded.get(number).result() for number in wanted}
-    decoded.keep(wanted)
     return gather(places, rows)
 
 
@@ -175,6 +188,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 on a GPU that has it (default: auto)"
     )
+    parser.add_argument(
+        "--cache",
+        default="",
+        metavar="DIR",
+        help="folder on a disk that keeps shards of a data set in a bucket (default: none)",
+    )
+    parser.add_argument("--cache-bytes", type=parse_bytes, default=0, metavar="BYTES", help="the most that --cache may hold")
     parser.add_argument("--json", action="store_true", help="print the scores as one JSON object")
     return parser
 
@@ -198,6 +218,10 @@ def _run(arguments: argparse.Namespace) -> int:
     with joined() as ranks:
         half = use_half(arguments.precision, ranks.device)
         manifest, step, packed = ranks.agreed(lambda: _load(arguments, ranks, half))
+        shards = manifest.splits[SPLIT].shards
+        cache = ranks.agreed(lambda: open_cache(arguments.cache, arguments.cache_bytes, arguments.data, shards, lanes=1))
+        for line in not_cached(arguments.cache, arguments.data) if ranks.rank == 0 else ():
+            say(line)
         scores = evaluate(
             packed,
             arguments.data,
@@ -206,6 +230,7 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.micro_batch,
             arguments.rows,
             lambda: autocast(ranks.device, half),
+            cache,
         )
         if ranks.rank == 0:
             text = "\n".join([f"after step {step}", *scores.lines()])

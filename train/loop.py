@@ -55,7 +55,7 @@ class Trainer:
         """Trains to the end, or until asked to stop; returns the steps done. Raises UserError, on every rank."""
         run = self.run
         threads = run.settings.reader_threads
-        groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, threads)
+        groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, threads, run.prefetcher())
         share = Share(run.ranks.rank, run.ranks.world_size, run.first_step, run.first_position, run.end)
         steps = read_steps(groups, run.order, share, run.masking)
         try:
@@ -184,7 +184,7 @@ class Trainer:
             return
         self.reporter.say(f"scoring {max_rows or run.manifest.splits['eval'].totals()['rows']:,} held-out rows at most")
         rows = (run.settings.micro_batch, max_rows)
-        scores = evaluate(run.packed, run.settings.data, run.manifest, run.ranks, *rows, run.autocast)
+        scores = evaluate(run.packed, run.settings.data, run.manifest, run.ranks, *rows, run.autocast, run.cache)
         for line in scores.lines():
             self.reporter.say(line)
         self._guard(lambda: self.reporter.log("eval", done, vars(scores)))
@@ -210,6 +210,7 @@ class Trainer:
             "data_wait_share": interval.waited_s * per_second,
             "mfu": flops * per_second / (peak * run.ranks.world_size) if peak else None,
             "skipped": skipped,
+            **self._cache_counts(),
         }
         self._guard(lambda: self.reporter.log("train", done, line))
         if skipped:
@@ -221,6 +222,18 @@ class Trainer:
                 f"the gradient was not finite in {longest} steps in a row, up to step {done} (--max-skipped is "
                 f"{run.settings.max_skipped}); lower --lr or raise --warmup-steps, with another --out"
             )
+
+    def _cache_counts(self) -> dict[str, int]:
+        """What the caches of all machines did since the last line; nothing without one."""
+        run = self.run
+        if run.cache is None:
+            return {}
+        counts = vars(run.cache.take_counts())
+        sums = dict(zip(counts, run.ranks.sum_later(list(counts.values()))(), strict=True))
+        for name, what in (("failures", "fetches failed and are tried again"), ("damaged", "shards were damaged on the disk")):
+            if sums[name]:
+                self.reporter.say(f"warning: --cache {run.settings.cache}: {sums[name]} {what}")
+        return {f"cache_{name}": number for name, number in sums.items()}
 
     def _save_rest(self) -> None:
         if self.done > self.saved_step:

@@ -151,6 +151,8 @@ class Reporter:
             f"mfu {mfu}",
             f"{clock(left)} left",
         ]
+        if "cache_hits" in values:
+            facts.insert(-2, f"cache {values['cache_hits'] / max(1, values['cache_hits'] + values['cache_misses']):.0%}")
         if self._bar is not None:
             self._bar.update(self._row, completed=step, facts="\n".join((" ".join(facts[:3]), ", ".join(facts[3:]))))
         elif time.monotonic() - self._shown >= _PLAIN_EVERY_S or step == self._num_steps:

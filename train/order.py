@@ -126,7 +126,7 @@ class Order:
         group, in_group = np.empty(len(positions), np.int64), np.empty(len(positions), np.int64)
         epochs = positions // self.groups.num_rows
         for epoch in np.unique(epochs).tolist():
-            line, starts = self._line(epoch)
+            line, starts = self.line(epoch)
             ours = epochs == epoch
             key = address(self.seed, Purpose.WINDOW, epoch)
             at, in_group[ours] = _locate(positions[ours] - epoch * self.groups.num_rows, starts, self.lanes, key)
@@ -138,12 +138,12 @@ class Order:
         found: set[int] = set()
         epochs = positions // self.groups.num_rows
         for epoch in np.unique(epochs).tolist():
-            line, starts = self._line(epoch)
+            line, starts = self.line(epoch)
             at = _near(positions[epochs == epoch] - epoch * self.groups.num_rows, starts, self.lanes)
             found.update(line[at].tolist())
         return found
 
-    def _line(self, epoch: int) -> tuple[npt.NDArray[np.int32], Offsets]:
+    def line(self, epoch: int) -> tuple[npt.NDArray[np.int32], Offsets]:
         """The row groups in the order of an epoch [U], and where each begins in its line of rows [U + 1]."""
         if epoch not in self._lines:
             groups = self.groups

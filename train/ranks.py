@@ -41,6 +41,7 @@ class Ranks:
     world_size: int
     device: torch.device
     control: Any = None  # a gloo group for small messages between CPUs; None in a run of one
+    local: range = range(1)  # the ranks of this machine
 
     def sum_later(self, values: Sequence[int]) -> Callable[[], list[int]]:
         """Begins to add up the values of all ranks; what is returned waits for the sums."""
@@ -147,7 +148,8 @@ def joined() -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
-        yield Ranks(rank, world_size, device, dist.new_group(backend="gloo"))
+        local = range(rank - local_rank, rank - local_rank + local_size)
+        yield Ranks(rank, world_size, device, dist.new_group(backend="gloo"), local)
     except RuntimeError as error:
         if _LOST.search(str(error)):
             reason = str(error).splitlines()[0][:200]

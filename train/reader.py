@@ -61,8 +61,8 @@ def read_steps(groups: DecodedGroups, order: Order, share: Share, masking: Maski
             starts = [share.start + (step - share.first_step) * order.global_batch for step in steps]
             positions = [order.positions(start, share.end, micro_batches) for start in starts]
             places = order.locate(np.concatenate(positions))
+            groups.keep(order.near(np.concatenate(positions)), starts[0])
             wanted = {int(group): groups.get(int(group)) for group in np.unique(places.group)}
-            groups.keep(order.near(np.concatenate(positions)))
             cuts = lengths_to_offsets(np.array([len(part) for part in positions]))
             chunks.append(gatherer.submit(_gather_steps, steps, cuts, places, wanted, order.seed, masking))
             if len(chunks) > _CHUNKS_AHEAD:

@@ -20,14 +20,17 @@ from shards.masking import Masking
 from shards.redaction import redacted
 from train import attention, checkpoint
 from train.batch import PackedBatch, Shape, pack_batch
+from train.cache import Cache
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER, Checkpoint
 from train.groups import check_sizes
 from train.history import RUN_NAME
 from train.model import PackedBert
 from train.optimizer import make_optimizer, state_tensors
 from train.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
+from train.prefetch import Prefetcher, not_cached, open_cache
 from train.ranks import Ranks, autocast, use_half
 from train.reader import empty_rows
+from train.schedule import lanes_of, training
 from train.settings import FIXED, Settings
 from train.weights import make_bert
 
@@ -52,6 +55,7 @@ class Run:
     files: dict[str, bytes]  # of a checkpoint: those that never change
     first_step: int = 0
     first_position: int = 0
+    cache: Cache | None = None
 
     @property
     def end(self) -> int:
@@ -67,6 +71,17 @@ class Run:
     def position(self, step: int) -> int:
         """Where a step begins."""
         return min(self.end, self.first_position + (step - self.first_step) * self.settings.global_batch)
+
+    def lanes(self) -> list[int]:
+        """The lanes that the processes of this machine read."""
+        return lanes_of(self.order, self.ranks.local, self.ranks.world_size, self.first_position)
+
+    def prefetcher(self) -> Prefetcher | None:
+        """What keeps the cache, where there is one, ahead of the processes of this machine."""
+        if self.cache is None:
+            return None
+        shards, threads = self.manifest.splits[SPLIT].shards, self.settings.reader_threads
+        return Prefetcher(self.cache, self.settings.data, shards, training(self.order, self.lanes(), self.end), threads)
 
     def autocast(self) -> Any:
         """The context of a forward pass."""
@@ -132,6 +147,9 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     files = _files(settings.data, manifest, bert)
     optimizer = make_optimizer(bert, settings.weight_decay)
     run = Run(settings, ranks, manifest, order, masking, shape, bert, packed, packed, optimizer, half, files)
+    shards = manifest.splits[SPLIT].shards
+    run.cache = open_cache(settings.cache, settings.cache_bytes, settings.data, shards, len(run.lanes()))
+    said += not_cached(settings.cache, settings.data)
     if not manifest.splits["eval"].shards:
         said.append(f"{settings.data}: has no held-out split, so there will be no scores")
     if name == attention.VARLEN and settings.dropout:

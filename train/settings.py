@@ -59,6 +59,13 @@ class Settings:
     log_every: int = option("steps between lines of metrics.jsonl", 10, metavar="N")
     ledger: str = option("folder for audits: what rows each rank was given in each step", "", metavar="DIR", shown="none")
     reader_threads: int = option("threads of each process that fetch and decode", 2, metavar="N")
+    cache: str = option(
+        "folder on a disk of this machine that keeps shards of a data set in a bucket, for all its processes and runs",
+        "",
+        metavar="DIR",
+        shown="none; shards in a bucket are held in memory",
+    )
+    cache_bytes: int = option("the most that --cache may hold", 0, metavar="BYTES", shown="must be given with --cache")
     max_skipped: int = option(
         "steps in a row without a finite gradient that end the run at the next line of metrics; each is skipped",
         10,
@@ -89,6 +96,7 @@ class Settings:
             "keep": (1, many),
             "log_every": (1, many),
             "reader_threads": (1, 256),
+            "cache_bytes": (0, 2**60),
             "max_skipped": (1, many),
         }
         check_ranges(self, ranges)

@@ -9,11 +9,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import differences
+from shards.terminal import say
 from train.batch import PackedBatch, Shape, pack_batch, pad_batch
 from train.groups import DecodedGroups, check_sizes
 from train.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
+from train.prefetch import Prefetcher, not_cached, open_cache
 from train.reader import Share, StepRows, read_steps
 from train.run import choose_masking
+from train.schedule import lanes_of, training
 from train.weights import longest_sequence
 
 
@@ -49,8 +52,10 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         drop_last: bool = False,
         packed: bool = False,
         threads: int = 2,
+        cache: str = "",
+        cache_bytes: int = 0,
     ) -> None:
-        """`global_batch` and `micro_batch` are in rows; `masking` is auto, stored or dynamic, as for `python -m train`.
+        """`global_batch` and `micro_batch` are in rows; `masking`, `cache` and `cache_bytes` are as for `python -m train`.
 
         Raises UserError when the data set is missing or damaged, or a value makes no sense.
         """
@@ -72,6 +77,10 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
                 f"{world_size} ranks, but a step has {self._order.num_micro_batches} micro-batches: one for each is needed"
             )
         self._rank, self._world_size = rank, world_size
+        shards = self._manifest.splits[split].shards
+        self._cache = open_cache(cache, cache_bytes, url, shards, len(self._lanes(0)))
+        for line in not_cached(cache, url) if rank == 0 else ():
+            say(line)
         self._shape = Shape.of(self._manifest, split, micro_batch, self._masking)
         self._longest = longest_sequence(self._manifest)
         self._step = self._taken = 0
@@ -124,8 +133,9 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
             raise UserError("this stream reads ahead with threads; give it to a DataLoader with num_workers=0")
         if self._ended:
             self._step, self._taken, self._ended = 0, 0, False
-        groups = DecodedGroups(self._url, self._manifest, self._split, self._threads)
-        steps = read_steps(groups, self._order, self._share(), self._masking)
+        share = self._share()
+        groups = DecodedGroups(self._url, self._manifest, self._split, self._threads, self._prefetcher(share))
+        steps = read_steps(groups, self._order, share, self._masking)
         count = len(self._order.micro_batches_of(self._rank, self._world_size))
         try:
             for given in steps:
@@ -141,6 +151,15 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
 
     def _share(self) -> Share:
         return Share(self._rank, self._world_size, self._step, self._step * self._order.global_batch, self._end)
+
+    def _lanes(self, start: int) -> list[int]:
+        return lanes_of(self._order, range(self._rank, self._rank + 1), self._world_size, start)
+
+    def _prefetcher(self, share: Share) -> Prefetcher | None:
+        if self._cache is None:
+            return None
+        schedule = training(self._order, self._lanes(share.start), share.end)
+        return Prefetcher(self._cache, self._url, self._manifest.splits[self._split].shards, schedule, self._threads)
 
     def _batch(self, given: StepRows, number: int) -> dict[str, torch.Tensor] | PackedBatch:
         first, last = number * self._order.micro_batch, (number + 1) * self._order.micro_batch

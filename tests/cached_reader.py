@@ -1,0 +1,46 @@
+"""Reads a data set through a cache: for tests, and by itself as a process for them to kill."""
+
+import sys
+import time
+from collections.abc import Iterator
+
+from shards.dataset import open_data_set
+from shards.manifest import Manifest
+from shards.schema import columns_sha256
+from train.cache import Cache
+from train.groups import DecodedGroups
+from train.order import Order, RowGroups
+from train.prefetch import Prefetcher
+from train.reader import Share, StepRows, read_steps
+from train.schedule import training
+
+BATCH, MICRO, SEED = 12, 3, 3
+
+
+def order_of(manifest: Manifest, seed: int = SEED) -> Order:
+    return Order(RowGroups.of(manifest.splits["train"]), seed, BATCH, MICRO)
+
+
+def cached_steps(
+    url: str, cache: Cache | None, epochs: int, rank: int = 0, ranks: int = 1, seed: int = SEED
+) -> Iterator[StepRows]:
+    manifest = open_data_set(url)
+    order = order_of(manifest, seed)
+    end = epochs * order.groups.num_rows
+    schedule, shards = training(order, range(order.lanes), end), manifest.splits["train"].shards
+    groups = DecodedGroups(url, manifest, "train", 2, Prefetcher(cache, url, shards, schedule, 2) if cache else None)
+    try:
+        yield from read_steps(groups, order, Share(rank, ranks, 0, 0, end))
+    finally:
+        groups.close()
+
+
+def main(url: str, folder: str, limit: str) -> None:
+    """Prints what each step is, without end, until somebody closes the standard output."""
+    for given in cached_steps(url, Cache(folder, int(limit)), 10**6):
+        print(given.step, columns_sha256(given.rows), flush=True)
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
