@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from prep.settings import Settings, from_arguments
+from prep.settings import SECTIONS, Settings, from_arguments
 from shards.options import add_arguments
 from shards.terminal import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say
 
@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
         "plan": "say what build would do, and do nothing",
     }
     for name, text in texts.items():
-        add_arguments(commands.add_parser(name, help=text, description=text.capitalize() + "."), Settings)
+        add_arguments(commands.add_parser(name, help=text, description=text.capitalize() + "."), Settings, SECTIONS)
     verify = _command(commands, "verify", "check every hash, count and invariant of a data set")
     verify.add_argument("url", metavar="URL", help="the data set's folder")
     verify.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: the cores)")

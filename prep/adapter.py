@@ -21,6 +21,7 @@ from prep.plan import PLAN_VERSION
 from prep.sentences import SPLITTER
 from prep.store import STORE_VERSION
 from prep.tokenizer import TOKENIZERS
+from prep.warc import EXTRACTOR
 from shards.errors import UserError
 from shards.terminal import say
 
@@ -29,7 +30,7 @@ CONNECT_S = 20
 AHEAD = 2
 """Tasks in flight for each worker, so that none waits for its next."""
 _COUNT_EVERY_S = 5.0
-_VERSIONS = (SPLITTER, TOKENIZERS, PLAN_VERSION, STORE_VERSION, RECIPE_VERSION)
+_VERSIONS = (SPLITTER, TOKENIZERS, EXTRACTOR, PLAN_VERSION, STORE_VERSION, RECIPE_VERSION)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,14 @@ from shards import storage
 from shards.errors import UserError
 from shards.options import check_ranges, check_types, flag, option, read_values
 
+SECTIONS = {
+    "corpus": "text and tokenizer",
+    "max_seq_len": "sequences",
+    "masking": "masks",
+    "pack_to": "rows and shards",
+    "on_error": "the build itself",
+}
+"""Of the help, by the field that each begins with."""
 PAIRINGS = ("nsp", "paragraph", "sop", "none")
 MAX_WEIGHT = 1000
 MAX_SPAN_PROB = 0.5

@@ -14,6 +14,7 @@ from prep.store import STORE_VERSION
 from prep.tokenize import TokenizeTask
 from prep.tokenizer import TOKENIZERS, PreparedTokenizer
 from prep.vocabulary import VocabularyTask
+from prep.warc import EXTRACTOR
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import SPLITS, fingerprint
@@ -25,7 +26,7 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
     size = settings.trained_vocab_size
     assert size is not None
     rule = rule_of(settings)
-    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS])
+    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS, EXTRACTOR])
     return VocabularyTask(
         spans=tuple(span for unit in plan.units for span in unit.spans),
         rule=rule,
@@ -47,7 +48,7 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
         "dedup": settings.dedup,
         "tokenizer": identity(tokenizer),
         "eval_fraction": settings.eval_fraction,
-        "versions": [SPLITTER, TOKENIZERS, STORE_VERSION, PLAN_VERSION],
+        "versions": [SPLITTER, TOKENIZERS, EXTRACTOR, STORE_VERSION, PLAN_VERSION],
     }
     store = storage.join(settings.scratch, f"tokens-{fingerprint(recipe)[:32]}")
     return [
@@ -126,7 +127,7 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
         settings.mask_unit,
         settings.mask_replace_prob,
         settings.random_replace_prob,
-        tokenizer.word_flags,
+        tokenizer.word_flags if settings.mask_unit != "token" else None,
     )
     assert settings.short_seq_prob is not None
     return Recipe(

@@ -80,20 +80,23 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
 
 
-def add_arguments(parser: argparse.ArgumentParser, settings: type) -> None:
-    """A flag for every field, absent from the result where not given, and `--config`."""
+def add_arguments(parser: argparse.ArgumentParser, settings: type, sections: Mapping[str, str]) -> None:
+    """A flag for every field, absent from the result where not given, and `--config`; a section of the help begins at a field."""
+    target: argparse._ActionsContainer = parser
     for f in fields(settings):
+        if f.name in sections:
+            target = parser.add_argument_group(sections[f.name])
         add: dict[str, Any] = {"help": _help(f), "default": argparse.SUPPRESS}
         if f.type is bool:
-            parser.add_argument(flag(f.name), action="store_true", **add)
+            target.add_argument(flag(f.name), action="store_true", **add)
             continue
         add |= {name: f.metadata[name] for name in ("metavar", "choices")}
         if _kind(f) is tuple:
             add |= {"nargs": "+", "type": _part(f)}
         else:
             add |= {"type": parse_bytes if f.metadata["metavar"] == "BYTES" else _kind(f)}
-        parser.add_argument(flag(f.name), **add)
-    parser.add_argument("--config", metavar="FILE.toml", help="settings as `name = value` lines; flags win over them")
+        target.add_argument(flag(f.name), **add)
+    target.add_argument("--config", metavar="FILE.toml", help="settings as `name = value` lines; flags win over them")
 
 
 def _help(f: Field[Any]) -> str:

@@ -68,7 +68,7 @@ def test_sizes(text: str, expected: int) -> None:
 
 def parse(*arguments: str) -> Settings:
     parser = argparse.ArgumentParser()
-    add_arguments(parser, Settings)
+    add_arguments(parser, Settings, {})
     return from_arguments(vars(parser.parse_args(arguments)))
 
 
@@ -100,7 +100,7 @@ def test_a_wrong_file_is_named(content: str, message: str, tmp_path: Path) -> No
 
 def test_every_setting_has_a_flag_and_help() -> None:
     parser = argparse.ArgumentParser()
-    add_arguments(parser, Settings)
+    add_arguments(parser, Settings, {})
     text = parser.format_help()
     for field in fields(Settings):
         assert f"--{field.name.replace('_', '-')}" in text and field.metadata["help"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from shards.errors import UserError
 from shards.options import add_arguments
 from shards.terminal import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say, silenced
-from train.settings import Settings, from_arguments
+from train.settings import SECTIONS, Settings, from_arguments
 from train.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Exit codes of each process: 0 done, or stopped by SIGTERM or SIGINT with everything saved; 1 another process "
         "of the run was lost; 2 bad input (one line says what). torchrun itself returns 1 for any of them but 0.",
     )
-    add_arguments(parser, Settings)
+    add_arguments(parser, Settings, SECTIONS)
     parser.add_argument(
         "--dry-run",
         action="store_true",

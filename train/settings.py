@@ -10,6 +10,14 @@ from shards.errors import UserError
 from shards.options import check_ranges, check_types, flag, option, read_values
 
 SIZES = ("tiny", "mini", "small", "medium", "base", "large")
+SECTIONS = {
+    "data": "data and model",
+    "global_batch": "steps",
+    "precision": "computation",
+    "seed": "draws",
+    "eval_every": "the run itself",
+}
+"""Of the help, by the field that each begins with."""
 FIXED = frozenset({"global_batch", "lr", "weight_decay", "clip_norm", "dropout", "seed", "masking"})
 """What every start of a run must be told alike, besides model and data; the rest is where, how long and how fast."""
 WARMUP_SHARE = 0.06
