@@ -81,7 +81,10 @@ def parse_bytes(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: type, sections: Mapping[str, str]) -> None:
-    """A flag for every field, absent from the result where not given, and `--config`; a section of the help begins at a field."""
+    """A flag for every field, absent from the result where not given, and `--config`.
+
+    `sections`: titles of the help's sections, by the field that each begins with.
+    """
     target: argparse._ActionsContainer = parser
     for f in fields(settings):
         if f.name in sections:
