@@ -56,18 +56,27 @@ class AdaptedExecutor(Executor):
     """Another system's futures; `translate` turns what they raise into the errors that `run_tasks` knows."""
 
     def __init__(
-        self, start: Callable[..., Started], translate: Callable[[BaseException], BaseException] = lambda error: error
+        self,
+        engine: str,
+        start: Callable[..., Started],
+        translate: Callable[[BaseException], BaseException] = lambda error: error,
     ) -> None:
-        self._start, self._translate = start, translate
+        self._engine, self._start, self._translate = engine, start, translate
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs it on some worker."""
         future: Future[Any] = Future()
         try:
             started = self._start(run_at_worker, _VERSIONS, fn, *args, **kwargs)
+            started.add_done_callback(partial(self._pass_on, future))
         except Exception as error:  # every system has its own
-            raise self._translate(error) from error
-        started.add_done_callback(partial(self._pass_on, future))
+            known = self._translate(error)
+            if isinstance(known, UserError):
+                raise known from error
+            told = f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(
+                f"--engine {self._engine}: takes no task ({told}); run the same command again, or mend it"
+            ) from error
         return future
 
     def _pass_on(self, future: Future[Any], started: Started) -> None:

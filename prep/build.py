@@ -146,10 +146,20 @@ def _read_documents(task: ShareTask) -> tuple[Documents, Duplicates]:
     urls = [segment_url(task.store, unit, segment) for unit, count in enumerate(task.segments) for segment in range(count)]
     for block in read_buckets(urls, task.first_bucket, task.last_bucket, id_type):
         ours = _ours(block, task)
+        if task.split == "eval":
+            _keep_originals(block, ours, duplicates)
         if task.recipe.drop_duplicates:
             _keep_first(block, ours, seen, duplicates)
         blocks.append(block if ours.all() else block.take(np.flatnonzero(ours)))
     return join_documents(blocks), duplicates
+
+
+def _keep_originals(block: Documents, ours: npt.NDArray[np.bool_], duplicates: Duplicates) -> None:
+    """Takes the further copies that a weight asked for out of `ours`, and counts their tokens: held out is a text once."""
+    tokens = np.diff(block.token_offsets()[block.sentence_offsets()])
+    further = ours & (block.num_bytes == 0)
+    duplicates.tokens += int(tokens[further].sum())
+    ours &= ~further
 
 
 def _keep_first(block: Documents, ours: npt.NDArray[np.bool_], seen: set[int], duplicates: Duplicates) -> None:

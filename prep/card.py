@@ -57,9 +57,10 @@ def _configs(manifest: Manifest) -> Iterator[str]:
 
 def _text(manifest: Manifest) -> Iterator[str]:
     settings = manifest.settings
+    filled = "packed with whole sequences" if settings["pack_to"] else "one sequence"
     yield from ("", "# Pre-training data for BERT", "")
     yield (
-        f"Rows of up to {settings['pack_to'] or settings['max_seq_len']} token ids, each packed with whole sequences of up to "
+        f"Rows of up to {settings['pack_to'] or settings['max_seq_len']} token ids, each {filled} of up to "
         f"{settings['max_seq_len']}; masks are {'in the rows' if settings['masking'] == 'static' else 'drawn when read'}."
     )
     yield from ("", "| split | rows | sequences | tokens | masked tokens | label 1 | size |", "|---|---|---|---|---|---|---|")
@@ -95,7 +96,9 @@ def _columns(manifest: Manifest) -> Iterator[str]:
     yield "| `segment_a_lengths` | tokens of `[CLS] A [SEP]` of each |"
     if _pairing(manifest) in _LABELS:
         yield f"| `next_sentence_label` | of each: {_LABELS[_pairing(manifest)]} |"
-    dynamic = " (of held-out rows alone)" if manifest.settings["masking"] == "dynamic" else ""
+    dynamic = (
+        " (of held-out rows alone)" if manifest.settings["masking"] == "dynamic" and manifest.splits["eval"].shards else ""
+    )
     yield f"| `masked_positions`, `masked_labels` | where masked tokens stand, and what they were{dynamic} |"
     yield ""
     yield "`manifest.json` has every count, hash and setting; `tokenizer/` is what `transformers.AutoTokenizer` loads."

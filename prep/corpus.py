@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 from prep.decompression import CHUNK_BYTES, decompressed
 from prep.documents import Document, Fault, Rule, Span
+from prep.inputs import is_of_another_format
 from prep.pieces import cut_lines, cut_paragraphs, cut_whole
 from prep.tables import read_parquet
 from prep.tars import DAMAGE, read_samples, text_of
@@ -64,6 +65,8 @@ def _tar_documents(file: BinaryIO, rule: Rule) -> Iterator[Document | Fault]:
     for member in read_samples(file, texts, records):
         if member.ending in records and member.content is not None:
             yield _json_document(member.position, member.content, rule.text_field)
+        elif is_of_another_format(member.name) and member.ending not in texts:
+            yield Fault(member.position, "not_text", member.size, f"member {member.name}: unpack it, it is no plain text")
         else:
             yield text_of(member)
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prep.tokenizer import PreparedTokenizer
+from shards.errors import UserError
 from shards.schema import lengths_to_offsets, token_dtype
 
 CHECKED_SHARE = 100
@@ -76,7 +77,13 @@ class Encoder:
     def _encode_reference(self, sentences: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         parts: list[npt.NDArray[np.uint32]] = [np.empty(0, np.uint32)]
         for batch in _batches(sentences):
-            parts += (np.array(e.ids, np.uint32) for e in self._reference.encode_batch_fast(batch, add_special_tokens=False))
+            try:
+                encodings = self._reference.encode_batch_fast(batch, add_special_tokens=False)
+            except Exception as error:  # the library raises bare Exception
+                raise UserError(
+                    f"--tokenizer: cannot encode a sentence ({error}); give it an unknown token, or use another"
+                ) from error
+            parts += (np.array(encoding.ids, np.uint32) for encoding in encodings)
         return np.concatenate(parts), np.array([len(part) for part in parts[1:]], np.int64)
 
     def _encode_fast(self, sentences: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:

@@ -2,11 +2,11 @@
 
 import importlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from prep.adapter import AHEAD, AdaptedExecutor, Engine, cores, one_line
+from prep.adapter import AHEAD, AdaptedExecutor, Engine, cores, lost, one_line
 from prep.engine import LocalExecutor
 from prep.on_dask import dask_engine
 from prep.on_ray import ray_engine
@@ -44,18 +44,32 @@ def _given(engine: str, workers: int) -> Iterator[Engine]:
             executors.append(_make(engine, factory, workers))
             return executors[-1].submit(*task)
 
+    def translate(error: BaseException) -> BaseException:
+        if isinstance(error, CancelledError):
+            return lost(engine, "it cancelled a task")
+        return error
+
     try:
-        yield Engine(AdaptedExecutor(start), lambda: AHEAD * workers, elsewhere=True)
+        yield Engine(AdaptedExecutor(engine, start, translate), lambda: AHEAD * workers, elsewhere=True)
     finally:
         for executor in executors:
+            _shut(executor)
+
+
+def _shut(executor: Executor) -> None:
+    """Ends the user's executor, whatever its own `shutdown` takes or raises: what was done is done."""
+    with suppress(Exception):
+        try:
             executor.shutdown(wait=False, cancel_futures=True)
+        except TypeError:  # a subclass from before there was that
+            executor.shutdown(wait=False)
 
 
 def _find(engine: str) -> Callable[[int], Any]:
     module, _, name = engine.partition(":")
     try:
         factory: Callable[[int], Any] = getattr(importlib.import_module(module), name)
-    except Exception as error:  # it is the user's code
+    except (Exception, SystemExit) as error:  # it is the user's code
         raise UserError(
             f"--engine {engine}: cannot be imported ({one_line(error)}); give local, dask, ray or MODULE:FACTORY"
         ) from error
@@ -65,7 +79,7 @@ def _find(engine: str) -> Callable[[int], Any]:
 def _make(engine: str, factory: Callable[[int], Any], workers: int) -> Executor:
     try:
         made = factory(workers)
-    except Exception as error:  # it is the user's code
+    except (Exception, SystemExit) as error:  # it is the user's code
         raise UserError(f"--engine {engine}: fails with {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(made, Executor):
         raise UserError(f"--engine {engine}: returned {made!r}, must return an Executor of concurrent.futures")

@@ -53,9 +53,10 @@ class InputFile:
         """Whether a part of the file can be read without what is before it."""
         return not self.compression and self.format not in ("warc", "tar")
 
-    def identity(self) -> dict[str, str | int]:
-        """What the manifest keeps of a file."""
-        return {"name": self.name, "bytes": self.bytes}
+    def identity(self, weights: Sequence[float]) -> dict[str, str | int | float]:
+        """What the manifest keeps of a file, its weight too where there are `weights`."""
+        identity: dict[str, str | int | float] = {"name": self.name, "bytes": self.bytes}
+        return identity | {"weight": weights[self.corpus]} if weights else identity
 
 
 def list_inputs(settings: Settings) -> list[InputFile]:
@@ -112,6 +113,12 @@ def _is_data(name: str) -> bool:
     return name.lower() not in _OF_A_HUB and (kind != "text" or ending in _TEXT)
 
 
+def is_of_another_format(name: str) -> bool:
+    """Whether a name says that a file is anything but plain text."""
+    kind, compression, ending = _by_name(name)
+    return kind != "text" or bool(compression) or ending in _NOT_TEXT
+
+
 def _by_name(name: str) -> tuple[str, str, str]:
     """Format and compression as the name says them, and its ending without that of the compression."""
     parts = posixpath.basename(name).lower().split(".")[1:]
@@ -130,7 +137,7 @@ def _format(name: str, url: str, asked: str) -> tuple[str, str]:
             f"{url}: .{ending} is no format that can be read: plain text, .jsonl, .parquet, .warc, .wet and .tar can, and all "
             "but Parquet as .gz, .zst, .bz2 and .xz; convert it, or name its format with --input"
         )
-    if asked == "auto" and _WIKIEXTRACTOR.fullmatch(posixpath.basename(name).split(".")[0]):
+    if asked == "auto" and kind == "text" and _WIKIEXTRACTOR.fullmatch(posixpath.basename(name).split(".")[0]):
         kind = _wikiextractor_format(url, compression)
     kind = kind if asked == "auto" else asked
     if kind == "parquet" and compression:

@@ -31,7 +31,7 @@ def dask_engine(engine: str, address: str, workers: int) -> Iterator[Engine]:
         raise UserError(f"--engine {engine}: the package distributed is missing; pip install '.[dask]'") from error
     with _client(distributed, engine, address, workers) as client:
         # Not its get_executor(): there a result that is lost with the connection leaves its future open for ever.
-        executor = AdaptedExecutor(partial(client.submit, pure=False), partial(_translate, engine))
+        executor = AdaptedExecutor(engine, partial(client.submit, pure=False), partial(_translate, engine))
         window = window_of(engine, workers if address else 0, lambda: sum(client.nthreads().values()))
         yield Engine(executor, window, elsewhere=True)
 

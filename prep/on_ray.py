@@ -28,7 +28,7 @@ def ray_engine(engine: str, address: str, workers: int) -> Iterator[Engine]:
         raise nobody(engine, error) from error
     try:
         remote = ray.remote(num_cpus=1, max_retries=0)(run_at_worker)
-        executor = AdaptedExecutor(lambda _, *task: remote.remote(*task).future(), partial(_translate, engine))
+        executor = AdaptedExecutor(engine, lambda _, *task: remote.remote(*task).future(), partial(_translate, engine))
         window = window_of(engine, workers if address else 0, lambda: int(ray.cluster_resources().get("CPU", 0)))
         yield Engine(executor, window, elsewhere=True)
     finally:

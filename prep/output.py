@@ -45,7 +45,7 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
         if faults:
             raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {out}`, or choose another --out")
         changes = _changes(manifest.recipe_version, manifest.settings, recipe)
-        _refuse(out, changes + _input_changes(manifest.inputs, summarize(inputs)))
+        _refuse(out, changes + _input_changes(manifest.inputs, summarize(inputs, recipe["corpus_weight"])))
         return manifest
     build_url = storage.join(out, BUILD_NAME)
     if storage.find(build_url):
@@ -79,6 +79,7 @@ def _input_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     changes += [
         f"{name}: {before[name]} -> {after[name]} bytes" for name in after if before.get(name, after[name]) != after[name]
     ]
+    changes = changes or ["other weights, or other files beyond those listed"]
     return [f"inputs: {', '.join(changes[:3])}{', ...' if len(changes) > 3 else ''}"]
 
 
@@ -90,16 +91,20 @@ def _refuse(out: str, changes: list[str]) -> None:
 def touched(out: str, inputs: Sequence[InputFile]) -> bool:
     """Whether the inputs of a finished data set were written again since it was begun, or are copies of what it read."""
     build_url = storage.join(out, BUILD_NAME)
-    return not storage.find(build_url) or json.loads(storage.read_bytes(build_url)).get("inputs_versions") != _versions(inputs)
+    try:
+        begun = json.loads(storage.read_bytes(build_url)) if storage.find(build_url) else {}
+        return bool(begun["inputs_versions"] != _versions(inputs))
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 def _versions(inputs: Sequence[InputFile]) -> str:
     return fingerprint([file.version for file in inputs])
 
 
-def summarize(inputs: Sequence[InputFile]) -> dict[str, Any]:
-    """What the manifest says of the inputs: names and sizes, never places or times."""
-    identities = [file.identity() for file in inputs]
+def summarize(inputs: Sequence[InputFile], weights: Sequence[float]) -> dict[str, Any]:
+    """What the manifest says of the inputs: names, sizes and weights, never places or times."""
+    identities = [file.identity(weights) for file in inputs]
     return {
         "files": len(inputs),
         "bytes": sum(file.bytes for file in inputs),
@@ -120,7 +125,7 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile], share
             storage.tidy(out)
         finished = check(out, recipe, inputs)  # again, now that nobody else can begin or finish
         if not finished:
-            begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs)}
+            begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs, recipe["corpus_weight"])}
             begun["inputs_versions"] = _versions(inputs)
             url, data = storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode()
             storage.publish(url, data, first=True)
@@ -143,7 +148,7 @@ def commit(
     manifest = Manifest(
         settings=recipe,
         tokenizer=tokenizer.describe(),
-        inputs=summarize(plan.inputs),
+        inputs=summarize(plan.inputs, settings.corpus_weight),
         splits={
             name: Split(tuple(shard for share in shares if share.split == name for shard in share.shards)) for name in SPLITS
         },

@@ -72,7 +72,7 @@ def make_overview(url: str, manifest: Manifest, samples: Mapping[str, Sample], t
         samples=samples,
         texts=texts,
         not_next=_not_next(totals) if samples["train"].has_labels else None,
-        actions=_actions(masks, settings) if masks and masks.mask.masked else {},
+        actions=_actions(masks, settings, manifest.tokenizer) if masks and masks.mask.masked else {},
         actions_split=masks_in,
         masked_share=totals["masked_tokens"] / totals["tokens"] if totals["masked_tokens"] else None,
         expected_masked_share=_expected_masked_share(manifest, samples["train"].sequence_lengths),
@@ -87,9 +87,12 @@ def _not_next(totals: Mapping[str, int]) -> Rate:
     return wilson(totals["not_next"] - totals["forced_not_next"], choices, 0.5) if choices else Rate(0.0, 0.0, 1.0, 0, 0.5)
 
 
-def _actions(sample: Sample, settings: Mapping[str, Any]) -> dict[str, Rate]:
+def _actions(sample: Sample, settings: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Rate]:
+    """What became of masked tokens. A random token may be the one that was there: it cannot be told from one that stayed."""
     mask, random = settings["mask_replace_prob"], settings["random_replace_prob"]
-    asked = {"mask": (sample.mask, mask), "random": (sample.random, random), "kept": (sample.kept, 1.0 - mask - random)}
+    same = random / max(1, tokenizer["vocab_size"] - len({*tokenizer["special_ids"].values()}))
+    kept = 1.0 - mask - random + same
+    asked = {"mask": (sample.mask, mask), "random": (sample.random, random - same), "kept": (sample.kept, kept)}
     return {name: clustered(actions, share) for name, (actions, share) in asked.items()}
 
 

@@ -24,10 +24,10 @@ def pair_paragraphs(
 ) -> tuple[Sequences, Tally]:
     """One pair of sentences a document, as notebooks make them from paragraphs split at full stops.
 
-    A is a random sentence but the last; B the one behind it or, with probability 1/2, any sentence of the share's bag, drawn
-    again up to ATTEMPTS times where it is, or reads like, the true next one. A document of one sentence gives no pair. Pairs
-    that are too long lose tokens at the ends of their segments, the longer one first, as `longest_first` of `tokenizers` has
-    it.
+    A is a random sentence but the last; B the one behind it or, with probability 1/2, any sentence of the share's bag (of the
+    same document too), drawn again up to ATTEMPTS times where it is A, or is or reads like the true next one. A document of
+    one sentence gives no pair. Pairs that are too long lose tokens at the ends of their segments, the longer one first, as
+    `longest_first` of `tokenizers` has it.
     """
     segments, labels, keys, tally = _pair(order, document_sentences, sentence_tokens, ids, keys, max_tokens)
     sequences = Sequences._make((*segments, labels, np.zeros(len(keys), np.bool_), keys))
@@ -70,7 +70,8 @@ def _pair(order: Any, document_sentences: Any, sentence_tokens: Any, ids: Any, k
             for attempt in range(ATTEMPTS):
                 b = np.int64(below(draw(key, np.uint64(2 + attempt)), np.uint64(bag)))
                 length = sentence_tokens[b + 1] - sentence_tokens[b]
-                if length != next_stop - next_start or not agrees(ids, next_start, next_stop, sentence_tokens[b], length):
+                like_next = length == next_stop - next_start and agrees(ids, next_start, next_stop, sentence_tokens[b], length)
+                if b != a and not like_next:
                     label = 1
                     break
                 redrawn += 1

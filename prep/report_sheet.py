@@ -29,13 +29,13 @@ def report(url: str, seed: int) -> Sheet:
     manifest = open_data_set(url)
     if not all(name in manifest.splits for name in ("train", "eval")) or not manifest.splits["train"].shards:
         raise UserError(f"{url}: its manifest has no rows to train on; build it again")
-    texts = token_texts(load_prepared(storage.join(url, manifest.tokenizer["folder"])))
     try:
+        texts = token_texts(load_prepared(storage.join(url, manifest.tokenizer["folder"])))
         samples = {
             name: read_sample(url, manifest, name, seed, texts) for name, split in manifest.splits.items() if split.shards
         }
         return make_sheet(make_overview(url, manifest, samples, texts))
-    except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         raise UserError(
             f"{storage.join(url, MANIFEST_NAME)}: a field is missing or wrong ({error!r}); run `python -m prep verify {url}`"
         ) from error

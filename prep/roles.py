@@ -39,7 +39,7 @@ def find_roles(tokenizer: Tokenizer, told: Mapping[str, Any], name: str) -> dict
     for role, names in NAMES.items():
         said = told.get(f"{role}_token")
         said = said.get("content") if isinstance(said, Mapping) else said
-        if said is not None and said not in vocab:
+        if said is not None and (not isinstance(said, str) or said not in vocab):
             raise UserError(f"--tokenizer {name}: its {role}_token is {said!r}, which its vocabulary does not have")
         of_model = model.get("unk_token") if role == "unk" else None
         if role == "unk" and of_model is None and model.get("unk_id") is not None:
@@ -124,7 +124,12 @@ def _blanks(kinds: str) -> tuple[str, ...]:
 
 def says_blanks(tokenizer: Tokenizer) -> bool:
     """Whether a word in the middle of a text is encoded otherwise than at its beginning, for the blank before it."""
-    return any(
-        tokenizer.encode(text, add_special_tokens=False).ids != tokenizer.encode(f" {text}", add_special_tokens=False).ids
-        for text in _PROBES
-    )
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return found
+
+    def ends(whole: list[int], part: list[int]) -> bool:
+        return bool(part) and whole[-len(part) :] == part
+
+    return any(ends(ids(f". {text}"), ids(f" {text}")) and not ends(ids(f". {text}"), ids(text)) for text in _PROBES)

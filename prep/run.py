@@ -2,20 +2,20 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from prep import engines, output, stages
 from prep.plan import Plan, make_plan
-from prep.records import ShareRecord
 from prep.settings import Settings
 from prep.stages import Job
 from prep.task_shard import TaskShard, find_task_shard
 from prep.tasks import check_tokenizer, pair_tasks, tokenize_tasks
 from prep.tokenizer import PreparedTokenizer, load_prepared, load_tokenizer
 from shards import storage
-from shards.errors import UserError
+from shards.errors import NotReadyError, UserError
 from shards.manifest import Manifest
 from shards.terminal import say
 
@@ -31,7 +31,7 @@ def build(settings: Settings) -> Manifest | None:
     given = None if settings.trained_vocab_size else load_tokenizer(settings.tokenizer, settings.cased)
     if given:
         check_tokenizer(settings, given)
-    recipe = settings.recipe(given.fingerprint if given else settings.tokenizer)
+    recipe = settings.recipe(given.identity if given else settings.tokenizer)
     finished = output.check(settings.out, recipe, plan.inputs)
     shared = settings.stage not in ("all", "commit")
     if finished:
@@ -42,11 +42,12 @@ def build(settings: Settings) -> Manifest | None:
             output.tidy(settings.out)
         return None
     if settings.stage == "commit":
-        with output.claimed(settings.out, recipe, plan.inputs) as finished:
+        with _in_turn(settings), output.claimed(settings.out, recipe, plan.inputs) as finished:
             return None if finished else _commit(settings, plan, shard, given, recipe)
     with (
         tempfile.TemporaryDirectory() as folder,
         engines.opened(settings.engine, settings.workers, folder) as engine,
+        _in_turn(settings),
         output.claimed(settings.out, recipe, plan.inputs, shared) as finished,
     ):
         job = Job(settings, plan, shard, engine, folder)
@@ -55,6 +56,17 @@ def build(settings: Settings) -> Manifest | None:
         if not finished:
             _one_stage(job, given)
     return None
+
+
+@contextmanager
+def _in_turn(settings: Settings) -> Iterator[None]:
+    """A stage that comes while another has the folder to itself is early, not wrong."""
+    try:
+        yield
+    except storage.BusyError as error:
+        if settings.stage == "all":
+            raise
+        raise NotReadyError(str(error)) from error
 
 
 def _absolute(settings: Settings) -> Settings:
@@ -76,7 +88,8 @@ def _all_stages(job: Job, given: PreparedTokenizer | None, recipe: dict[str, Any
     records = dict(stages.pair(job, tasks, total))
     shares = [records[task.number] for task in tasks]
     if job.engine.elsewhere:
-        _check_visible(settings.out, shares)
+        files = [file for task, share in zip(tasks, shares, strict=True) for file in task.shards_of(share)]
+        _check_visible("--out", settings.out, settings.out, files)
     return output.commit(settings, plan, recipe, tokenizer, total, shares)
 
 
@@ -91,14 +104,16 @@ def _one_stage(job: Job, given: PreparedTokenizer | None) -> None:
     tokenizer_url, tokenizer = _tokenizer(settings, plan, given)
     units = tokenize_tasks(settings, plan, tokenizer_url, tokenizer)
     if settings.stage == "tokenize":
-        for _ in stages.tokenize(job, units):
-            pass
+        done = [units[number].segments_of(record) for number, record in stages.tokenize(job, units)]
+        if job.engine.elsewhere:
+            _check_visible("--scratch", settings.scratch, units[0].store, [file for files in done for file in files])
         _say_done("tokenize", shard, len(units))
         return
     segments, total = stages.sum_units(len(units), stages.read_units(units))
     tasks = pair_tasks(settings, plan, units[0].store, segments, total, tokenizer)
-    for _ in stages.pair(job, tasks, total):
-        pass
+    files = [file for number, record in stages.pair(job, tasks, total) for file in tasks[number].shards_of(record)]
+    if job.engine.elsewhere:
+        _check_visible("--out", settings.out, settings.out, files)
     _say_done("pair", shard, len(tasks))
 
 
@@ -131,12 +146,12 @@ def _say_done(stage: str, shard: TaskShard, num_tasks: int) -> None:
     say(f"{stage} share {shard}: {done} of {num_tasks} {_TASKS[stage]} done here")
 
 
-def _check_visible(out: str, shares: Sequence[ShareRecord]) -> None:
-    """Workers may have another disk than this process, and shards there would be in the manifest and nowhere else."""
-    sizes = stages.shard_sizes(out)
-    for shard in (shard for share in shares for shard in share.shards):
-        if sizes.get(shard.path.rpartition("/")[2]) != shard.bytes:
+def _check_visible(flag: str, place: str, folder: str, files: Sequence[tuple[str, int]]) -> None:
+    """Workers may have another disk than this process, and what they write there would be nowhere else."""
+    sizes = {storage.absolute(info.url): info.bytes for info in storage.list_files(folder)}
+    for url, num_bytes in files:
+        if sizes.get(storage.absolute(url)) != num_bytes:
             raise UserError(
-                f"--out {out}: {shard.path} is not there, although a worker wrote it: it has another disk; choose a bucket, "
-                "or a folder that all machines share"
+                f"{flag} {place}: {url} is not there, although a worker wrote it: it has another disk; choose a bucket, or a "
+                "folder that all machines share"
             )

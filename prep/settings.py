@@ -226,7 +226,7 @@ class Settings:
         return self.pack_to or self.max_seq_len
 
     def recipe(self, tokenizer: str) -> dict[str, Any]:
-        """What can change the output, and no place: `tokenizer` is train:N or the fingerprint of a given one."""
+        """What can change the output, and no place: `tokenizer` is train:N or the identity of a given one."""
         left_out = {"corpus", "out", "engine", "workers", "stage", "task_shard"}
         left_out |= {"tokenizer_engine", "scratch", "tokenizer", "cased"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}

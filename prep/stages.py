@@ -16,7 +16,7 @@ from prep.progress import Counts, Stage
 from prep.records import MAX_LISTED_FAULTS, ShareRecord, UnitRecord
 from prep.settings import Settings
 from prep.task_shard import TaskShard
-from prep.tasks import identity, vocabulary_task
+from prep.tasks import vocabulary_task
 from prep.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
 from prep.tokenizer import PreparedTokenizer, is_saved, load_prepared
 from prep.vocabulary import make_vocabulary
@@ -42,7 +42,7 @@ class Job:
 
 def publish_tokenizer(scratch: str, given: PreparedTokenizer) -> str:
     """The folder in the scratch folder that workers load a given tokenizer from."""
-    url = storage.join(scratch, f"tokenizer-{identity(given)[:32]}")
+    url = storage.join(scratch, f"tokenizer-{given.identity[:32]}")
     if not is_saved(url):
         given.save(url)
     return url

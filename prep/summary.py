@@ -10,6 +10,7 @@ from prep.plan import Plan, make_plan
 from prep.settings import Settings
 from prep.shares import MIN_HELD_OUT
 from prep.task_shard import find_task_shard
+from prep.tasks import check_tokenizer
 from prep.tokenizer import load_tokenizer
 from shards import storage
 from shards.errors import UserError
@@ -75,7 +76,9 @@ def describe_plan(settings: Settings) -> Iterator[str]:
     """What a build would do, a line each."""
     plan = make_plan(settings)
     given = None if settings.trained_vocab_size else load_tokenizer(settings.tokenizer, settings.cased)
-    finished = output.check(settings.out, settings.recipe(given.fingerprint if given else settings.tokenizer), plan.inputs)
+    if given:
+        check_tokenizer(settings, given)
+    finished = output.check(settings.out, settings.recipe(given.identity if given else settings.tokenizer), plan.inputs)
     tokens = plan.text_bytes * TOKENS_PER_TEXT_BYTE
     stages = ", ".join((["vocabulary"] if settings.trained_vocab_size else []) + ["tokenize", "pair", "commit"])
     if settings.stage != "all":

@@ -25,17 +25,18 @@ class Member(NamedTuple):
 
 
 def read_samples(file: BinaryIO, is_text: frozenset[str], is_record: frozenset[str]) -> Iterator[Member]:
-    """The member of each sample that holds its text, the first with an ending of `is_text`, else of `is_record`.
+    """The members of each sample that hold its text: those with an ending of `is_text`, else of `is_record`.
 
-    Members whose names are equal up to the first dot are one sample, as in WebDataset. Where none has such an ending, all
-    members of the sample come. Hidden members are passed over. Raises tarfile.TarError for a stream that is no tar or ends
-    before its end mark.
+    Members whose names are equal up to the first dot are one sample, as in WebDataset, up to MAX_DOCUMENT_BYTES of them.
+    Where none has such an ending, all members of the sample come. Hidden members are passed over. Raises tarfile.TarError
+    for a stream that is no tar, that ends before its end mark, or that goes on behind it.
     """
     sample: list[Member] = []
     key = None
     try:
         for member, its_key in _members(file):
-            if sample and (its_key is None or its_key != key):
+            full = sum(held.size for held in sample) + member.size > MAX_DOCUMENT_BYTES
+            if sample and (its_key is None or its_key != key or full):
                 yield from _texts(sample, is_text, is_record)
                 sample = []
             sample.append(member)
@@ -48,9 +49,9 @@ def read_samples(file: BinaryIO, is_text: frozenset[str], is_record: frozenset[s
 
 def _texts(sample: list[Member], is_text: frozenset[str], is_record: frozenset[str]) -> list[Member]:
     for endings in (is_text, is_record):
-        for member in sample:
-            if member.ending in endings:
-                return [member]
+        found = [member for member in sample if member.ending in endings]
+        if found:
+            return found
     return sample
 
 
@@ -65,11 +66,12 @@ def _members(file: BinaryIO) -> Iterator[tuple[Member, str | None]]:
                 continue
             matched = _SAMPLE.fullmatch(name)
             content = tar.extractfile(info) if info.size <= MAX_DOCUMENT_BYTES else None
-            ending = matched[2].lower() if matched else ""
+            ending = name.rpartition(".")[2].lower() if matched else ""
             yield Member(info.offset, name, ending, info.size, content.read() if content else None), matched and matched[1]
             tar.members = []  # it would keep every header
-        while tape.read(1 << 20):
-            pass
+        while rest := tar.fileobj.read(1 << 20):
+            if any(rest):
+                raise tarfile.ReadError("more stands behind the mark of its end: tars put together, or a damaged header")
     if any(tape.last):
         raise tarfile.ReadError("it ends without the mark of its end: it was cut off")
 

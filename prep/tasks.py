@@ -46,7 +46,7 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
         "splitting": settings.splitting,
         "weights": settings.corpus_weight,
         "dedup": settings.dedup,
-        "tokenizer": identity(tokenizer),
+        "tokenizer": tokenizer.identity,
         "eval_fraction": settings.eval_fraction,
         "versions": [SPLITTER, TOKENIZERS, EXTRACTOR, STORE_VERSION, PLAN_VERSION],
     }
@@ -76,7 +76,7 @@ def pair_tasks(
 ) -> list[ShareTask]:
     """A task a share of a partition and copy, in order. `segments` and `total` are of all units, as they were tokenized."""
     held_out = hold_out(total, settings.eval_fraction, 2 if settings.pairing == "nsp" else 1)
-    key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.fingerprint)])
+    key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.identity)])
     records = storage.join(settings.out, output.RECORDS, key[:32])
     recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
     return [
@@ -93,11 +93,6 @@ def pair_tasks(
     ]
 
 
-def identity(tokenizer: PreparedTokenizer) -> str:
-    """What tells a tokenizer from any other: its definition, and what its special tokens are for."""
-    return fingerprint([tokenizer.fingerprint, dict(tokenizer.roles)])
-
-
 def check_tokenizer(settings: Settings, tokenizer: PreparedTokenizer) -> None:
     """Raises UserError when the recipe asks for what the tokenizer does not have."""
     name = settings.tokenizer
@@ -106,6 +101,10 @@ def check_tokenizer(settings: Settings, tokenizer: PreparedTokenizer) -> None:
         raise UserError(
             f"--tokenizer {name}: has no template for pairs (a post-processor that sets {'a classifier and ' if pair else ''}"
             f"separator tokens around two segments), which --pairing {settings.pairing} needs; use --pairing none or another"
+        )
+    if settings.pairing == "none" and "single" not in tokenizer.templates:
+        raise UserError(
+            f"--tokenizer {name}: gives no token for any plain text, so it cannot be told how it frames one; use another"
         )
     if settings.cross_documents and "sep" not in tokenizer.roles:
         raise UserError(f"--tokenizer {name}: has no separator token, which --cross-documents needs; use another")

@@ -150,7 +150,10 @@ def _batches(task: TokenizeTask, record: UnitRecord) -> Iterator[list[_Item]]:
 def _drop(task: TokenizeTask, record: UnitRecord, file: InputFile, fault: Fault) -> None:
     if task.on_error == "stop" and fault.reason not in HARMLESS:
         raise fault_error(file, fault)
-    record.drop(file, fault)
+    if fault.reason == "not_wanted":  # as many as there are pages; nothing to look up
+        record.leave_out(fault.reason, fault.num_bytes)
+    else:
+        record.drop(file, fault)
 
 
 def _encode(batch: list[_Item], task: TokenizeTask, encoder: Encoder, record: UnitRecord) -> Documents:
@@ -221,7 +224,7 @@ def _count(record: UnitRecord, documents: Documents, corpora: npt.NDArray[np.int
     record.sentences += len(documents.sentence_lengths)
     record.tokens += len(documents.ids)
     record.unknown_tokens += 0 if unknown_id is None else int(np.count_nonzero(documents.ids == unknown_id))
-    record.see(Counter(documents.hashes.tolist()))
+    record.see(Counter(documents.hashes[first].tolist()))
     tokens = np.diff(documents.token_offsets()[documents.sentence_offsets()])
     for i, amounts in enumerate((first, np.ones(len(first)), documents.num_bytes, tokens)):
         for corpus, amount in enumerate(np.bincount(corpora, amounts, minlength=len(record.corpora))):

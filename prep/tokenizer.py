@@ -49,6 +49,13 @@ class PreparedTokenizer:
         """sha256 of tokenizer.json."""
         return hashlib.sha256(self.json_text.encode()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """What tells it from any other: its fingerprint, and what its special tokens are for where that is not as in BERT."""
+        if all(token == SPECIAL_TOKENS[role] for role, token in self.roles.items()):
+            return self.fingerprint
+        return hashlib.sha256(json.dumps([self.fingerprint, sorted(self.roles.items())]).encode()).hexdigest()
+
     @cached_property
     def vocab(self) -> dict[str, int]:
         """Token -> id, added tokens included."""
@@ -155,7 +162,14 @@ def prepare(tokenizer: Tokenizer, told: Mapping[str, Any], name: str) -> Prepare
     last = max(vocab.values(), default=-1)
     if last + 1 != len(vocab):
         raise UserError(f"--tokenizer {name}: has {len(vocab)} entries and ids up to {last}; ids must have no gaps")
-    roles = find_roles(tokenizer, told, name)
+    try:
+        roles = find_roles(tokenizer, told, name)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(
+            f"--tokenizer {name}: cannot encode a text ({error}); give it an unknown token, or use another"
+        ) from error
     tokenizer.add_special_tokens(list(roles.values()))  # marks those that are there; adds no id
     text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=1)
     return PreparedTokenizer(text, roles)

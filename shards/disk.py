@@ -6,12 +6,15 @@ Everything here raises OSError; `storage` says what it means.
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _TEMPORARY = ".tmp-"
+_ABANDONED_S = 24 * 3600.0
+"""A file that another machine has not finished for so long never will be."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,14 @@ def _take_if_free(path: Path, temporary: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Removes the temporary files below that processes of this machine, now dead, left behind."""
-    for path in folder.glob(f"**/.*{_TEMPORARY}{socket.gethostname()}-*"):
+    """Removes the temporary files below that dead processes of this machine left behind, and old ones of any other."""
+    mine = f"{_TEMPORARY}{socket.gethostname()}-"
+    for path in folder.glob(f"**/.*{_TEMPORARY}*"):
         pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            old = time.time() - path.stat().st_mtime > _ABANDONED_S
+            if pid.isdigit() and (not _is_alive(int(pid)) if mine in path.name else old):
+                path.unlink()
 
 
 def _is_alive(pid: int) -> bool:

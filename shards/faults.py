@@ -81,6 +81,10 @@ class MissingError(StorageError):
     """There is nothing at the URL."""
 
 
+class BusyError(StorageError):
+    """Another process has the folder."""
+
+
 @contextmanager
 def translated(url: str, doing: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes a StorageError about `url`."""

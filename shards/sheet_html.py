@@ -93,11 +93,16 @@ footer { margin-top: 1rem; font-size: .8125rem; }
 """
 
 
+_BEGINNING = "<!doctype html>"
+
+
 def print_and_publish(sheet: Sheet, place: str | None) -> None:
     """Writes a report's page, where a place is given for it, and prints the report. Raises UserError when it cannot."""
     if place == "":
         raise UserError("--html is empty; give the file to write, such as report.html")
     if place:
+        if storage.find(place) and storage.read_bytes(place)[: len(_BEGINNING)] != _BEGINNING.encode():
+            raise UserError(f"--html {place}: is there and is no page; choose another name, or remove it")
         storage.publish(place, page(sheet).encode())
     print_sheet(sheet)
     if place:
@@ -108,7 +113,7 @@ def page(sheet: Sheet) -> str:
     """The report as a page."""
     return "".join(
         (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
+            f'{_BEGINNING}\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n',
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n',
             f"<title>{text(sheet.title)} {text(sheet.place)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n",

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
 from fsspec.asyn import sync
 from fsspec.core import url_to_fs
@@ -23,6 +24,7 @@ from fsspec.utils import get_protocol
 from shards import disk
 from shards.blocks import local_file, remote_file
 from shards.disk import FileInfo
+from shards.faults import BusyError as BusyError
 from shards.faults import MissingError as MissingError
 from shards.faults import StorageError as StorageError
 from shards.faults import may_pass, retried, storage_error
@@ -238,7 +240,7 @@ def tidy(url: str, empty_folders: bool = False) -> None:
 def locked(url: str, name: str, what: str, shared: bool = False) -> Iterator[None]:
     """Keeps other processes of this kind out of a local folder, by a lock on the file `name` in it that ends with the process.
 
-    Several may share it, which keeps out those that do not. Elsewhere there is no such lock. Raises StorageError, saying
+    Several may share it, which keeps out those that do not. Elsewhere there is no such lock. Raises BusyError, saying
     `what` is at work there.
     """
     if not is_local(url):
@@ -253,12 +255,21 @@ def locked(url: str, name: str, what: str, shared: bool = False) -> Iterator[Non
             try:
                 fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StorageError(f"{url}: another {what} is at work there; wait for it or choose another") from None
+                raise BusyError(f"{url}: another {what} is at work there; wait for it or choose another") from None
         yield
 
 
 def _remote_infos(fs: Any, entries: dict[str, dict[str, Any]]) -> list[FileInfo]:
-    return [_remote_info(fs, entry) for entry in entries.values() if entry["type"] == "file"]
+    return [_remote_info(fs, _sized(fs, entry)) for entry in entries.values() if entry["type"] == "file"]
+
+
+def _sized(fs: Any, entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a listing, asked for by itself where the listing does not say how large it is, as on web servers."""
+    if entry.get("size") is not None:
+        return entry
+    name = entry["name"]
+    found: dict[str, Any] = retried(name, "look at", lambda: _fresh(fs, "info", _ANSWER_S, name))
+    return found
 
 
 def _remote_info(fs: Any, entry: dict[str, Any]) -> FileInfo:
@@ -285,6 +296,11 @@ def _filesystem(url: str) -> tuple[Any, str]:
         fs, path = url_to_fs(url, **({} if is_local(url) else {"use_listings_cache": False}))
     except Exception as error:  # a backend may fail in any way while it is set up
         raise storage_error(url, "open", error) from error
+    host = urlsplit(url).hostname or ""
+    if not is_local(url) and protocol not in _EXTRAS and ("::" in url or host not in fs.unstrip_protocol(path).lower()):
+        raise StorageError(
+            f"{url}: the files that are listed there lose a part of the URL; mount it, or copy it to a disk first"
+        )
     if protocol in ("s3", "s3a"):  # before it connects; its own attempts around those of botocore would multiply ours
         fs.connect_timeout, fs.read_timeout, fs.retries = _CONNECT_S, _SILENCE_S, 1
         fs.config_kwargs.setdefault("retries", {"mode": "standard", "total_max_attempts": 3})  # for a part of an upload

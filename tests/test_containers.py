@@ -107,9 +107,10 @@ def test_html_pages_give_their_main_text_and_other_types_are_counted(tmp_path: P
         containers.response(b"plain text", "text/plain"),
     ]
     path.write_bytes(COMPRESS[".gz"](b"".join(records)))
-    html, image, plain = read(path)
+    html, image, gone, plain = read(path)
     assert isinstance(html, Document) and "Caf\xe9 au lait." in html.text and "var x" not in html.text
     assert isinstance(image, Fault) and (image.reason, image.num_bytes) == ("not_wanted", 5)
+    assert isinstance(gone, Fault) and gone.reason == "not_wanted"
     assert isinstance(plain, Document) and plain.text == "plain text"
 
 
@@ -195,3 +196,48 @@ def test_wikiextractors_own_markup_is_named(tmp_path: Path) -> None:
     (tmp_path / "AA" / "wiki_00").write_text('<doc id="1" url="u" title="t">\nText.\n</doc>\n')
     done = run_prep("plan", "--corpus", tmp_path / "AA", "--out", tmp_path / "out")
     assert done.returncode == 2 and "wiki_00: is in wikiextractor's own markup" in done.stderr and "--json" in done.stderr
+
+
+def test_what_stands_behind_a_damaged_header_or_an_end_is_not_lost_in_silence(tmp_path: Path) -> None:
+    whole = containers.tar_of_texts([f"text {i}" for i in range(40)])
+    flipped = bytearray(whole)
+    flipped[12 * 1024 + 3] ^= 1
+    for content, before in ((bytes(flipped), 12), (whole + whole, 40)):
+        (tmp_path / "a.tar").write_bytes(content)
+        *documents, last = read(tmp_path / "a.tar")
+        assert len(documents) == before and isinstance(last, Fault) and last.reason == "damaged"
+
+
+def test_names_that_are_equal_up_to_a_dot_cost_no_text(tmp_path: Path) -> None:
+    members = {f"page.{number}.txt": f"text {number}".encode() for number in range(30)} | {"page.meta.json": b'{"text": "no"}'}
+    (tmp_path / "a.tar").write_bytes(containers.tar(members))
+    assert [item.text for item in read(tmp_path / "a.tar") if isinstance(item, Document)] == [f"text {i}" for i in range(30)]
+
+
+def chunked(body: bytes) -> bytes:
+    parts = [body[i : i + 7] for i in range(0, len(body), 7)]
+    return b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in parts) + b"0\r\n\r\n"
+
+
+def test_bodies_are_decoded_as_they_came_over_the_wire(tmp_path: Path) -> None:
+    text = "Caf\xe9 au lait, and a longer text behind it.".encode("latin-1")
+    kind = "text/plain; charset=ISO-8859-1; boundary=x"
+    packed = COMPRESS[".gz"](text)
+    records = [
+        containers.response(text, kind),
+        containers.response(text, kind.replace("ISO-8859-1", "utf8mb4")),
+        containers.response(chunked(text), f"{kind}\r\nTransfer-Encoding: chunked"),
+        containers.response(packed, f"{kind}\r\nContent-Encoding: gzip"),
+        containers.response(chunked(packed), f"{kind}\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked"),
+        containers.response(text, f"{kind}\r\nContent-Encoding: gzip"),
+        containers.response(packed[:-12], f"{kind}\r\nContent-Encoding: br"),
+    ]
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    found = read(tmp_path / "a.warc")
+    expected = [text.decode("latin-1"), "invalid_utf8", *[text.decode("latin-1")] * 4, "broken_http"]
+    assert [item.text if isinstance(item, Document) else item.reason for item in found] == expected
+
+
+def test_a_parquet_file_that_is_named_like_wikiextractors_is_parquet(tmp_path: Path) -> None:
+    (tmp_path / "wiki_1.parquet").write_bytes(containers.parquet(["one", "two"]))
+    assert [item.text for item in read(tmp_path / "wiki_1.parquet") if isinstance(item, Document)] == ["one", "two"]

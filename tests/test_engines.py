@@ -1,7 +1,9 @@
 """Engines other than the local one, each with tasks that succeed, fail and kill their worker."""
 
 import gc
+import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -128,3 +130,53 @@ def test_the_window_follows_the_cluster(monkeypatch: pytest.MonkeyPatch, capsys:
     assert [window() for _ in range(5)] == [2, 2, 6, 100, 100]  # in the end nobody answers
     assert capsys.readouterr().err == "--engine dask:there: has no workers now; waiting for some\n"
     assert window_of("dask:there", 7, lambda: 50)() == 7
+
+
+ODD = """
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+
+
+class Old(ThreadPoolExecutor):
+    def shutdown(self, wait=True):
+        super().shutdown(wait=wait)
+
+
+class Nothing(ThreadPoolExecutor):
+    def submit(self, *task):
+        return None
+
+
+class Cancels(ThreadPoolExecutor):
+    def submit(self, *task):
+        future = Future()
+        future.cancel()
+        future.set_running_or_notify_cancel()
+        return future
+
+
+def shut(workers):
+    executor = ThreadPoolExecutor(workers)
+    executor.shutdown()
+    return executor
+
+
+def leaves(workers):
+    sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize("name", ["Old", "Nothing", "Cancels", "shut", "leaves"])
+def test_odd_executors_of_ones_own_end_in_one_line(
+    name: str, corpus: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    places = ("--corpus", corpus, "--out", tmp_path / "out", "--scratch", tmp_path / "scratch", "--tokenizer", vocabulary)
+    command = [sys.executable, "-m", "prep", "build", *map(str, places), "--engine", f"odd:{name}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    if name == "Old":
+        assert done.returncode == 0 and (tmp_path / "out" / "manifest.json").exists()
+    else:
+        assert done.returncode == 2 and f"--engine odd:{name}" in done.stderr.splitlines()[-1], done.stderr

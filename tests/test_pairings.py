@@ -109,6 +109,7 @@ def test_half_of_the_segments_are_swapped() -> None:
 def reference_paragraphs(corpus: Corpus) -> tuple[list[Pair], int]:
     """The notebooks' loop, with B drawn again while it is the true next sentence; and the tokens used of A and true Bs."""
     bag = [sentence for document in corpus.documents for sentence in document]
+    first_of = offsets([len(document) for document in corpus.documents])
     made: list[Pair] = []
     used = 0
     for number in corpus.order:
@@ -119,8 +120,8 @@ def reference_paragraphs(corpus: Corpus) -> tuple[list[Pair], int]:
         start = random_integer(key, 0, 0, len(sentences) - 2)
         b, label = sentences[start + 1], 0
         if random_fraction(key, 1) < 0.5:
-            drawn = [bag[random_integer(key, 2 + attempt, 0, len(bag) - 1)] for attempt in range(10)]
-            others = [sentence for sentence in drawn if sentence != sentences[start + 1]]
+            drawn = [random_integer(key, 2 + attempt, 0, len(bag) - 1) for attempt in range(10)]
+            others = [bag[i] for i in drawn if i != first_of[number] + start and bag[i] != sentences[start + 1]]
             if not others:
                 continue
             b, label = others[0], 1

@@ -244,3 +244,23 @@ def test_settings_that_contradict_each_other_are_one_line(name: str, corpus: Pat
 def test_a_weight_of_nothing_is_named(corpus: Path, tmp_path: Path) -> None:
     done = run_prep("plan", "--corpus", corpus, corpus.parent, "--corpus-weight", 1, 3, "--out", tmp_path / "out")
     assert done.returncode == 2 and "its weight would be of nothing" in done.stderr
+
+
+def test_held_out_documents_of_a_small_corpus_are_scored_once(build: BuildRunner, tmp_path: Path) -> None:
+    lines = [f"This is number {i}. It has a second sentence, and {i * 7}. And it has a third." for i in range(20)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    out = build(tmp_path / "a.txt", "--corpus-weight", 3)
+    ledger = manifest_of(out)["ledger"]
+    assert ledger["pairs"]["eval"]["documents"] == 8 and ledger["pairs"]["train"]["documents"] == 12 * 3
+    assert ledger["duplicates"]["sampled"] == ledger["duplicates"]["different"] == 20
+    assert run_prep("verify", out).returncode == 0
+
+
+def test_other_weights_over_a_finished_data_set_are_refused(build: BuildRunner, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("\n".join(f"This is {name}{i}. It has more." for i in range(30)))
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    out = build(a, "--corpus", a, b, "--corpus-weight", 3, 0.5)
+    places = ("--out", out, "--scratch", tmp_path / "scratch", "--tokenizer", out / "tokenizer")
+    done = run_prep("build", "--corpus", b, a, "--corpus-weight", 3, 0.5, *places)
+    assert done.returncode == 2 and "other weights" in done.stderr, done.stderr

@@ -77,7 +77,7 @@ def test_words_begin_where_the_text_has_blanks(folders: dict[str, Path]) -> None
 
 def test_sentences_behind_others_are_encoded_with_their_blank(folders: dict[str, Path]) -> None:
     roberta, albert = load(folders["roberta"]), load(folders["albert"])
-    assert roberta.says_blanks and not albert.says_blanks
+    assert roberta.says_blanks and not albert.says_blanks and not load(folders["llama"]).says_blanks
     whole = roberta.reference.encode("The state. The union.", add_special_tokens=False).ids
     parts, _ = Encoder(roberta, fast=False).encode(["The state.", " The union."])
     assert parts.tolist() == whole
@@ -112,6 +112,19 @@ def test_what_a_recipe_lacks_is_one_line(folders: dict[str, Path], corpus: Path,
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="no mask token"):
         load(Path(without(Path(folders["openai"]), tmp_path / "nameless")))
+
+
+def test_tokenizers_that_cannot_encode_are_one_line(tmp_path: Path, corpus: Path) -> None:
+    from tokenizers import models, pre_tokenizers
+
+    vocab = [("<pad>", 0.0), ("<mask>", 0.0), ("x", -1.0)]
+    without_unknown = Tokenizer(models.Unigram(vocab))
+    without_unknown.pre_tokenizer = pre_tokenizers.Whitespace()
+    without_unknown.save(str(tmp_path / "tokenizer.json"))
+    for command in ("plan", "build"):
+        places = ("--corpus", corpus, "--out", tmp_path / "out", "--scratch", tmp_path / "scratch", "--tokenizer", tmp_path)
+        done = run_prep(command, *places, "--pairing", "none")
+        assert done.returncode == 2 and "cannot encode" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_tokens_that_show_no_words_are_refused_for_words(tmp_path: Path, corpus: Path) -> None:

@@ -183,3 +183,12 @@ def test_a_plan_says_which_share_it_is(settings: dict[str, Any]) -> None:
     lines = list(describe_plan(Settings(**settings, stage="pair", task_shard="1/3")))
     assert "stages:      pair alone, share 1/3 of its tasks" in lines
     assert "engine:      executors:threads, 2 at once" in lines
+
+
+def test_a_stage_that_comes_while_another_has_the_folder_is_early(corpus: Path, vocabulary: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("build", "--corpus", corpus, "--out", out, "--scratch", tmp_path / "scratch", "--tokenizer", vocabulary)
+    with storage.locked(str(out), "_build/lock", "build"):
+        for stage, code in (("tokenize", 75), ("commit", 75), ("all", 2)):
+            done = run_prep(*command, "--stage", stage)
+            assert done.returncode == code and "another build is at work there" in done.stderr, done.stderr

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,8 @@ from shards.storage import MissingError, StorageError
     [
         ("https://***@host/a", "https://me:pass@host/a"),
         ("https://***@host/a", "https://me:pa/ss@host/a"),
+        ("s3://***@host/a", "s3://me:p@ss@host/a"),
+        ("https://***@host/a?pwd=***", "https://ghp_token@host/a?pwd=x"),
         ("https://h/a?x=1&sig=***&y=2", "https://h/a?x=1&sig=Zm9v%3D&y=2"),
         ("https://h/a?X-Amz-Credential=***&X-Amz-Signature=***", "https://h/a?X-Amz-Credential=AK%2F1&X-Amz-Signature=ab12"),
         ("https://h/a?AWSAccessKeyId=***&Signature=***", "https://h/a?AWSAccessKeyId=AKIA&Signature=x"),
@@ -173,3 +176,22 @@ def test_waits_grow_and_are_spread_by_url(monkeypatch: pytest.MonkeyPatch) -> No
             faults.retried(url, "read", fail)
         assert 90 < sum(slept) <= faults.DEADLINE_S and slept[0] <= 0.5 and slept[-1] >= 7.5
     assert waits["s3://b/a"] != waits["s3://b/b"]
+
+
+def test_a_web_servers_folder_is_listed_with_sizes(web: tuple[Path, FaultyProxy]) -> None:
+    folder, proxy = web
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(name * 10)
+    url = proxy.url
+    assert [(info.url.rpartition("/")[2], info.bytes) for info in storage.list_files(f"{url}/")] == [
+        ("a.txt", 50),
+        ("b.txt", 50),
+    ]
+    assert [info.bytes for info in storage.glob(f"{url}/*.txt")] == [50, 50]
+
+
+def test_urls_that_listing_would_break_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", "text")
+    with pytest.raises(StorageError, match="lose a part of the URL"):
+        storage.list_files(f"zip://*.txt::{tmp_path}/a.zip")

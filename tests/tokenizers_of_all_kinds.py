@@ -51,5 +51,21 @@ def openai(texts: Sequence[str]) -> Tokenizer:
     return made
 
 
+def llama(texts: Sequence[str]) -> Tokenizer:
+    """BPE of SentencePiece's kind, whose normalizer writes blanks as marks and sets one before the text."""
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    made.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=NAMES, show_progress=False)
+    made.train_from_iterator((text[:200] for text in texts[:200]), trainer)
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return made
+
+
 OPENAI_CONFIG = '{"pad_token": "<nothing>", "mask_token": {"content": "<hidden>"}}'
-KINDS: dict[str, Callable[[Sequence[str]], Tokenizer]] = {"roberta": roberta, "albert": albert, "openai": openai}
+KINDS: dict[str, Callable[[Sequence[str]], Tokenizer]] = {
+    "roberta": roberta,
+    "albert": albert,
+    "openai": openai,
+    "llama": llama,
+}

@@ -1,7 +1,6 @@
 """What a run reported, read back from its folder: metrics.jsonl and, where it is there, run.json. Needs no torch."""
 
 import json
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,6 +52,10 @@ class History:
             before = int(line["step"])
 
 
+_MOST = 1e30
+"""Larger numbers are none of a run's: they would overflow where they are drawn."""
+
+
 def read_history(url: str) -> History:
     """Raises UserError when there is no run at `url`, or none that has reported a step."""
     metrics = storage.join(url, METRICS_NAME)
@@ -76,7 +79,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """A line's values, None for those that are no finite number; None for the half line of a process that was killed."""
     try:
         value = json.loads(line)
-        if not isinstance(value["kind"], str) or not isinstance(value["step"], int) or value["step"] < 0:
+        if not isinstance(value["kind"], str) or not isinstance(value["step"], int) or not 0 <= value["step"] < 2**63:
             return None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -84,14 +87,14 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
 
 
 def _settings(url: str) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads(storage.read_bytes(url))["settings"]
         return {**settings}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{url}: is damaged ({error!r}); remove it to see the report without the settings") from error
 
 

@@ -69,7 +69,7 @@ class MetricsFile:
 def _is_before(line: bytes, first_step: int) -> bool:
     try:
         value = json.loads(line)
-        return bool(value["kind"]) and int(value["step"]) <= first_step and first_step > 0
+        return isinstance(value["kind"], str) and int(value["step"]) <= first_step and first_step > 0
     except (ValueError, KeyError, TypeError):  # the half line of a process that was killed
         return False
 
