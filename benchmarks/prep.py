@@ -46,6 +46,7 @@ from prep.documents import rule_of
 from prep.plan import make_plan
 from prep.sentences import split_sentences
 from prep.settings import Settings
+from prep.splitting import Splitting
 from prep.tokenizer import load_tokenizer
 from prep.vocabulary import train_vocabulary
 from shards.errors import UserError
@@ -78,7 +79,10 @@ class Bench(NamedTuple):
 def paragraphs() -> Iterator[bytes]:
     """Lines, without end, of 3 to 8 sentences that follow each other in a speech; long speeches come up more often."""
     texts = (path.read_text(encoding="utf-8") for path in sorted(speeches_folder().glob("*.txt")))
-    speeches = [[sentence for line in text.splitlines() for sentence in split_sentences(line, "en")] for text in texts]
+    speeches = [
+        [sentence for line in text.splitlines() for sentence in split_sentences(line, Splitting("language", "en"))]
+        for text in texts
+    ]
     weights = list(accumulate(len(speech) for speech in speeches))
     generator = random.Random(0)
     while True:
@@ -110,7 +114,7 @@ def tokenizer_of(bench: Bench, text: Path) -> tuple[str, int]:
         say(f"training a vocabulary of {VOCABULARY_ENTRIES:,} entries")
         settings = Settings(corpus=(str(text),), out=str(bench.folder / "out"), scratch=str(bench.folder / "scratch"))
         spans = [span for unit in make_plan(settings).units for span in unit.spans]
-        trained = train_vocabulary(spans, rule_of(settings), settings.language, VOCABULARY_ENTRIES, settings.cased)
+        trained = train_vocabulary(spans, rule_of(settings), settings.splitting, VOCABULARY_ENTRIES, settings.cased)
         path.write_text(trained.json_text, encoding="utf-8")
     return str(path), load_tokenizer(str(path), cased=False).vocab_size
 
