@@ -13,8 +13,8 @@ _MOST_COPIES = 0.05
 _MOST_TRUNCATED = 0.3
 _MOST_PADDING = 0.05
 _FEWEST_MASKED = 1000
-_ASKED_FOR = ("duplicate", "sampled_out")
-"""Reasons to drop a document that are settings."""
+_ASKED_FOR = ("duplicate", "sampled_out", "not_wanted")
+"""Reasons to drop a document that are settings, or what a web crawl is."""
 _REMEDIES = {
     "too_long": "Documents over 64 MB are never used: split them.",
     "no_sentence": "They are empty.",
