@@ -34,13 +34,13 @@ data/demo/manifest.json:
 	@$(MAKE) --no-print-directory shards CORPUS= OUT=data/demo ARGS=
 
 test: $(VENV)/.dev $(VENV)/.demo
-	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
