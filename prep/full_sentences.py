@@ -5,12 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prep.sequences import Sequences, Tally
+from prep.sequences import FIRST_CHUNK, Sequences, Tally, target_length
 from prep.store import Documents
 from shards.compiled import compiled
-from shards.randomness import below, combine, draw, fraction
-
-_FIRST_CHUNK = 2  # ids of streams below a document's: 0 and 1 are the draws of its target length
+from shards.randomness import combine
 
 
 def fill_sentences(
@@ -66,10 +64,8 @@ def _fill(
     target = np.int64(0)
     key = np.uint64(0)
     for document in order:
-        number = _FIRST_CHUNK
-        own_target = np.int64(max_tokens)
-        if fraction(draw(keys[document], np.uint64(0))) < short_seq_prob:
-            own_target = 2 + np.int64(below(draw(keys[document], np.uint64(1)), np.uint64(max_tokens - 1)))
+        number = FIRST_CHUNK
+        own_target = target_length(keys[document], max_tokens, short_seq_prob)
         first, last = document_sentences[document], document_sentences[document + 1]
         for i in range(first, last):
             gap = 1 if cross and i == first else 0

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prep.sequences import Sequences, Tally
+from prep.sequences import FIRST_CHUNK, Sequences, Tally, target_length
 from shards.compiled import compiled
 from shards.randomness import below, combine, draw, fraction
 from shards.schema import Offsets
@@ -13,7 +13,6 @@ from shards.schema import Offsets
 ATTEMPTS = 10
 """How often a random next segment is drawn before the pair is dropped."""
 _IS_NEXT, _NOT_NEXT = 0, 1
-_FIRST_CHUNK = 2  # ids of streams below a document's: 0 and 1 are the draws of its target length
 
 
 def pair_next_sentence(
@@ -127,10 +126,8 @@ def _pair(
     for document in order:
         first, last = document_sentences[document], document_sentences[document + 1]
         made += sentence_tokens[last] - sentence_tokens[first]
-        target = np.int64(max_tokens)
-        if fraction(draw(keys[document], np.uint64(0))) < short_seq_prob:
-            target = 2 + np.int64(below(draw(keys[document], np.uint64(1)), np.uint64(max_tokens - 1)))
-        chunk_start, chunk_number, i = first, _FIRST_CHUNK, first
+        target = target_length(keys[document], max_tokens, short_seq_prob)
+        chunk_start, chunk_number, i = first, FIRST_CHUNK, first
         while i < last:
             chunk_length = sentence_tokens[i + 1] - sentence_tokens[chunk_start]
             if i < last - 1 and chunk_length < target:

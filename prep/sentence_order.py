@@ -6,12 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from prep.pairs import agrees, truncate
-from prep.sequences import Sequences, Tally
+from prep.sequences import FIRST_CHUNK, Sequences, Tally, target_length
 from shards.compiled import compiled
 from shards.randomness import below, combine, draw, fraction
 from shards.schema import Offsets
-
-_FIRST_CHUNK = 2  # ids of streams below a document's: 0 and 1 are the draws of its target length
 
 
 def pair_sentence_order(
@@ -53,10 +51,8 @@ def _pair(
     for document in order:
         first, last = document_sentences[document], document_sentences[document + 1]
         made += sentence_tokens[last] - sentence_tokens[first]
-        target = np.int64(max_tokens)
-        if fraction(draw(keys[document], np.uint64(0))) < short_seq_prob:
-            target = 2 + np.int64(below(draw(keys[document], np.uint64(1)), np.uint64(max_tokens - 1)))
-        chunk_start, chunk_number = first, _FIRST_CHUNK
+        target = target_length(keys[document], max_tokens, short_seq_prob)
+        chunk_start, chunk_number = first, FIRST_CHUNK
         for i in range(first, last):
             start, stop = sentence_tokens[chunk_start], sentence_tokens[i + 1]
             if i < last - 1 and stop - start < target:

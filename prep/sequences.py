@@ -1,9 +1,15 @@
 """What every pairing makes of documents: sequences of one or two segments, as indices into flat token ids, and a tally."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from shards.compiled import compiled
+from shards.randomness import below, draw, fraction
+
+FIRST_CHUNK = 2
+"""Of the streams below a document's, by number: 0 and 1 are the draws of its target length."""
 
 
 class Sequences(NamedTuple):
@@ -33,3 +39,11 @@ class Tally(NamedTuple):
     redrawn: int  # random next segments that were rejected
     dropped: int  # pairs given up
     separators: int = 0  # between documents in one sequence
+
+
+@compiled
+def target_length(key: Any, max_tokens: int, short_seq_prob: float) -> Any:
+    """The tokens that the sequences of a document aim at: the most there may be or, now and then, a random shorter length."""
+    if fraction(draw(key, np.uint64(0))) < short_seq_prob:
+        return 2 + np.int64(below(draw(key, np.uint64(1)), np.uint64(max_tokens - 1)))
+    return np.int64(max_tokens)

@@ -33,7 +33,7 @@ _FINAL_ERRORS = (
     TypeError,
     AttributeError,
     LookupError,
-    NotImplementedError,
+    NotImplementedError,  # what a backend cannot do it will not do the next time either
     Warning,
 )
 _FINAL_NAMES = ("ParamValidationError", "UnknownEndpointError", "OfflineModeIsEnabled")

@@ -14,7 +14,7 @@ from conftest import ROOT, BuildRunner, manifest_of
 from test_engine import Sleep, fail, work
 
 from prep import on_dask
-from prep.adapter import run_at_worker, window_of
+from prep.adapter import Engine, run_at_worker, window_of
 from prep.engine import MAX_DEATHS, run_tasks
 from prep.engines import opened
 from shards.errors import UserError
@@ -87,18 +87,21 @@ def test_an_address_where_nobody_answers_is_given_up(monkeypatch: pytest.MonkeyP
             pass
 
 
+def check_tasks(engine: Engine, tasks: list[Sleep], folder: Path) -> None:
+    """Results come, a task's own error arrives as it is, and one that always kills its worker is named."""
+    found = {task.number: result for task, result in run_tasks(engine.executor, work, tasks, engine.window)}
+    assert found == {task.number: task.number * 10 for task in tasks}
+    with pytest.raises(UserError, match=r"^no luck with task 7$"):
+        list(run_tasks(engine.executor, fail, [Sleep(7, "")], engine.window))
+    with pytest.raises(UserError, match=f"task 8: its worker process died {MAX_DEATHS} times"):
+        list(run_tasks(engine.executor, work, [Sleep(8, str(folder), deaths=99)], engine.window))
+
+
 @pytest.mark.slow
 def test_dask_on_this_machine(tmp_path: Path) -> None:
-    """A task's own error arrives as it is; a task that always kills its worker is named."""
     with opened("dask", 2, "") as engine:
         assert engine.window() >= 2
-        tasks = [Sleep(n, str(tmp_path)) for n in range(6)]
-        found = {task.number: result for task, result in run_tasks(engine.executor, work, tasks, engine.window)}
-        assert found == {n: n * 10 for n in range(6)}
-        with pytest.raises(UserError, match=r"^no luck with task 7$"):
-            list(run_tasks(engine.executor, fail, [Sleep(7, "")], engine.window))
-        with pytest.raises(UserError, match=f"task 8: its worker process died {MAX_DEATHS} times"):
-            list(run_tasks(engine.executor, work, [Sleep(8, str(tmp_path), deaths=99)], engine.window))
+        check_tasks(engine, [Sleep(n, str(tmp_path)) for n in range(6)], tmp_path)
 
 
 @pytest.mark.slow
@@ -108,13 +111,7 @@ def test_ray_on_this_machine(tmp_path: Path, build: BuildRunner, corpus: Path, m
         list(run_tasks(engine.executor, work, [Sleep(0, str(tmp_path))], engine.window))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
     with opened("ray", 2, "") as engine:
-        tasks = [Sleep(n, str(tmp_path), deaths=int(n == 1)) for n in range(6)]
-        found = {task.number: result for task, result in run_tasks(engine.executor, work, tasks, engine.window)}
-        assert found == {n: n * 10 for n in range(6)}
-        with pytest.raises(UserError, match=r"^no luck with task 7$"):
-            list(run_tasks(engine.executor, fail, [Sleep(7, "")], engine.window))
-        with pytest.raises(UserError, match=f"task 8: its worker process died {MAX_DEATHS} times"):
-            list(run_tasks(engine.executor, work, [Sleep(8, str(tmp_path), deaths=99)], engine.window))
+        check_tasks(engine, [Sleep(n, str(tmp_path), deaths=int(n == 1)) for n in range(6)], tmp_path)
     assert manifest_of(build(corpus, "--engine", "ray", name="ray")) == manifest_of(build(corpus, name="local"))
 
 
