@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.common import say
 from shards.schema import lengths_to_offsets
-from train.order import Order, RowGroups
+from train.data.order import Order, RowGroups
 
 SHARDS, GROUPS, ROWS = 15_260, 32, 2048
 """Of 512 tokens a row: shards of 64 MB, as prep makes them."""

@@ -34,9 +34,9 @@ WARM_UP_SEQUENCES = 2000
 def open_rows(source: Path) -> Callable[[], Iterator[Counts]]:
     """Ours: rows in the order of training."""
     from shards.dataset import open_data_set
-    from train.groups import DecodedGroups
-    from train.order import Order, RowGroups
-    from train.reader import Share, read_steps
+    from train.data.order import Order, RowGroups
+    from train.data.reader import Share, read_steps
+    from train.data.row_groups import DecodedGroups
 
     manifest = open_data_set(str(source))
     order = Order(RowGroups.of(manifest.splits[SPLIT]), SEED, GLOBAL_BATCH, MICRO_BATCH)

@@ -42,13 +42,13 @@ from typing import Any, NamedTuple
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.common import DEMO_ARGUMENTS, ROOT, machine, met, own_folder, say, speeches_folder, table
-from prep.documents import rule_of
+from prep.corpus.documents import rule_of
 from prep.plan import make_plan
-from prep.sentences import split_sentences
 from prep.settings import Settings
 from prep.splitting import Splitting
-from prep.tokenizer import load_tokenizer
-from prep.vocabulary import train_vocabulary
+from prep.tokens.sentences import split_sentences
+from prep.tokens.tokenizer import load_tokenizer
+from prep.tokens.vocabulary import train_vocabulary
 from shards.errors import UserError
 
 if sys.version_info >= (3, 14):

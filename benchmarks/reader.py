@@ -38,7 +38,7 @@ from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import Manifest
 from shards.schema import concatenate
-from train.order import MAX_LANES, WINDOW_ROWS
+from train.data.order import MAX_LANES, WINDOW_ROWS
 
 TARGET = 300_000
 MEGABYTES_A_COPY = 4.53

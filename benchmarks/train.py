@@ -30,12 +30,12 @@ from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
 from train import attention
-from train.batch import PackedBatch, pad_batch
-from train.groups import DecodedGroups
+from train.data.batch import PackedBatch, pad_batch
+from train.data.order import Order, RowGroups
+from train.data.reader import Share, read_steps
+from train.data.row_groups import DecodedGroups
 from train.model import PackedBert
 from train.optimizer import make_optimizer
-from train.order import Order, RowGroups
-from train.reader import Share, read_steps
 from train.step import Counts, Tally, backward, dropout_seed, update
 from train.stream import ShardStream
 from train.weights import SHAPES, longest_sequence, make_bert

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prep.settings import SECTIONS, Settings, from_arguments
-from shards.options import add_arguments
-from shards.terminal import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say
+from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say
+from shards.command.options import add_arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs one command; returns its exit code."""
     values = vars(arguments)
     if arguments.command == "build":
-        from prep.run import build
+        from prep.build import build
         from prep.summary import summary
 
         started = time.monotonic()
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in describe_plan(from_arguments(values)):
             print(printable(line))
     elif arguments.command == "verify":
-        from prep.verify import verify
+        from prep.inspect.verify import verify
 
         faults = verify(arguments.url, arguments.workers)
         for fault in faults:
@@ -81,12 +81,12 @@ def run(arguments: argparse.Namespace) -> int:
             print(printable(f"{arguments.url}: nothing wrong"))
         return EXIT_WRONG if faults else 0
     elif arguments.command == "show":
-        from prep.show import show
+        from prep.inspect.show import show
 
         show(arguments.url, arguments.split, arguments.n, arguments.seed)
     elif arguments.command == "report":
-        from prep.report_sheet import report
-        from shards.sheet_html import print_and_publish
+        from prep.inspect.report import report
+        from shards.report.html import print_and_publish
 
         print_and_publish(report(arguments.url, arguments.seed), arguments.html)
     else:

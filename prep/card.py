@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Iterator
 
 from prep.settings import Settings
+from shards.command.console import printable, size
+from shards.command.options import flag
 from shards.formats import FORMATS
 from shards.manifest import Manifest
-from shards.options import flag
-from shards.terminal import printable, size
 
 CARD_NAME = "README.md"
 _SIZES = ((1_000, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))

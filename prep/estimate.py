@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from prep.partitions import MAX_TOKENS
 from prep.plan import Plan
 from prep.settings import Settings
-from prep.shares import MAX_TOKENS
-from prep.tokenize import SEGMENT_BYTES
-from shards.terminal import short, size
+from prep.tokens.tokenize import SEGMENT_BYTES
+from shards.command.console import short, size
 
 TOKENS_PER_TEXT_BYTE = 0.23
 SHARD_BYTES_PER_TOKEN = 1.8

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from prep.build import RECIPE_VERSION
 from prep.card import CARD_NAME, make_card
-from prep.inputs import InputFile
+from prep.corpus.files import InputFile
+from prep.pairing.pair import RECIPE_VERSION
 from prep.plan import Plan
 from prep.records import ShareRecord, UnitRecord, make_ledger
 from prep.settings import DEFAULTS, Settings
-from prep.tokenizer import PreparedTokenizer
+from prep.tokens.tokenizer import PreparedTokenizer
 from shards import storage
 from shards.dataset import BUILD_NAME
 from shards.errors import UserError

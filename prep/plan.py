@@ -7,11 +7,11 @@ from itertools import islice
 
 import pyarrow as pa
 
-from prep.corpus import read_documents
-from prep.documents import Fault, Rule, Span, rule_of
-from prep.inputs import InputFile, list_inputs
+from prep.corpus.documents import Fault, Rule, Span, rule_of
+from prep.corpus.files import InputFile, list_inputs
+from prep.corpus.parquet import check_column, open_parquet
+from prep.corpus.read import read_documents
 from prep.settings import Settings
-from prep.tables import check_column, open_parquet
 from shards.errors import UserError
 
 MIN_UNIT_BYTES, MAX_UNIT_BYTES, TARGET_UNITS = 1 << 20, 1 << 30, 512

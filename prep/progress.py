@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from shards.terminal import clock, say, short
+from shards.command.console import clock, say, short
 
 _RECORD = struct.Struct("<6q")
 _PLAIN_EVERY_S = 10.0

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from prep.documents import Fault
-from prep.inputs import InputFile
-from prep.sequences import Tally
+from prep.corpus.documents import Fault
+from prep.corpus.files import InputFile
+from prep.pairing.sequences import Tally
 from shards import storage
 from shards.manifest import SPLITS, ShardInfo
 

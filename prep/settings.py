@@ -10,8 +10,8 @@ from typing import Any
 
 from prep.splitting import Splitting
 from shards import storage
+from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
-from shards.options import check_ranges, check_types, flag, option, read_values
 
 SECTIONS = {
     "corpus": "text and tokenizer",

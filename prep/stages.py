@@ -8,22 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from prep.adapter import Engine
-from prep.build import PAIR_STAGE, ShareTask, build_share
-from prep.engine import run_tasks
+from prep.engines.adapter import Engine
+from prep.engines.local import run_tasks
+from prep.pairing.pair import PAIR_STAGE, ShareTask, build_share
 from prep.plan import Plan
 from prep.progress import Counts, Stage
 from prep.records import MAX_LISTED_FAULTS, ShareRecord, UnitRecord
 from prep.settings import Settings
 from prep.task_shard import TaskShard
 from prep.tasks import vocabulary_task
-from prep.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
-from prep.tokenizer import PreparedTokenizer, is_saved, load_prepared
-from prep.vocabulary import make_vocabulary
+from prep.tokens.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
+from prep.tokens.tokenizer import PreparedTokenizer, is_saved, load_prepared
+from prep.tokens.vocabulary import make_vocabulary
 from shards import storage
+from shards.command.console import say
 from shards.errors import NotReadyError
 from shards.manifest import SPLITS
-from shards.terminal import say
 
 READERS = 16
 """Records that are read at once."""

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 from prep import output
 from prep.estimate import SHARD_BYTES_PER_TOKEN, STORE_BYTES_PER_TEXT_BYTE, TOKENS_PER_TEXT_BYTE, estimate
+from prep.partitions import MIN_HELD_OUT
 from prep.plan import Plan, make_plan
 from prep.settings import Settings
-from prep.shares import MIN_HELD_OUT
 from prep.task_shard import find_task_shard
 from prep.tasks import check_tokenizer
-from prep.tokenizer import load_tokenizer
+from prep.tokens.tokenizer import load_tokenizer
 from shards import storage
+from shards.command.console import clock, short, size
 from shards.errors import UserError
 from shards.manifest import Manifest
-from shards.terminal import clock, short, size
 
 _KEPT = re.compile(
     r"(vocabulary|tokenizer)-[0-9a-f]{32}(\.json|/[a-z_]+\.(json|txt|npy))"

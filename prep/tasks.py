@@ -3,18 +3,18 @@
 from typing import Any
 
 from prep import output
-from prep.build import BYTES_PER_TOKEN, Recipe, ShareTask
-from prep.documents import rule_of
+from prep.corpus.documents import rule_of
+from prep.corpus.warc import EXTRACTOR
+from prep.pairing.pair import BYTES_PER_TOKEN, Recipe, ShareTask
+from prep.partitions import held_out_below, hold_out, plan_shares
 from prep.plan import PLAN_VERSION, Plan
 from prep.records import UnitRecord
-from prep.sentences import SPLITTER
 from prep.settings import Settings
-from prep.shares import held_out_below, hold_out, plan_shares
-from prep.store import STORE_VERSION
-from prep.tokenize import TokenizeTask
-from prep.tokenizer import TOKENIZERS, PreparedTokenizer
-from prep.vocabulary import VocabularyTask
-from prep.warc import EXTRACTOR
+from prep.tokens.sentences import SPLITTER
+from prep.tokens.store import STORE_VERSION
+from prep.tokens.tokenize import TokenizeTask
+from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer
+from prep.tokens.vocabulary import VocabularyTask
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import SPLITS, fingerprint

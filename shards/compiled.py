@@ -1,13 +1,15 @@
 """Loops compiled with numba, cached on disk.
 
-numba's own cache notices a change in the file of a function, but not in a function that it calls from another file.
-So the cache's folder carries a digest of every source of the project: after any change of code nothing stale runs.
+numba's own cache notices a change in the file of a function, but not in a function or a constant that this file imports.
+So the cache's folder carries a digest of the function's module and of every module of this project that it imports,
+directly or not: after a change of any of them nothing stale runs, and a change of another module recompiles nothing.
 """
 
+import ast
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -16,29 +18,60 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("prep", "shards", "train")
+
+
+def compiled(function: Function) -> Function:
+    """`function`, compiled on its first call for the types of its arguments; it runs without the interpreter's lock."""
+    config: Any = numba.config
+    previous, config.CACHE_DIR = config.CACHE_DIR, _cache_folder(config.CACHE_DIR, function.__code__.co_filename)
+    try:
+        return cast(Function, numba.njit(cache=True, nogil=True)(function))
+    finally:
+        config.CACHE_DIR = previous
+
 
 @cache
-def _cache_folder(parent: str) -> str:
-    root = Path(__file__).resolve().parent.parent
+def _cache_folder(parent: str, source: str) -> str:
     digest = hashlib.sha256(numba.__version__.encode())
-    for package in ("prep", "shards", "train"):
-        for source in sorted((root / package).glob("*.py")):
-            digest.update(source.read_bytes())
+    for path in sorted(sources_of(Path(source))):
+        digest.update(path.read_bytes())
     name = f"numba-{digest.hexdigest()[:16]}"
-    folder = (Path(parent) if parent else root / "shards" / "__pycache__") / name
+    folder = (Path(parent) if parent else _ROOT / "shards" / "__pycache__") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
     except OSError:
         writable = False
-    return str(folder) if writable else tempfile.mkdtemp(prefix=name)  # nobody else's: what is cached is run
+    return str(folder) if writable else tempfile.mkdtemp(prefix=name)  # private: code in the cache is executed
 
 
-def compiled(function: Function) -> Function:
-    """`function` compiled on its first call for the types of its arguments, without the interpreter's lock."""
-    config: Any = numba.config
-    previous, config.CACHE_DIR = config.CACHE_DIR, _cache_folder(config.CACHE_DIR)
-    try:
-        return cast(Function, numba.njit(cache=True, nogil=True)(function))
-    finally:
-        config.CACHE_DIR = previous
+def sources_of(source: Path) -> set[Path]:
+    """The file itself and the files of this project that it imports, directly or not."""
+    found, waiting = set[Path](), [source]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting.extend(_imported_by(path))
+    return found
+
+
+@cache
+def _imported_by(path: Path) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(_imports(ast.parse(path.read_bytes()))))
+
+
+def _imports(tree: ast.Module) -> Iterator[Path]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            if name.partition(".")[0] in _PACKAGES:
+                module = _ROOT.joinpath(*name.split("."))
+                yield from (file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file())

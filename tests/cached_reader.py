@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from shards.dataset import open_data_set
 from shards.manifest import Manifest
 from shards.schema import columns_sha256
-from train.cache import Cache
-from train.groups import DecodedGroups
-from train.order import Order, RowGroups
-from train.prefetch import Prefetcher
-from train.reader import Share, StepRows, read_steps
-from train.schedule import training
+from train.data.cache import Cache
+from train.data.order import Order, RowGroups
+from train.data.prefetch import Prefetcher
+from train.data.reader import Share, StepRows, read_steps
+from train.data.row_groups import DecodedGroups
+from train.data.shard_uses import training
 
 BATCH, MICRO, SEED = 12, 3, 3
 

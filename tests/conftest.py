@@ -54,10 +54,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, paragraphs: Sequence[str]) 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """The tokenizer.json of a small vocabulary, trained once."""
-    from prep.documents import Rule, Span
-    from prep.inputs import InputFile
+    from prep.corpus.documents import Rule, Span
+    from prep.corpus.files import InputFile
     from prep.splitting import Splitting
-    from prep.vocabulary import train_vocabulary
+    from prep.tokens.vocabulary import train_vocabulary
 
     file = InputFile(0, corpus.name, str(corpus), corpus.stat().st_size, "", "text", "")
     path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from test_masking import SPECIAL, VOCAB_SIZE, keys_of, make_rows, masking
 
-from prep.tokenizer import PreparedTokenizer, prepare, wordpiece
+from prep.tokens.tokenizer import PreparedTokenizer, prepare, wordpiece
 from shards import storage
 from shards.formats import FORMATS
 from shards.manifest import Manifest, ShardInfo, Split

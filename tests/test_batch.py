@@ -12,8 +12,8 @@ from test_masking import SPECIAL, keys_of, masking
 
 from shards.masking import mask_rows
 from shards.schema import Rows
-from train.batch import IGNORED, PackedBatch, Shape, pack_batch, pad_batch
-from train.reader import empty_rows
+from train.data.batch import IGNORED, PackedBatch, Shape, pack_batch, pad_batch
+from train.data.reader import empty_rows
 
 SHAPE = Shape(rows=6, tokens=ROW_TOKENS, longest=MAX_SEQ_LEN, sequences=4, masked=16)
 

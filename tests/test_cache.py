@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.errors import UserError
-from train.cache import MARKER, NEVER, OVERHEAD_BYTES, Cache, Held, Refusal, in_order_of_eviction
-from train.leases import Lease, Part
+from train.data.cache import MARKER, NEVER, OVERHEAD_BYTES, Cache, Held, Refusal, in_order_of_eviction
+from train.data.leases import Lease, Part
 
 
 def content(number: int, num_bytes: int = 100) -> bytes:
@@ -220,7 +220,7 @@ def test_a_disk_that_is_full_is_named_and_leaves_no_part(tmp_path: Path) -> None
     """A limit on the size of files stands in for the disk's."""
     code = f"""
 import resource, signal
-from train.cache import Cache
+from train.data.cache import Cache
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 Cache({str(tmp_path)!r}, 10**9).reserve("a" * 64, 10**6, dict)
@@ -233,7 +233,7 @@ Cache({str(tmp_path)!r}, 10**9).reserve("a" * 64, 10**6, dict)
 def test_what_a_killed_process_left_half_fetched_counts_until_it_is_removed(tmp_path: Path) -> None:
     code = f"""
 import sys
-from train.cache import Cache
+from train.data.cache import Cache
 part = Cache({str(tmp_path)!r}, {room(2)}).reserve({digest(1)!r}, 100, dict)
 part.write({content(1)[:60]!r})
 print("fetching", flush=True)

@@ -15,16 +15,16 @@ from slow_proxy import SlowProxy
 from test_prefetch import Sampler, room_for_all
 from test_stream import keys, stream
 
+from shards.command.console import size
+from shards.command.options import flag
 from shards.errors import UserError
 from shards.manifest import Manifest
-from shards.options import flag
-from shards.terminal import size
-from train.cache import MARKER, OVERHEAD_BYTES
-from train.dry import describe
+from train.data.cache import MARKER, OVERHEAD_BYTES
+from train.data.shard_uses import needed_bytes
+from train.dry_run import describe
 from train.evaluate import evaluate
 from train.ranks import Ranks
 from train.run import prepare
-from train.schedule import needed_bytes
 from train.settings import Settings
 
 SHARD_ROWS = [60, 65, 58, 62, 59, 57, 66, 53]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, manifest_of, run_prep
 
-from prep.run import build
+from prep.build import build
 from prep.settings import Settings
 
 pytest.importorskip("distributed")

@@ -13,14 +13,14 @@ from hub_server import serve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prep.corpus import read_documents
-from prep.documents import Document, Fault, Rule, Span, rule_of
-from prep.inputs import list_inputs
+from prep.corpus.documents import Document, Fault, Rule, Span, rule_of
+from prep.corpus.files import list_inputs
+from prep.corpus.read import read_documents
 from prep.plan import make_plan
 from prep.settings import Settings
-from prep.store import Documents, join_documents, read_buckets, segment_url
-from prep.tokenize import TokenizeTask, tokenize_unit
-from prep.tokenizer import load_tokenizer
+from prep.tokens.store import Documents, join_documents, read_buckets, segment_url
+from prep.tokens.tokenize import TokenizeTask, tokenize_unit
+from prep.tokens.tokenizer import load_tokenizer
 
 LINES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=40).filter(
     lambda line: bool(line.strip()) and line.strip("\ufeff\x85") != ""

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prep import documents
-from prep.corpus import read_documents
-from prep.documents import Document, Fault, Rule, Span
-from prep.inputs import InputFile
+from prep.corpus import documents
+from prep.corpus.documents import Document, Fault, Rule, Span
+from prep.corpus.files import InputFile
+from prep.corpus.read import read_documents
 from shards.storage import StorageError
 
 if sys.version_info >= (3, 14):

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prep.encoding import Encoder, EngineMismatchError
-from prep.sentences import MAX_SENTENCE_CHARS, split_sentences
 from prep.splitting import Splitting
-from prep.tokenizer import PreparedTokenizer, load_tokenizer, prepare, wordpiece
+from prep.tokens.encoder import Encoder, EngineMismatchError
+from prep.tokens.sentences import MAX_SENTENCE_CHARS, split_sentences
+from prep.tokens.tokenizer import PreparedTokenizer, load_tokenizer, prepare, wordpiece
 from shards.errors import UserError
 
 ENGLISH = Splitting("language", "en")

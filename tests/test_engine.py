@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prep.engine import MAX_DEATHS, LocalExecutor, run_tasks
+from prep.engines.local import MAX_DEATHS, LocalExecutor, run_tasks
 from shards.errors import UserError
 
 

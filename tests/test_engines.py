@@ -13,15 +13,15 @@ import pytest
 from conftest import ROOT, BuildRunner, manifest_of
 from test_engine import Sleep, fail, work
 
-from prep import on_dask
-from prep.adapter import Engine, run_at_worker, window_of
-from prep.engine import MAX_DEATHS, run_tasks
-from prep.engines import opened
+from prep.engines import on_dask
+from prep.engines.adapter import Engine, run_at_worker, window_of
+from prep.engines.local import MAX_DEATHS, run_tasks
+from prep.engines.open import open_engine
 from shards.errors import UserError
 
 
 def results(engine: str, tasks: Sequence[Sleep], workers: int = 2) -> dict[int, int]:
-    with opened(engine, workers, "") as opened_engine:
+    with open_engine(engine, workers, "") as opened_engine:
         return {task.number: result for task, result in run_tasks(opened_engine.executor, work, tasks, opened_engine.window)}
 
 
@@ -57,7 +57,7 @@ def test_whoever_kills_every_executor_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_engine_is_one_line(engine: str, message: str) -> None:
-    with pytest.raises(UserError) as error, opened(engine, 1, ""):
+    with pytest.raises(UserError) as error, open_engine(engine, 1, ""):
         pass
     assert message in str(error.value) and f"--engine {engine}:" in str(error.value) and "\n" not in str(error.value)
 
@@ -65,7 +65,7 @@ def test_what_is_no_engine_is_one_line(engine: str, message: str) -> None:
 @pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray:here:1", "ray")])
 def test_a_missing_package_names_its_extra(engine: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError) as error, opened(engine, 1, ""):
+    with pytest.raises(UserError) as error, open_engine(engine, 1, ""):
         pass
     assert f"the package {package} is missing; pip install '.[{engine.partition(':')[0]}]'" in str(error.value)
 
@@ -83,7 +83,10 @@ def test_an_address_where_nobody_answers_is_given_up(monkeypatch: pytest.MonkeyP
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(UserError, match=f"--engine dask:{address}: nobody answers there"), opened(f"dask:{address}", 0, ""):
+        with (
+            pytest.raises(UserError, match=f"--engine dask:{address}: nobody answers there"),
+            open_engine(f"dask:{address}", 0, ""),
+        ):
             pass
 
 
@@ -99,7 +102,7 @@ def check_tasks(engine: Engine, tasks: list[Sleep], folder: Path) -> None:
 
 @pytest.mark.slow
 def test_dask_on_this_machine(tmp_path: Path) -> None:
-    with opened("dask", 2, "") as engine:
+    with open_engine("dask", 2, "") as engine:
         assert engine.window() >= 2
         check_tasks(engine, [Sleep(n, str(tmp_path)) for n in range(6)], tmp_path)
 
@@ -107,10 +110,13 @@ def test_dask_on_this_machine(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not among the development tools, for its size")
 def test_ray_on_this_machine(tmp_path: Path, build: BuildRunner, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened("ray", 1, "") as engine, pytest.raises(UserError, match="No module named 'test_engine'; install this project"):
+    with (
+        open_engine("ray", 1, "") as engine,
+        pytest.raises(UserError, match="No module named 'test_engine'; install this project"),
+    ):
         list(run_tasks(engine.executor, work, [Sleep(0, str(tmp_path))], engine.window))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
-    with opened("ray", 2, "") as engine:
+    with open_engine("ray", 2, "") as engine:
         check_tasks(engine, [Sleep(n, str(tmp_path), deaths=int(n == 1)) for n in range(6)], tmp_path)
     assert manifest_of(build(corpus, "--engine", "ray", name="ray")) == manifest_of(build(corpus, name="local"))
 
@@ -121,7 +127,7 @@ def test_a_worker_of_other_versions_refuses() -> None:
 
 
 def test_the_window_follows_the_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("prep.adapter._COUNT_EVERY_S", -1.0)
+    monkeypatch.setattr("prep.engines.adapter._COUNT_EVERY_S", -1.0)
     counts = iter([0, 0, 3, 50])
     window = window_of("dask:there", 0, lambda: next(counts))
     assert [window() for _ in range(5)] == [2, 2, 6, 100, 100]  # in the end nobody answers

@@ -17,9 +17,9 @@ from transformers import BertConfig, BertForPreTraining
 from shards.errors import UserError
 from shards.schema import Rows, concatenate
 from train import attention
-from train.batch import PackedBatch, pad_batch
+from train.data.batch import PackedBatch, pad_batch
+from train.data.reader import empty_rows
 from train.model import PackedBert
-from train.reader import empty_rows
 from train.step import Counts, backward, dropout_seed
 
 

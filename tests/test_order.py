@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shards.errors import UserError
 from shards.schema import lengths_to_offsets
-from train.order import WINDOW_ROWS, Order, RowGroups, num_lanes, shuffled
+from train.data.order import WINDOW_ROWS, Order, RowGroups, num_lanes, shuffled
 
 SHARDS = st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=4), min_size=1, max_size=8)
 

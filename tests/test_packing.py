@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep.packing import pack
+from prep.pairing.packing import pack
 
 
 @given(st.lists(st.integers(1, 32), max_size=200), st.integers(32, 100))

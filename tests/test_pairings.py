@@ -18,12 +18,12 @@ from test_pairs import (
 )
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from prep.full_sentences import fill_sentences
-from prep.pairs import truncate
-from prep.paragraphs import pair_paragraphs, truncate_longest
-from prep.sentence_order import pair_sentence_order
-from prep.sequences import Sequences, Tally
-from prep.store import Documents
+from prep.pairing.full_sentences import fill_sentences
+from prep.pairing.nsp import truncate
+from prep.pairing.paragraph import pair_paragraphs, truncate_longest
+from prep.pairing.sequences import Sequences, Tally
+from prep.pairing.sop import pair_sentence_order
+from prep.tokens.store import Documents
 
 SEPARATOR = 99
 max_tokens_values = st.integers(5, 40)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep.pairs import Sequences, Tally, pair_next_sentence
+from prep.pairing.nsp import Sequences, Tally, pair_next_sentence
 
 Document = list[list[int]]  # sentences of tokens
 

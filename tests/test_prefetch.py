@@ -23,11 +23,11 @@ from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import Manifest
 from shards.schema import columns_sha256
-from train.cache import MARKER, OVERHEAD_BYTES, Cache
-from train.leases import Part
-from train.prefetch import Prefetcher
-from train.reader import StepRows
-from train.schedule import needed_bytes, training
+from train.data.cache import MARKER, OVERHEAD_BYTES, Cache
+from train.data.leases import Part
+from train.data.prefetch import Prefetcher
+from train.data.reader import StepRows
+from train.data.shard_uses import needed_bytes, training
 
 URL = "memory://cached"
 
@@ -111,7 +111,7 @@ def test_a_cache_that_is_too_small_for_all_evicts_and_stays_within_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one lane, so that shards are needed one after the other."""
-    monkeypatch.setattr("train.order.MAX_LANES", 1)
+    monkeypatch.setattr("train.data.order.MAX_LANES", 1)
     sizes = [1500] * 8
     write_data_set(tmp_path / "data", sizes, group_rows=200, packed=False)
     manifest = write_data_set(URL, sizes, group_rows=200, packed=False)
@@ -170,8 +170,8 @@ def test_a_shard_that_cannot_be_fetched_whole_is_read_by_ranges_and_tried_again(
             raise storage.StorageError(f"{url}: the server is on fire")
         return storage.read_bytes(url)
 
-    monkeypatch.setattr("train.prefetch.fetch_whole", fail_first)
-    monkeypatch.setattr("train.prefetch._RETRY_S", 0.01)
+    monkeypatch.setattr("train.data.prefetch.fetch_whole", fail_first)
+    monkeypatch.setattr("train.data.prefetch._RETRY_S", 0.01)
     cache = Cache(str(tmp_path / "cache"), room_for_all(manifest))
     expected = digests(cached_steps(str(tmp_path / "data"), None, 50))
     assert digests(cached_steps(URL, cache, 50), holds(cache, 3)) == expected
@@ -189,7 +189,7 @@ def test_a_fault_of_a_fetching_thread_reaches_the_reader(tmp_path: Path, monkeyp
         dead.append(_)
         raise MemoryError("no memory for a shard")
 
-    monkeypatch.setattr("train.prefetch.fetch_whole", die)
+    monkeypatch.setattr("train.data.prefetch.fetch_whole", die)
     with pytest.raises(MemoryError, match="for a shard"):
         digests(cached_steps(URL, Cache(str(tmp_path / "cache"), room_for_all(manifest)), 200), lambda: bool(dead))
 
@@ -216,7 +216,7 @@ def test_a_shard_that_the_disk_damaged_is_fetched_again(when: str, tmp_path: Pat
 
 
 def test_leases_are_held_for_what_is_near_and_for_nothing_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.order.MAX_LANES", 1)
+    monkeypatch.setattr("train.data.order.MAX_LANES", 1)
     manifest = write_data_set(URL, [1000] * 8, group_rows=200, packed=False)
     cache = Cache(str(tmp_path / "cache"), room_for_all(manifest))
     for shard in manifest.splits["train"].shards:
@@ -238,7 +238,7 @@ def _open_files(folder: Path) -> int:
 
 def test_only_so_much_is_fetched_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in use and two uses more of the lane: a run that is stopped early has not fetched the whole bucket."""
-    monkeypatch.setattr("train.order.MAX_LANES", 1)
+    monkeypatch.setattr("train.data.order.MAX_LANES", 1)
     manifest = write_data_set(URL, [4000] * 6, group_rows=500, packed=False)
     cache = Cache(str(tmp_path / "cache"), room_for_all(manifest))
     steps = cached_steps(URL, cache, 1)

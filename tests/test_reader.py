@@ -21,10 +21,10 @@ from shards.manifest import Manifest
 from shards.masking import unmask_rows
 from shards.schema import Rows, columns_sha256, concatenate
 from shards.template import Template
-from train.batch import Shape
-from train.groups import DecodedGroups, check_sizes
-from train.order import Order, RowGroups
-from train.reader import Share, StepRows, read_steps
+from train.data.batch import Shape
+from train.data.order import Order, RowGroups
+from train.data.reader import Share, StepRows, read_steps
+from train.data.row_groups import DecodedGroups, check_sizes
 
 BATCH, MICRO = 12, 3
 
@@ -149,7 +149,7 @@ def test_a_thread_that_dies_raises_in_the_loop_with_its_cause(tmp_path: Path, mo
     def die(*_: object) -> None:
         raise MemoryError("no memory for a row group")
 
-    monkeypatch.setattr("train.groups._part", die)
+    monkeypatch.setattr("train.data.row_groups._part", die)
     with pytest.raises(MemoryError, match="row group"):
         read(tmp_path)
 
@@ -167,7 +167,7 @@ def test_leaving_early_ends_the_threads(tmp_path: Path) -> None:
 
 def test_groups_are_decoded_once_an_epoch_and_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one lane, ten thousand rows are many windows, so a group is out of reach long before the epoch ends."""
-    monkeypatch.setattr("train.order.MAX_LANES", 1)
+    monkeypatch.setattr("train.data.order.MAX_LANES", 1)
     manifest = write_data_set(tmp_path, [2500] * 4, group_rows=100, packed=False)
     order = Order(RowGroups.of(manifest.splits["train"]), 3, 100, 10)
     groups = DecodedGroups(str(tmp_path), manifest, "train", 2)

@@ -12,7 +12,7 @@ from conftest import BuildRunner, manifest_of, run_prep, speeches
 from test_build import read_rows
 from tokenizers_of_all_kinds import KINDS, OPENAI_CONFIG
 
-from prep.tokenizer import load_prepared
+from prep.tokens.tokenizer import load_prepared
 from shards.masking import unmask_rows
 from shards.template import Template
 
@@ -113,8 +113,8 @@ class Encoded:
 
     @staticmethod
     def letters(tokenizer: Any, text: str) -> str:
-        from prep.sentences import split_sentences
         from prep.splitting import Splitting
+        from prep.tokens.sentences import split_sentences
 
         sentences = split_sentences(text, Splitting("language", "en"))
         spaced = [f" {s}" if i and tokenizer.says_blanks else s for i, s in enumerate(sentences)]

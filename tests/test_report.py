@@ -13,18 +13,18 @@ from conftest import ROOT, BuildRunner, run_prep
 from datasets_of_rows import ROW_TOKENS, write_data_set
 from test_masking import SPECIAL
 
-from prep import sample as sampling
-from prep.findings import findings
-from prep.overview import Overview, binned_padding, clustered, make_overview, padding, wilson
-from prep.report_sheet import make_sheet, report
-from prep.sample import Actions, read_sample
+from prep.inspect import sample as sampling
+from prep.inspect.figures import Overview, binned_padding, clustered, make_overview, padding, wilson
+from prep.inspect.findings import findings
+from prep.inspect.report import make_sheet, report
+from prep.inspect.sample import Actions, read_sample
 from shards import storage
 from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import Manifest
+from shards.report.html import page, print_and_publish
+from shards.report.sheet import Bars, Finding, Sheet
 from shards.schema import Rows, concatenate
-from shards.sheet import Bars, Finding, Sheet
-from shards.sheet_html import page, print_and_publish
 
 LEDGER: dict[str, Any] = {
     "documents": {"in": 90, "used": 90, "dropped": {}},

@@ -7,9 +7,9 @@ from conftest import run_prep
 from tokenizers import Tokenizer, processors
 from tokenizers_of_all_kinds import KINDS, OPENAI_CONFIG
 
-from prep.encoding import Encoder
-from prep.roles import find_words
-from prep.tokenizer import PreparedTokenizer, load_prepared, load_tokenizer
+from prep.tokens.encoder import Encoder
+from prep.tokens.special_tokens import find_words
+from prep.tokens.tokenizer import PreparedTokenizer, load_prepared, load_tokenizer
 from shards.errors import UserError
 from shards.mask_units import ENDS_WORD, STARTS_WORD
 from shards.template import Template

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from test_order import row_groups
 
 from shards.manifest import ShardInfo
-from train.order import WINDOW_ROWS, Order
-from train.schedule import Uses, lanes_of, needed_bytes, training, uses_of_epoch
+from train.data.order import WINDOW_ROWS, Order
+from train.data.shard_uses import Uses, lanes_of, needed_bytes, training, uses_of_epoch
 
 LARGE = st.lists(st.lists(st.integers(1, 3000), min_size=1, max_size=4), min_size=1, max_size=12)
 BATCHES = st.sampled_from([(1, 1), (6, 2), (64, 8), (60, 12), (101, 101)])

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from prep.settings import Settings, from_arguments
+from shards.command.options import add_arguments, parse_bytes
 from shards.errors import UserError
-from shards.options import add_arguments, parse_bytes
 
 
 def settings(**values: Any) -> Settings:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from test_store import make_documents
 
-from prep.build import Recipe, ShareTask, build_share
-from prep.store import encode_segment, segment_url
+from prep.pairing.pair import Recipe, ShareTask, build_share
+from prep.tokens.store import encode_segment, segment_url
 from shards import storage
 from shards.formats import FORMATS
 from shards.masking import Masking

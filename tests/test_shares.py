@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prep import shares
+from prep import partitions as shares
+from prep.partitions import MIN_DOCUMENTS, hold_out, plan_shares
 from prep.plan import Plan
 from prep.records import SKETCH_SIZE, UnitRecord
-from prep.shares import MIN_DOCUMENTS, hold_out, plan_shares
 from shards.errors import UserError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, manifest_of, run_prep
 
-from prep.run import build
+from prep.build import build
 from prep.settings import Settings
 from prep.summary import describe_plan
 from prep.task_shard import TaskShard, find_task_shard

@@ -19,9 +19,9 @@ from conftest import ROOT, run_prep
 from faulty_proxy import FaultyProxy
 from test_storage_faults import MB, free_port
 
-from shards import faults, storage
-from shards.redaction import redacted
-from shards.storage import MissingError, StorageError
+from shards import storage
+from shards.storage import MissingError, StorageError, faults
+from shards.storage.redaction import redacted
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_the_hub_out_of_reach_says_how_to_work_without_it(monkeypatch: pytest.Mo
     environment = os.environ | {"HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("shards.faults.StorageError: hf://datasets/some/texts: cannot list it: ")
+    assert last.startswith("shards.storage.faults.StorageError: hf://datasets/some/texts: cannot list it: ")
     assert last.endswith("`hf download --repo-type dataset NAME --local-dir DIR` and give that folder")
 
 

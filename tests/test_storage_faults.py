@@ -18,8 +18,8 @@ from faulty_proxy import FaultyProxy
 from launch import SMALL
 from nanio_server import KEYS, NanioServer
 
-from shards import faults, storage
-from shards.storage import StorageError
+from shards import storage
+from shards.storage import StorageError, faults
 
 MB = 1 << 20
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prep.store import Documents, encode_segment, join_documents, read_buckets
+from prep.tokens.store import Documents, encode_segment, join_documents, read_buckets
 from shards.storage import StorageError
 
 SENTENCES = st.lists(st.integers(1, 6), min_size=1, max_size=5)

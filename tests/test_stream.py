@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 
 from shards.errors import UserError
 from train import attention
-from train.batch import PackedBatch
+from train.data.batch import PackedBatch
 from train.model import PackedBert
 from train.stream import ShardStream
 

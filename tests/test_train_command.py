@@ -18,7 +18,7 @@ from test_train import tiny
 from transformers import AutoTokenizer, BertForPreTraining
 
 from shards.manifest import Manifest
-from train.order import RowGroups
+from train.data.order import RowGroups
 
 
 @pytest.fixture(scope="module")

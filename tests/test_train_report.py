@@ -13,8 +13,8 @@ from launch import SMALL, run
 from runs import eval_line, start_line, train_line, write_run
 
 from shards.errors import UserError
-from shards.sheet import Line, Lines, Sheet, bounds, ticks
-from shards.sheet_html import page
+from shards.report.html import page
+from shards.report.sheet import Line, Lines, Sheet, bounds, ticks
 from train.history import median, read_history
 from train.report import make_sheet, run_names
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import run_prep
 
-from prep.verify import verify
+from prep.inspect.verify import verify
 from shards.checks import row_faults
 from shards.dataset import masking_of
 from shards.formats import FORMATS
@@ -172,7 +172,7 @@ def test_a_manifest_with_a_field_missing_or_of_another_type_is_named(data_set: P
 def quick_verify(url: str) -> list[str]:
     """`verify` with the shards checked in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prep.verify.LocalExecutor", lambda *_: InProcess())
+        patch.setattr("prep.inspect.verify.LocalExecutor", lambda *_: InProcess())
         return verify(url, workers=1)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say, silenced
+from shards.command.options import add_arguments
 from shards.errors import UserError
-from shards.options import add_arguments
-from shards.terminal import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say, silenced
 from train.settings import SECTIONS, Settings, from_arguments
 from train.stopping import StopRequest
 
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
 
 
 def _rehearse(settings: Settings, ranks: "Ranks") -> int:
-    from train.dry import describe, rehearse
+    from train.dry_run import describe, rehearse
     from train.run import join_ranks, prepare
 
     run, said = ranks.agreed(lambda: prepare(settings, ranks))
@@ -68,9 +68,9 @@ def _rehearse(settings: Settings, ranks: "Ranks") -> int:
 
 
 def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
-    from train.ledger import Ledger
     from train.loop import Trainer
     from train.metrics import Reporter
+    from train.row_log import Ledger
     from train.run import claimed, join_ranks, prepare, resume
 
     run, said = ranks.agreed(lambda: prepare(settings, ranks))

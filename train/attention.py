@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, BertForPreTraining
 
 from shards.errors import UserError
-from train.batch import PackedBatch
+from train.data.batch import PackedBatch
 
 PADDED, VARLEN = "packed_padded", "packed_varlen"
 

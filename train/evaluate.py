@@ -16,24 +16,24 @@ import numpy as np
 import torch
 from torch import nn
 
+from shards.command.console import Parser, guarded, interrupt_once, say, silenced
+from shards.command.options import parse_bytes
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.masking import unmask_rows
-from shards.options import parse_bytes
 from shards.schema import Rows
-from shards.terminal import Parser, guarded, interrupt_once, say, silenced
 from train import attention, checkpoint
-from train.batch import PackedBatch, Shape, pack_batch
-from train.cache import Cache
-from train.groups import DecodedGroups, check_sizes
+from train.data.batch import PackedBatch, Shape, pack_batch
+from train.data.cache import Cache
+from train.data.order import Places, RowGroups
+from train.data.prefetch import Prefetcher, not_cached, open_cache
+from train.data.reader import gather
+from train.data.row_groups import DecodedGroups, check_sizes
+from train.data.shard_uses import in_sequence
 from train.metrics import finite
 from train.model import PackedBert
-from train.order import Places, RowGroups
-from train.prefetch import Prefetcher, not_cached, open_cache
 from train.ranks import Ranks, autocast, is_first, joined, use_half
-from train.reader import gather
-from train.schedule import in_sequence
 from train.weights import bert_of, check_fit, quiet
 
 SPLIT = "eval"

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from shards import storage
+from shards.command.console import Parser, guarded, interrupt_once, printable, say
 from shards.errors import UserError
-from shards.terminal import Parser, guarded, interrupt_once, printable, say
 from train import checkpoint
 
 

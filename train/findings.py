@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from shards.sheet import Finding
+from shards.report.sheet import Finding
 from train.history import History, median
 
 _MOST_WAITING = 0.05

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from shards.errors import UserError
-from train.batch import PackedBatch, pack_batch
 from train.checkpoint import Saver
+from train.data.batch import PackedBatch, pack_batch
+from train.data.reader import Share, StepRows, read_steps
+from train.data.row_groups import DecodedGroups
 from train.evaluate import evaluate
-from train.groups import DecodedGroups
-from train.ledger import Ledger
 from train.metrics import Reporter
 from train.optimizer import learning_rate
-from train.reader import Share, StepRows, read_steps
+from train.row_log import Ledger
 from train.run import SPLIT, Run
 from train.step import Counts, Tally, backward, dropout_seed, update
 from train.stopping import StopRequest

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from shards import storage
+from shards.command.console import clock, say, short
 from shards.errors import UserError
 from shards.manifest import fingerprint
-from shards.redaction import redacted
-from shards.terminal import clock, say, short
+from shards.storage.redaction import redacted
 from train.history import METRICS_NAME
 from train.run import Run
 

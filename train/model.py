@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import BertForPreTraining
 
-from train.batch import IGNORED, PackedBatch
+from train.data.batch import IGNORED, PackedBatch
 
 
 @dataclass(frozen=True)

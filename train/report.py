@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from shards.command.console import Parser, clock, guarded, interrupt_once, short
 from shards.errors import UserError
-from shards.sheet import Fact, Finding, Format, Line, Lines, Mark, Section, Sheet, brief
-from shards.sheet_html import print_and_publish
-from shards.terminal import Parser, clock, guarded, interrupt_once, short
+from shards.report.html import print_and_publish
+from shards.report.sheet import Fact, Finding, Format, Line, Lines, Mark, Section, Sheet, brief
 from train.findings import findings
 from train.history import History, median, read_history
 

@@ -17,20 +17,20 @@ from shards.dataset import masking_of, open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest, differences
 from shards.masking import Masking
-from shards.redaction import redacted
+from shards.storage.redaction import redacted
 from train import attention, checkpoint
-from train.batch import PackedBatch, Shape, pack_batch
-from train.cache import Cache
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER, Checkpoint
-from train.groups import check_sizes
+from train.data.batch import PackedBatch, Shape, pack_batch
+from train.data.cache import Cache
+from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
+from train.data.prefetch import Prefetcher, not_cached, open_cache
+from train.data.reader import empty_rows
+from train.data.row_groups import check_sizes
+from train.data.shard_uses import lanes_of, training
 from train.history import RUN_NAME
 from train.model import PackedBert
 from train.optimizer import make_optimizer, state_tensors
-from train.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
-from train.prefetch import Prefetcher, not_cached, open_cache
 from train.ranks import Ranks, autocast, use_half
-from train.reader import empty_rows
-from train.schedule import lanes_of, training
 from train.settings import FIXED, Settings
 from train.weights import make_bert
 

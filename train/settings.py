@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from shards import storage
+from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
-from shards.options import check_ranges, check_types, flag, option, read_values
 
 SIZES = ("tiny", "mini", "small", "medium", "base", "large")
 SECTIONS = {

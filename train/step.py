@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from shards.randomness import Purpose, address
-from train.batch import PackedBatch
+from train.data.batch import PackedBatch
 
 
 @dataclass(frozen=True)

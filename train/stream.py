@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from shards.command.console import say
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import differences
-from shards.terminal import say
-from train.batch import PackedBatch, Shape, pack_batch, pad_batch
-from train.groups import DecodedGroups, check_sizes
-from train.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
-from train.prefetch import Prefetcher, not_cached, open_cache
-from train.reader import Share, StepRows, read_steps
+from train.data.batch import PackedBatch, Shape, pack_batch, pad_batch
+from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
+from train.data.prefetch import Prefetcher, not_cached, open_cache
+from train.data.reader import Share, StepRows, read_steps
+from train.data.row_groups import DecodedGroups, check_sizes
+from train.data.shard_uses import lanes_of, training
 from train.run import choose_masking
-from train.schedule import lanes_of, training
 from train.weights import longest_sequence
 
 

@@ -1,0 +1,86 @@
+"""Where tasks run: processes of this machine, a Dask or Ray cluster, or an Executor of the user's own."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+
+from prep.engines.adapter import AHEAD, AdaptedExecutor, Engine, cores, lost, one_line
+from prep.engines.local import LocalExecutor
+from prep.engines.on_dask import dask_engine
+from prep.engines.on_ray import ray_engine
+from shards.errors import UserError
+
+
+def open_engine(engine: str, workers: int, progress_folder: str) -> AbstractContextManager[Engine]:
+    """The engine of `--engine` and `--workers` (0: what there is), until the end. Raises UserError where it cannot be had."""
+    kind, colon, address = engine.partition(":")
+    if engine == "local":
+        return _local(workers or cores(), progress_folder)
+    if kind == "dask" and bool(colon) == bool(address):
+        return dask_engine(engine, address, workers)
+    if kind == "ray" and bool(colon) == bool(address):
+        return ray_engine(engine, address, workers)
+    return _given(engine, workers or cores())
+
+
+@contextmanager
+def _local(workers: int, progress_folder: str) -> Iterator[Engine]:
+    with LocalExecutor(workers, progress_folder) as executor:
+        yield Engine(executor, lambda: workers, elsewhere=False)
+
+
+@contextmanager
+def _given(engine: str, workers: int) -> Iterator[Engine]:
+    """The Executor of a function of the user's, made anew when it breaks."""
+    factory = _find(engine)
+    executors = [_make(engine, factory, workers)]
+
+    def start(*task: Any) -> Future[Any]:
+        try:
+            return executors[-1].submit(*task)
+        except BrokenExecutor:
+            executors.append(_make(engine, factory, workers))
+            return executors[-1].submit(*task)
+
+    def translate(error: BaseException) -> BaseException:
+        if isinstance(error, CancelledError):
+            return lost(engine, "it cancelled a task")
+        return error
+
+    try:
+        yield Engine(AdaptedExecutor(engine, start, translate), lambda: AHEAD * workers, elsewhere=True)
+    finally:
+        for executor in executors:
+            _shut(executor)
+
+
+def _shut(executor: Executor) -> None:
+    """Ends the user's executor, whatever its own `shutdown` takes or raises: what was done is done."""
+    with suppress(Exception):
+        try:
+            executor.shutdown(wait=False, cancel_futures=True)
+        except TypeError:  # a subclass from before there was that
+            executor.shutdown(wait=False)
+
+
+def _find(engine: str) -> Callable[[int], Any]:
+    module, _, name = engine.partition(":")
+    try:
+        factory: Callable[[int], Any] = getattr(importlib.import_module(module), name)
+    except (Exception, SystemExit) as error:  # it is the user's code
+        raise UserError(
+            f"--engine {engine}: cannot be imported ({one_line(error)}); give local, dask, ray or MODULE:FACTORY"
+        ) from error
+    return factory
+
+
+def _make(engine: str, factory: Callable[[int], Any], workers: int) -> Executor:
+    try:
+        made = factory(workers)
+    except (Exception, SystemExit) as error:  # it is the user's code
+        raise UserError(f"--engine {engine}: fails with {type(error).__name__}: {one_line(error)}") from error
+    if not isinstance(made, Executor):
+        raise UserError(f"--engine {engine}: returned {made!r}, must return an Executor of concurrent.futures")
+    return made

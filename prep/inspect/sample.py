@@ -1,0 +1,142 @@
+"""Row groups of a split, chosen by seed, counted one after the other: what the manifest does not know of its rows.
+
+What is held never grows with the data set: one row group, counts by length and by token, and a few sequences to look at.
+A row group is a fair sample, because the documents of a partition and the rows of a share are shuffled.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from prep.inspect.passages import passage
+from prep.inspect.token_texts import TokenText
+from shards import storage
+from shards.errors import UserError
+from shards.formats import FORMATS
+from shards.manifest import Manifest, ShardInfo
+from shards.masking import unmask_rows
+from shards.randomness import Purpose, address
+from shards.report.sheet import Passage
+from shards.schema import Rows
+
+SAMPLE_TOKENS = {"train": 16 << 20, "eval": 4 << 20}
+"""A split with no more is read whole."""
+NUM_PASSAGES = {"train": 4, "eval": 2}
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass
+class Actions:
+    """What became of masked tokens: how many, and how many of them this way.
+
+    The squares are of the counts of single sequences, inside which draws need not be independent (words, spans).
+    """
+
+    masked: int = 0
+    hits: int = 0
+    hits_squared: int = 0
+    hits_masked: int = 0
+    masked_squared: int = 0
+
+    def add(self, masked: Counts, hits: Counts) -> None:
+        """Takes the counts of so many sequences in."""
+        self.masked += int(masked.sum())
+        self.hits += int(hits.sum())
+        self.hits_squared += int((hits * hits).sum())
+        self.hits_masked += int((hits * masked).sum())
+        self.masked_squared += int((masked * masked).sum())
+
+
+@dataclass
+class Sample:
+    """What was counted; `sequence_lengths[n]` sequences have n tokens, `tokens` and `masked` are by token id."""
+
+    tokens: Counts
+    masked: Counts
+    sequence_lengths: Counts
+    mask: Actions
+    random: Actions
+    kept: Actions
+    rows: int
+    has_labels: bool
+    passages: list[Passage]
+
+
+class _Group(NamedTuple):
+    shard: int
+    group: int
+    first_row: int
+
+
+def read_sample(url: str, manifest: Manifest, split: str, seed: int, texts: Mapping[int, TokenText]) -> Sample:
+    """Counts row groups of a split until there are enough. Raises UserError when one cannot be decoded."""
+    shards = manifest.splits[split].shards
+    size = manifest.tokenizer["vocab_size"]
+    lengths = np.zeros(manifest.settings["max_seq_len"] + 1, np.int64)
+    counts = (np.zeros(size, np.int64), np.zeros(size, np.int64))
+    sample = Sample(*counts, lengths, Actions(), Actions(), Actions(), 0, False, [])
+    chosen = _choose(shards, seed, SAMPLE_TOKENS[split])
+    for number, chosen_of_shard in groupby(sorted(chosen), lambda place: place.shard):
+        shard = shards[number]
+        try:
+            for place, rows in _read(storage.join(url, shard.path), shard, list(chosen_of_shard), manifest.settings["format"]):
+                _count(sample, rows, manifest.tokenizer["special_ids"]["mask"])
+                if place == chosen[0]:
+                    sample.passages += _passages(rows, seed, split, shard.path, place.first_row, manifest, texts)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{storage.join(url, shard.path)}: cannot be decoded ({error}); run `prep verify {url}`") from error
+    return sample
+
+
+def _choose(shards: tuple[ShardInfo, ...], seed: int, enough: int) -> list[_Group]:
+    """Row groups in an order drawn by the seed, as many as hold `enough` tokens; all where there are no more."""
+    groups = []
+    for number, shard in enumerate(shards):
+        starts = np.cumsum([0, *(group.rows for group in shard.row_groups)])
+        groups += [_Group(number, group, int(starts[group])) for group in range(len(shard.row_groups))]
+    order = np.argsort(address(seed, Purpose.SHOW, 2, np.arange(len(groups), dtype=np.uint64)), kind="stable")
+    chosen, tokens = [], 0.0
+    for place in (groups[index] for index in order):
+        if tokens >= enough:
+            break
+        shard = shards[place.shard]
+        tokens += shard.tokens * shard.row_groups[place.group].rows / max(1, shard.rows)
+        chosen.append(place)
+    return chosen
+
+
+def _read(url: str, shard: ShardInfo, places: list[_Group], format: str) -> Iterator[tuple[_Group, Rows]]:
+    """One row group after the other; of a Parquet file on a disk nothing else is read."""
+    by_range = storage.is_local(url) and format == "parquet"
+    source = str(storage.local_path(url)) if by_range else storage.read_bytes(url)
+    for place in places:
+        yield place, FORMATS[format].read(source, shard.row_groups, [place.group])
+
+
+def _count(sample: Sample, rows: Rows, mask_id: int) -> None:
+    sample.rows += len(rows)
+    sample.has_labels |= rows.next_sentence_label is not None
+    sample.sequence_lengths += np.bincount(rows.sequence_lengths, minlength=len(sample.sequence_lengths))
+    sample.tokens += np.bincount(unmask_rows(rows).input_ids, minlength=len(sample.tokens))
+    if rows.masked_labels is None:
+        return
+    sample.masked += np.bincount(rows.masked_labels, minlength=len(sample.masked))
+    places = rows.masked_indices()
+    shown, count = rows.input_ids[places], len(rows.sequence_lengths)
+    sequence = np.searchsorted(rows.sequence_starts(), places, side="right") - 1
+    masked = np.bincount(sequence, minlength=count)
+    is_mask, is_kept = shown == mask_id, shown == rows.masked_labels
+    for actions, is_hit in ((sample.mask, is_mask), (sample.kept, is_kept), (sample.random, ~(is_mask | is_kept))):
+        actions.add(masked, np.bincount(sequence[is_hit], minlength=count))
+
+
+def _passages(
+    rows: Rows, seed: int, split: str, path: str, first_row: int, manifest: Manifest, texts: Mapping[int, TokenText]
+) -> Iterator[Passage]:
+    keys = address(seed, Purpose.SHOW, 3, np.arange(len(rows.sequence_lengths), dtype=np.uint64))
+    for sequence in np.argsort(keys, kind="stable")[: NUM_PASSAGES[split]]:
+        yield passage(rows, int(sequence), texts, manifest, path, first_row)

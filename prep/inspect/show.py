@@ -1,0 +1,37 @@
+"""Sequences of a data set as text, for the eye."""
+
+import numpy as np
+
+from prep.inspect.passages import LEGEND, passage
+from prep.inspect.token_texts import token_texts
+from prep.tokens.tokenizer import load_prepared
+from shards import storage
+from shards.dataset import open_data_set
+from shards.errors import UserError
+from shards.formats import FORMATS
+from shards.randomness import Purpose, address, below
+from shards.report.terminal import print_passage, styled, terminal
+
+
+def show(url: str, split: str, count: int, seed: int) -> None:
+    """Prints `count` sequences of a split, chosen by seed. Raises UserError when there is no such data set or split."""
+    if count < 1 or not 0 <= seed < 2**63:
+        raise UserError(f"-n is {count} and --seed is {seed}; must be at least 1 and from 0 to 2**63 - 1")
+    manifest = open_data_set(url)
+    shards = manifest.splits[split].shards
+    if not shards:
+        raise UserError(f"{url}: the split {split} is empty")
+    texts = token_texts(load_prepared(storage.join(url, manifest.tokenizer["folder"])))
+    shard = shards[int(below(address(seed, Purpose.SHOW, 0), np.uint64(len(shards))))]
+    try:
+        rows = FORMATS[manifest.settings["format"]].read(
+            storage.read_bytes(storage.join(url, shard.path)), shard.row_groups, [0]
+        )
+    except (ValueError, OSError) as error:
+        raise UserError(f"{storage.join(url, shard.path)}: cannot be decoded ({error}); run `prep verify {url}`") from error
+    keys = address(seed, Purpose.SHOW, 1, np.arange(len(rows.sequence_lengths), dtype=np.uint64))
+    console = terminal()
+    console.print(styled(LEGEND))
+    for sequence in np.argsort(keys, kind="stable")[:count]:
+        console.print()
+        print_passage(console, passage(rows, int(sequence), texts, manifest, f"{split}, {shard.path}", 0))

@@ -1,0 +1,184 @@
+"""Checks a data set against itself: every hash, count and invariant that the format promises."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from prep.engines.local import LocalExecutor, run_tasks
+from prep.tokens.tokenizer import load_prepared
+from shards import storage
+from shards.checks import row_faults
+from shards.dataset import masking_of, not_finished
+from shards.errors import UserError
+from shards.formats import FORMATS
+from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from shards.masking import Masking
+from shards.schema import Rows, columns_sha256
+from shards.template import Template
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """A shard and what it must agree with."""
+
+    url: str
+    split: str
+    shard: ShardInfo
+    format: str
+    vocab_size: int
+    special_ids: dict[str, int]
+    capacity: int
+    masking: Masking | None
+    max_seq_len: int
+    template: Template
+    cross_documents: bool
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"checking {self.url}"
+
+
+def verify(url: str, workers: int) -> list[str]:
+    """What is wrong, a line each, the file first; an empty list when nothing is. Raises UserError when it is no data set."""
+    manifest_url = storage.join(url, MANIFEST_NAME)
+    if not storage.find(manifest_url):
+        raise not_finished(url)
+    if workers < 1:
+        raise UserError(f"--workers is {workers}, must be at least 1")
+    try:
+        manifest, contradictions = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    except UserError as error:
+        return [str(error)]
+    faults = [f"{manifest_url}: {fault}" for fault in contradictions]
+    try:
+        faults += [f"{manifest_url}: {fault}" for fault in ledger_faults(manifest)]
+        faults += tokenizer_faults(url, manifest)
+        faults += _strangers(url, manifest)
+        tasks = list(_tasks(url, manifest))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return [*faults, f"{manifest_url}: a field is missing or wrong ({error!r}), so the rest cannot be checked"]
+    with tempfile.TemporaryDirectory() as folder, LocalExecutor(min(workers, max(1, len(tasks))), folder) as executor:
+        found = {task.url: part for task, part in run_tasks(executor, shard_faults, tasks, lambda: workers)}
+    return faults + [f"{task.url}: {fault}" for task in tasks for fault in found[task.url]]
+
+
+def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
+    settings, tokenizer = manifest.settings, manifest.tokenizer
+    masking = masking_of(url, manifest)
+    for name, split in manifest.splits.items():
+        static = settings["masking"] == "static" or name == "eval"
+        for shard in split.shards:
+            if ".." in shard.path.split("/"):
+                raise ValueError(f"the path {shard.path} leaves the data set")
+            yield CheckTask(
+                url=storage.join(url, shard.path),
+                split=name,
+                shard=shard,
+                format=settings["format"],
+                vocab_size=tokenizer["vocab_size"],
+                special_ids=tokenizer["special_ids"],
+                capacity=settings["pack_to"] or settings["max_seq_len"],
+                masking=masking if static else None,
+                max_seq_len=settings["max_seq_len"],
+                template=Template.of(tokenizer, settings.get("pairing") != "none"),
+                cross_documents=settings.get("cross_documents", False),
+            )
+
+
+def shard_faults(task: CheckTask) -> list[str]:
+    """What is wrong with one shard."""
+    faults: list[str] = []
+    try:
+        for fault in _shard_faults(task):
+            faults.append(fault)  # noqa: PERF402  # what was found before an error stays
+    except Exception as error:  # a damaged shard, and the manifest that someone edited, may hold anything
+        faults.append(f"cannot be decoded and checked: {error or type(error).__name__}")
+    return faults
+
+
+def _shard_faults(task: CheckTask) -> Iterator[str]:
+    info = task.shard
+    if not storage.find(task.url):
+        yield "is missing"
+        return
+    data = storage.read_bytes(task.url)
+    if len(data) != info.bytes:
+        yield f"has {len(data)} bytes, the manifest says {info.bytes}"
+    if sha256(data).hexdigest() != info.sha256:
+        yield "its sha256 is not the manifest's: the file was changed or damaged"
+    rows = FORMATS[task.format].read(data, info.row_groups)
+    if columns_sha256(rows) != info.columns_sha256:
+        yield "the digest of its columns is not the manifest's"
+    for name, counted in _counts(rows).items():
+        if counted != getattr(info, name):
+            yield f"{name} is {counted}, the manifest says {getattr(info, name)}"
+    longest = int(rows.sequence_lengths.max(initial=0))
+    if longest > task.max_seq_len:
+        yield f"a sequence has {longest} tokens, --max-seq-len was {task.max_seq_len}"
+    checked = (task.vocab_size, task.special_ids, task.capacity, task.masking, task.template, task.cross_documents)
+    yield from row_faults(rows, *checked)
+
+
+def _counts(rows: Rows) -> dict[str, int]:
+    masked = np.diff(rows.masked_offsets) if rows.masked_offsets is not None else np.zeros(1, np.int64)
+    return {
+        "rows": len(rows),
+        "sequences": len(rows.sequence_lengths),
+        "tokens": len(rows.input_ids),
+        "masked_tokens": int(masked.sum()),
+        "not_next": int(rows.next_sentence_label.sum()) if rows.next_sentence_label is not None else 0,
+        "max_row_tokens": int(np.diff(rows.token_offsets).max(initial=0)),
+        "max_sequences_per_row": int(np.diff(rows.sequence_offsets).max(initial=0)),
+        "max_masked_per_row": int(masked.max(initial=0)),
+    }
+
+
+def ledger_faults(manifest: Manifest) -> Iterator[str]:
+    """Sums in the ledger that do not come out."""
+    ledger = manifest.ledger
+    for unit in ("documents", "bytes"):
+        entry = ledger[unit]
+        if entry["in"] != entry["used"] + sum(entry["dropped"].values()):
+            yield f"ledger.{unit}: {entry['in']} in is not {entry['used']} used + {sum(entry['dropped'].values())} dropped"
+    made = 0
+    template = Template.of(manifest.tokenizer, manifest.settings.get("pairing") != "none")
+    for name, split in manifest.splits.items():
+        tally, total = ledger["pairs"][name], split.totals()
+        made += tally["made"] * (manifest.settings["copies"] if name == "eval" else 1)
+        if tally["made"] != tally["placed"] + tally["truncated"] + tally["unpaired"]:
+            yield f"ledger.pairs.{name}: made is not placed + truncated + unpaired"
+        special = tally.get("separators", 0) + template.num_special * total["sequences"]
+        if tally["placed"] + tally["negatives"] + special != total["tokens"]:
+            yield f"ledger.pairs.{name}: placed + negatives + special tokens are not the {total['tokens']} tokens of the shards"
+    tokens = ledger["tokens"] - ledger["duplicates"].get("dropped_tokens", 0)
+    if made != tokens * manifest.settings["copies"]:
+        yield f"ledger: the splits were made of {made} tokens, the corpus has {tokens} a copy"
+
+
+def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the saved tokenizer."""
+    folder = storage.join(url, manifest.tokenizer["folder"])
+    sound = True
+    for name, digest in manifest.tokenizer["files"].items():
+        place = storage.join(folder, name)
+        if not storage.find(place):
+            sound = False
+            yield f"{place}: is missing"
+        elif sha256(storage.read_bytes(place)).hexdigest() != digest:
+            sound = False
+            yield f"{place}: its sha256 is not the manifest's: the file was changed or damaged"
+    if sound and load_prepared(folder).describe() != manifest.tokenizer:
+        yield f"{folder}: the tokenizer is not what the manifest says of it"
+
+
+def _strangers(url: str, manifest: Manifest) -> Iterator[str]:
+    known = {shard.path for split in manifest.splits.values() for shard in split.shards}
+    known |= {f"{manifest.tokenizer['folder']}/{name}" for name in manifest.tokenizer["files"]}
+    for folder in (*manifest.splits, manifest.tokenizer["folder"]):
+        for info in storage.list_files(storage.join(url, folder)):
+            if storage.relative(info.url, url) not in known:
+                yield f"{info.url}: belongs to no shard of the manifest"

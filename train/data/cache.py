@@ -1,0 +1,225 @@
+"""A folder of whole shards on this machine's disk, shared by its processes and never larger than its limit.
+
+    bert-shards-cache       marks the folder as ours; its lock is held while anything else appears or goes
+    shard-SHA256            a shard, whole; whoever reads it holds a shared lock on it
+    part-SHA256-HOST-PID    one that is being fetched, as large as it will be; who fetches it holds a lock on it
+
+The system takes the locks of a process away however it ends. So what is locked is in use, a part without a lock is a
+leftover, and nothing has to be cleaned up after a crash. Names are digests: runs and data sets can share a folder.
+"""
+
+import enum
+import fcntl
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards import storage
+from shards.errors import UserError
+from train.data.leases import Lease, Part, locked_alone
+
+MARKER = "bert-shards-cache"
+_MARKER_TEXT = b"Shards by their sha256, kept by `python -m train --cache`. May be deleted when no run is at work.\n"
+_OURS = re.compile(rf"{MARKER}|shard-[0-9a-f]{{64}}|part-[0-9a-f]{{64}}-.+")
+OVERHEAD_BYTES = len(_MARKER_TEXT)
+"""What of its limit a cache needs for itself."""
+NEVER = 2**63 - 1
+"""The next use of what no plan names."""
+
+
+@dataclass
+class Counts:
+    """What happened in this process."""
+
+    hits: int = 0  # row groups read from the cache
+    misses: int = 0  # row groups read from the storage, because their shard was not there yet
+    fetched_shards: int = 0  # whole ones
+    fetched_bytes: int = 0  # of shards and row groups
+    evictions: int = 0
+    damaged: int = 0  # shards that the disk had altered
+    failures: int = 0  # of fetches, which are tried again
+
+
+@dataclass(frozen=True)
+class Held:
+    """A shard in the folder, to be judged: when the plan needs it next, and when anybody last said that he wanted it."""
+
+    sha256: str
+    bytes: int
+    next_use: int
+    last_wanted: float
+
+
+def in_order_of_eviction(held: Sequence[Held], next_use: int) -> list[Held]:
+    """What may go for a shard that is needed at `next_use`, best first, and nothing that is needed as soon.
+
+    The farthest next use goes first (Belady 1966); of what is never needed, what was wanted longest ago: other runs have
+    plans of their own.
+    """
+    later = (one for one in held if one.next_use > next_use)
+    return sorted(later, key=lambda one: (-one.next_use, one.last_wanted, one.sha256))
+
+
+class Refusal(enum.Enum):
+    """Why a shard is not to be fetched now."""
+
+    TAKEN = "it is there, or another thread or process is fetching it"
+    FULL = "what would have to go for it is in use or needed as soon"
+
+
+class Cache:
+    """The folder, for all threads of a process. Raises StorageError where the disk fails."""
+
+    def __init__(self, folder: str, limit: int) -> None:
+        """Looks, and writes nothing yet. Raises UserError when the folder cannot be a cache."""
+        if not storage.is_local(folder):
+            raise UserError(f"--cache {folder}: must be a folder on a disk of this machine")
+        self.folder, self.limit = storage.local_path(folder), limit
+        self._counts, self._counting = Counts(), threading.Lock()
+        self._check()
+
+    def count(self, **more: int) -> None:
+        """Adds to the counts that are named."""
+        with self._counting:
+            for name, number in more.items():
+                setattr(self._counts, name, getattr(self._counts, name) + number)
+
+    def take_counts(self) -> Counts:
+        """What happened since this was last asked."""
+        with self._counting:
+            taken, self._counts = self._counts, Counts()
+        return taken
+
+    def want(self, digest: str) -> bool:
+        """Whether the shard is there; if so, it is noted that somebody wants it."""
+        with storage.translated(str(self.folder), "use"):
+            try:
+                os.utime(self._shard(digest))
+            except FileNotFoundError:
+                return False
+        return True
+
+    def lease(self, digest: str, num_bytes: int) -> Lease | None:
+        """The shard, checked; None where it is not there. One that was damaged on the disk is removed."""
+        path = self._shard(digest)
+        with self._locked():
+            try:
+                lease = Lease(path)
+            except FileNotFoundError:
+                return None
+        if lease.is_whole(digest, num_bytes):
+            return lease
+        self.discard(lease)
+        lease.close()
+        return None
+
+    def discard(self, lease: Lease) -> None:
+        """Removes a shard that the disk has damaged, unless somebody has replaced it."""
+        with self._locked():
+            if lease.is_there():
+                lease.path.unlink()
+                self.count(damaged=1)
+
+    def reserve(self, digest: str, num_bytes: int, next_uses: Callable[[], Mapping[str, int]]) -> Part | Refusal:
+        """Leaves it to the caller to fetch a shard, with the space for it, which others must give up where there is none.
+
+        `next_uses` is asked in that case: when the plan needs this shard and others.
+        """
+        with self._locked():
+            parts = self.folder.glob(f"part-{digest}-*")
+            if self._shard(digest).exists() or not all(_is_leftover(part) for part in parts):
+                return Refusal.TAKEN
+            files = self._files()
+            excess = sum(status.st_size for status in files.values()) + num_bytes - self.limit
+            if excess > 0 and not self._evict(files, digest, excess, next_uses()):
+                return Refusal.FULL
+            return Part(self.folder / f"part-{digest}-{socket.gethostname()}-{os.getpid()}", num_bytes)
+
+    def drop(self, part: Part) -> None:
+        """It was not fetched: the space is free again."""
+        with self._locked():
+            part.drop()
+
+    def publish(self, part: Part, digest: str, data: bytes) -> None:
+        """What was fetched, and checked, is a shard from here on."""
+        part.write(data)
+        with self._locked():
+            part.rename(self._shard(digest))
+
+    def _shard(self, digest: str) -> Path:
+        return self.folder / f"shard-{digest}"
+
+    def _check(self) -> None:
+        with storage.translated(str(self.folder), "use"):
+            names = os.listdir(self.folder) if self.folder.exists() else []  # noqa: PTH208  # a file is an error
+        if names and MARKER not in names:
+            raise UserError(f"--cache {self.folder}: holds other files ({min(names)}); choose a new or an empty folder")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Holds the folder's lock. The folder is made where there is none."""
+        with storage.translated(str(self.folder), "use"):
+            try:
+                marker = os.open(self.folder / MARKER, os.O_RDWR)
+            except FileNotFoundError:
+                self._check()
+                self.folder.mkdir(parents=True, exist_ok=True)
+                marker = os.open(self.folder / MARKER, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(marker, fcntl.LOCK_EX)
+                if not os.fstat(marker).st_size:
+                    os.write(marker, _MARKER_TEXT)
+                yield
+            finally:
+                os.close(marker)
+
+    def _files(self) -> dict[str, os.stat_result]:
+        """Every file of ours by its name. Leftovers are removed."""
+        files = {}
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if not _OURS.fullmatch(entry.name):
+                    continue
+                if entry.name.startswith("part-") and _is_leftover(Path(entry.path)):
+                    Path(entry.path).unlink()
+                else:
+                    files[entry.name] = entry.stat()
+        return files
+
+    def _evict(self, files: Mapping[str, os.stat_result], digest: str, excess: int, next_uses: Mapping[str, int]) -> bool:
+        """Removes shards that are not in use until `excess` bytes are free, or none."""
+        held = []
+        for name, status in files.items():
+            if name.startswith("shard-"):
+                other = name.removeprefix("shard-")
+                held.append(Held(other, status.st_size, next_uses.get(other, NEVER), status.st_mtime))
+        with ExitStack() as handles:
+            victims = []
+            for one in in_order_of_eviction(held, next_uses[digest]):
+                if excess <= 0:
+                    break
+                handle = os.open(self._shard(one.sha256), os.O_RDWR)  # some systems lock alone only what can be written
+                handles.callback(os.close, handle)
+                if locked_alone(handle):
+                    victims.append(one)
+                    excess -= one.bytes
+            if excess > 0:
+                return False
+            for one in victims:
+                self._shard(one.sha256).unlink()
+        self.count(evictions=len(victims))
+        return True
+
+
+def _is_leftover(part: Path) -> bool:
+    """Whether the process that fetched it is no more."""
+    handle = os.open(part, os.O_RDWR)
+    try:
+        return locked_alone(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,152 @@
+"""Shards of a remote data set, fetched into the cache by threads before they are needed, in the order of the plan.
+
+    position of the reader -> shards in use and needed next -> fetched whole, checked -> cache -> leases of the reader
+
+The processes of a machine share the work without a word: each takes the first shard of the plan that is neither there nor
+being fetched. If one of them ends, the others fetch what it did not.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from shards import storage
+from shards.errors import UserError
+from shards.manifest import ShardInfo
+from shards.storage import StorageError
+from shards.command.console import size
+from train.data.cache import OVERHEAD_BYTES, Cache, Refusal
+from train.fetch import fetch_whole
+from train.data.leases import Lease, Part
+from train.data.shard_uses import Schedule, Uses, needed_bytes
+
+_USES_AHEAD = 2  # of each lane, beside those of now
+_POLL_S = 0.5  # how soon it is noticed that another process has ended, or given up
+_RETRY_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    position: int
+    uses: Uses
+    wanted: Sequence[ShardInfo]  # those that should be there, in order of need
+
+
+class Prefetcher:
+    """Keeps the cache ahead of one reader of a split. Its methods are for the reader's threads; its own do the fetching."""
+
+    def __init__(self, cache: Cache, url: str, shards: Sequence[ShardInfo], schedule: Schedule, threads: int) -> None:
+        """Nothing is fetched before the first `move`."""
+        self.cache, self._url, self._shards, self._schedule = cache, url, shards, schedule
+        self._plan: _Plan | None = None
+        self._not_before: dict[str, float] = {}
+        self._news, self._closed = threading.Condition(), False
+        self._pool = ThreadPoolExecutor(threads, "prefetch")
+        self._threads = [self._pool.submit(self._work) for _ in range(threads)]
+
+    def move(self, position: int) -> None:
+        """The reader is at a position now. Raises what a thread came to grief with: AlteredError, or a fault of the disk."""
+        self._check()
+        uses = self._schedule(position)
+        wanted, room = [], self.cache.limit - OVERHEAD_BYTES
+        for shard in (self._shards[number] for number in uses.ahead(position, _USES_AHEAD)):
+            room -= shard.bytes
+            if room < 0:
+                break
+            wanted.append(shard)
+        with self._news:
+            self._plan = _Plan(position, uses, wanted)
+            self._news.notify_all()
+
+    def lease(self, shard: ShardInfo) -> Lease | None:
+        """The shard, or None where it is not there yet. Raises as `move` does."""
+        self._check()
+        return self.cache.lease(shard.sha256, shard.bytes)
+
+    def _check(self) -> None:
+        for thread in self._threads:
+            if thread.done():
+                thread.result()
+
+    def close(self) -> None:
+        """Ends the threads after what they are at."""
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+        self._pool.shutdown(wait=True)
+
+    def _work(self) -> None:
+        while not self._closed:
+            plan = self._plan
+            if plan is None or not self._fetch_first(plan):
+                with self._news:
+                    if plan is self._plan and not self._closed:
+                        self._news.wait(_POLL_S)
+
+    def _fetch_first(self, plan: _Plan) -> bool:
+        """Fetches the first shard that is missing; False where there is none that this thread could fetch now."""
+
+        def next_uses() -> Mapping[str, int]:
+            return {self._shards[number].sha256: use for number, use in plan.uses.next_use(plan.position).items()}
+
+        for shard in plan.wanted:
+            digest = shard.sha256
+            if self.cache.want(digest) or time.monotonic() < self._not_before.get(digest, 0.0):
+                continue
+            part = self.cache.reserve(digest, shard.bytes, next_uses)
+            if isinstance(part, Part):
+                self._fetch(shard, part)
+                return True
+            if part is Refusal.FULL:
+                return False
+            self._not_before[digest] = time.monotonic() + _POLL_S
+        return False
+
+    def _fetch(self, shard: ShardInfo, part: Part) -> None:
+        """Where the storage fails, the shard is tried again later: the reader can do without, or meets the error itself."""
+        published = False
+        try:
+            data = self._from_storage(shard)
+            if data is not None:
+                self.cache.publish(part, shard.sha256, data)
+                published = True
+                self.cache.count(fetched_shards=1, fetched_bytes=len(data))
+        finally:
+            if not published:
+                self.cache.drop(part)
+
+    def _from_storage(self, shard: ShardInfo) -> bytes | None:
+        try:
+            return fetch_whole(storage.join(self._url, shard.path), shard)
+        except StorageError:
+            self.cache.count(failures=1)
+            self._not_before[shard.sha256] = time.monotonic() + _RETRY_S
+            return None
+
+
+def open_cache(folder: str, limit: int, url: str, shards: Sequence[ShardInfo], lanes: int) -> Cache | None:
+    """The cache of `--cache` and `--cache-bytes`, None where it is not asked for or the data set is on a disk anyhow.
+
+    `lanes` are walked side by side by this machine's processes. Raises UserError when it is too small for them.
+    """
+    if bool(folder) != bool(limit):
+        given, missing = ("--cache", "--cache-bytes") if folder else ("--cache-bytes", "--cache")
+        raise UserError(f"{given} is given without {missing}; give both, or none")
+    if not folder or storage.is_local(url):
+        return None
+    cache, needed = Cache(folder, limit), needed_bytes(shards, lanes) + OVERHEAD_BYTES
+    if limit < needed:
+        raise UserError(
+            f"--cache-bytes {limit} is too small for two shards of each lane of the data that this machine reads ({lanes}); "
+            f"give {needed} ({size(needed)}) or more"
+        )
+    return cache
+
+
+def not_cached(folder: str, url: str) -> list[str]:
+    """What to say where a cache is asked for and not used."""
+    if folder and storage.is_local(url):
+        return [f"--cache {folder}: is not used, because {url} is on a disk and is read from there"]
+    return []

@@ -1,0 +1,128 @@
+"""The rows of a run in order, a rank's part of each step, read ahead of need.
+
+    order -> positions of the next steps -> row groups wanted -> decoded by threads -> gathered row by row -> a step's rows
+
+Steps are gathered several at once, because the cost of a row group is a call, not a row.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.compiled import compiled
+from shards.masking import Masking, mask_rows, unmask_rows
+from shards.randomness import Purpose, address, combine
+from shards.schema import Ints, Offsets, Rows, lengths_to_offsets, rows_from_columns
+from train.data.row_groups import DecodedGroups
+from train.data.order import Order, Places
+
+_ROWS_AT_ONCE = 2048
+_CHUNKS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """A rank's rows of one step, in the order of its micro-batches, and their indices in the split."""
+
+    step: int
+    rows: Rows
+    row_ids: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank reads of a run: from `first_step`, which begins at position `start`, to position `end`."""
+
+    rank: int
+    world_size: int
+    first_step: int
+    start: int
+    end: int
+
+
+def read_steps(groups: DecodedGroups, order: Order, share: Share, masking: Masking | None = None) -> Iterator[StepRows]:
+    """Each step's rows for a rank; with `masking`, masked anew by `(seed, epoch, row)` whatever the shards hold.
+
+    What fails in a thread is raised here. Closing the iterator ends what was begun ahead; `groups` is the caller's.
+    """
+    micro_batches = order.micro_batches_of(share.rank, share.world_size)
+    steps_at_once = max(1, _ROWS_AT_ONCE // max(1, len(micro_batches) * order.micro_batch))
+    steps_end = share.first_step - (share.start - share.end) // order.global_batch
+    chunks: deque[Future[list[StepRows]]] = deque()
+    gatherer = ThreadPoolExecutor(1, "gather")
+    try:
+        for first in range(share.first_step, steps_end, steps_at_once):
+            steps = range(first, min(first + steps_at_once, steps_end))
+            starts = [share.start + (step - share.first_step) * order.global_batch for step in steps]
+            positions = [order.positions(start, share.end, micro_batches) for start in starts]
+            places = order.locate(np.concatenate(positions))
+            groups.keep(order.near(np.concatenate(positions)), starts[0])
+            wanted = {int(group): groups.get(int(group)) for group in np.unique(places.group)}
+            cuts = lengths_to_offsets(np.array([len(part) for part in positions]))
+            chunks.append(gatherer.submit(_gather_steps, steps, cuts, places, wanted, order.seed, masking))
+            if len(chunks) > _CHUNKS_AHEAD:
+                yield from chunks.popleft().result()
+        while chunks:
+            yield from chunks.popleft().result()
+    finally:
+        gatherer.shutdown(wait=True, cancel_futures=True)
+
+
+def _gather_steps(
+    steps: range, cuts: Any, places: Places, wanted: dict[int, Future[Rows]], seed: int, masking: Masking | None
+) -> list[StepRows]:
+    rows = gather(places, {group: rows.result() for group, rows in wanted.items()})
+    if masking is not None:
+        rows = mask_rows(unmask_rows(rows), dynamic_mask_keys(rows, places, seed), masking)
+    return [
+        StepRows(step, rows.slice(int(cuts[i]), int(cuts[i + 1])), places.row[cuts[i] : cuts[i + 1]])
+        for i, step in enumerate(steps)
+    ]
+
+
+def dynamic_mask_keys(rows: Rows, places: Places, seed: int) -> npt.NDArray[np.uint64]:
+    """The stream of each sequence's masks: a function of the seed, the epoch, the row, and the sequence's place in it."""
+    row_keys = address(seed, Purpose.DYNAMIC_MASK, places.epoch.astype(np.uint64), places.row.astype(np.uint64))
+    counts = np.diff(rows.sequence_offsets)
+    in_row = np.arange(len(rows.sequence_lengths)) - np.repeat(rows.sequence_offsets[:-1], counts)
+    keys: npt.NDArray[np.uint64] = combine(np.repeat(row_keys, counts), in_row.astype(np.uint64))
+    return keys
+
+
+def gather(places: Places, groups: dict[int, Rows]) -> Rows:
+    """The rows at `places`, in that order, from the decoded row groups that they lie in."""
+    if not len(places.group):
+        return empty_rows()
+    by_group = np.argsort(places.group, kind="stable")
+    numbers, starts = np.unique(places.group[by_group], return_index=True)
+    parts = [(groups[int(number)], there) for number, there in zip(numbers, np.split(by_group, starts[1:]), strict=True)]
+    columns: dict[str, tuple[Offsets, Ints]] = {}
+    for name, _, template in parts[0][0].columns():
+        lengths = np.empty(len(places.group), np.int64)
+        for part, there in parts:
+            lengths[there] = np.diff(part.offsets(name))[places.in_group[there]]
+        offsets = lengths_to_offsets(lengths)
+        values = np.empty(int(offsets[-1]), template.dtype)
+        for part, there in parts:
+            _copy_rows(getattr(part, name), part.offsets(name), places.in_group[there], values, offsets, there)
+        columns[name] = (offsets, values)
+    return rows_from_columns(columns)
+
+
+def empty_rows() -> Rows:
+    """No rows: what a rank without work has."""
+    none = np.empty(0, np.uint16)
+    return Rows(np.zeros(1, np.int64), np.zeros(1, np.int64), none, none, none)
+
+
+@compiled
+def _copy_rows(source: Any, source_offsets: Any, source_rows: Any, out: Any, out_offsets: Any, out_rows: Any) -> None:
+    for i in range(len(source_rows)):
+        start, at = source_offsets[source_rows[i]], out_offsets[out_rows[i]]
+        for j in range(source_offsets[source_rows[i] + 1] - start):
+            out[at + j] = source[start + j]

@@ -1,0 +1,85 @@
+"""`--dry-run`: the plan of a run, and its largest micro-batch once forward, backward and through the optimizer."""
+
+import resource
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from shards.command.console import clock, short, size
+from shards.schema import Rows, lengths_to_offsets
+from train.data.batch import PackedBatch, Shape, pack_batch
+from train.data.shard_uses import needed_bytes
+from train.run import Run
+from train.step import Counts, Tally, backward, update
+
+
+def describe(run: Run) -> Iterator[str]:
+    """What the run will be."""
+    total, settings = run.manifest.splits["train"].totals(), run.settings
+    rows, steps = total["rows"], run.num_steps
+    epochs = run.end / rows
+    yield f"data: {rows:,} rows of up to {run.shape.tokens} tokens, {total['tokens']:,} tokens, masking {settings.masking}"
+    yield (f"run: {steps:,} steps of {settings.global_batch} rows, {epochs:.2f} epochs, {epochs * total['tokens']:,.0f} tokens")
+    yield (
+        f"step: {run.order.num_micro_batches} micro-batches of {settings.micro_batch} rows, {_most(run)} on the busiest "
+        f"of {run.ranks.world_size} processes; order: {run.order.lanes} lanes"
+    )
+    if run.cache is not None:
+        needed = needed_bytes(run.manifest.splits["train"].shards, len(run.lanes()))
+        yield (
+            f"cache: {run.settings.cache}, up to {size(run.cache.limit)}; for each of {len(run.lanes())} lanes two shards, "
+            f"{size(needed)}, must have room"
+        )
+    parameters = sum(p.numel() for p in run.bert.parameters())
+    yield f"model: {parameters:,} parameters; a checkpoint has {size(12 * parameters)}, {settings.keep} are kept"
+    yield f"device: {run.ranks.device}, {'bf16' if run.half else 'fp32'}, attention {run.bert.config._attn_implementation}"
+
+
+def _most(run: Run) -> int:
+    """Micro-batches a step of the busiest rank, which is the first."""
+    return len(run.order.micro_batches_of(0, run.ranks.world_size))
+
+
+def largest_batch(run: Run) -> PackedBatch:
+    """A micro-batch as large as the data set allows in every respect."""
+    shape: Shape = run.shape
+    lengths = np.full(shape.sequences, shape.tokens // shape.sequences)
+    lengths[: shape.tokens % shape.sequences] += 1
+    lengths = np.tile(np.minimum(lengths, shape.longest), shape.rows).astype(np.uint16)
+    sequence_offsets = np.arange(shape.rows + 1) * shape.sequences
+    token_offsets = lengths_to_offsets(lengths)[sequence_offsets]
+    masked = min(shape.masked, int(np.diff(token_offsets).min()))
+    rows = Rows(
+        token_offsets=token_offsets,
+        sequence_offsets=sequence_offsets,
+        input_ids=np.full(int(token_offsets[-1]), run.manifest.tokenizer["special_ids"]["mask"], np.uint32),
+        sequence_lengths=lengths,
+        segment_a_lengths=lengths,
+        next_sentence_label=np.zeros(len(lengths), np.uint8),
+        masked_offsets=np.arange(shape.rows + 1) * masked,
+        masked_positions=np.tile(np.arange(masked), shape.rows).astype(np.uint16),
+        masked_labels=np.zeros(masked * shape.rows, np.uint32),
+    )
+    return pack_batch(rows, shape, run.pad_id()).to(run.ranks.device)
+
+
+def rehearse(run: Run) -> Iterator[str]:
+    """Runs the largest micro-batch twice, updates included, and says what it took. The model is of no use afterwards."""
+    batch = largest_batch(run)
+    counts = Counts(batch.tokens, batch.masked, batch.pairs, batch.attended)
+    for _ in range(2):
+        started = time.perf_counter()
+        losses = backward(run.model, [batch], [0], counts, run.autocast)
+        update(run.bert, run.optimizer, 0.0, run.settings.clip_norm, Tally(run.ranks.device))
+        loss = float(losses.sum())  # waits for the device
+        seconds = time.perf_counter() - started
+    yield f"largest micro-batch: {batch.tokens:,} tokens, {batch.pairs:,} sequences, loss {loss:.2f}, {seconds:.2f} s"
+    all_steps = clock(seconds * _most(run) * run.num_steps)
+    yield f"at most {all_steps} for all steps; {short(batch.tokens / seconds)} tokens/s a process"
+    if run.ranks.device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info()
+        yield f"memory: {size(torch.cuda.max_memory_allocated())} of {size(whole)} on the device at most, {size(free)} are free"
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
+    yield f"memory: {size(resident)} resident at most, this process"
