@@ -47,7 +47,7 @@ from prep.plan import make_plan
 from prep.settings import Settings
 from prep.splitting import Splitting
 from prep.tokens.sentences import split_sentences
-from prep.tokens.tokenizer import load_tokenizer
+from prep.tokens.tokenizer_source import load_tokenizer
 from prep.tokens.vocabulary import train_vocabulary
 from shards.errors import UserError
 
