@@ -1,6 +1,6 @@
 import pytest
 
-from prep.splitting import Splitting
+from prep.settings import Splitting
 from prep.tokens.sentences import MAX_SENTENCE_CHARS, split_sentences
 
 ENGLISH = Splitting("language", "en")

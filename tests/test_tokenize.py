@@ -12,7 +12,7 @@ from prep.corpus.documents import Rule, Span
 from prep.corpus.files import InputFile
 from prep.plan import Unit
 from prep.records import UnitRecord
-from prep.splitting import Splitting
+from prep.settings import Splitting
 from prep.tokens import tokenize
 from prep.tokens.store import Documents, join_documents, read_buckets
 from prep.tokens.tokenize import TokenizeTask, tokenize_unit
@@ -30,7 +30,7 @@ def task(tmp_path: Path, tokenizer: PreparedTokenizer) -> TokenizeTask:
     tokenizer.save(str(tmp_path / "tokenizer"))
     file = InputFile(0, path.name, str(path), path.stat().st_size, "", "jsonl", "")
     return TokenizeTask(
-        unit=Unit(0, (Span(file),)),
+        unit=Unit(0, (Span(file),), file.bytes),
         rule=Rule("line", "text"),
         splitting=Splitting("language", "en"),
         on_error="skip",

@@ -5,7 +5,7 @@ from conftest import BuildRunner, manifest_of
 
 from prep.corpus.documents import Rule, Span
 from prep.corpus.files import InputFile
-from prep.splitting import Splitting
+from prep.settings import Splitting
 from prep.tokens.tokenizer import PreparedTokenizer
 from prep.tokens.vocabulary import train_vocabulary
 from shards.errors import UserError

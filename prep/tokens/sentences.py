@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import sentencex
 
-from prep.splitting import Splitting
+from prep.settings import Splitting
 
 SPLITTER = f"sentencex {version('sentencex')}, in pieces"
 # Longer texts are split piece by piece: after an unclosed quotation mark, sentencex takes quadratic time.

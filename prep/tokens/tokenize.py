@@ -18,9 +18,9 @@ from prep.corpus.documents import HARMLESS, Document, Fault, Rule, fault_error
 from prep.corpus.files import InputFile
 from prep.corpus.read import read_documents
 from prep.plan import Unit
-from prep.progress import Counts, report
+from prep.progress import Progress, save_progress
 from prep.records import HISTOGRAM_BINS, UnitRecord, finished
-from prep.splitting import Splitting
+from prep.settings import Splitting
 from prep.tokens.encoder import Encoder, EngineMismatchError
 from prep.tokens.sentences import split_sentences
 from prep.tokens.store import Documents, encode_segment, join_documents, segment_url
@@ -130,7 +130,8 @@ def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
             total.add(record)
             blocks.append(documents)
             size += sum(map(_memory, batch.items))
-        report(TOKENIZE_STAGE, task.unit.number, Counts(batch.bytes_read, total.bytes, total.documents, total.tokens))
+        progress = Progress(batch.bytes_read, total.bytes, total.documents, total.tokens)
+        save_progress(TOKENIZE_STAGE, task.unit.number, progress)
         if size >= SEGMENT_BYTES:
             total.add(_write_segment(task, len(total.segments), blocks))
             blocks, size = [], 0
