@@ -10,7 +10,7 @@ import pytest
 import torch
 from cached_reader import cached_steps
 from datasets_of_rows import write_data_set
-from launch import SMALL, ledger, metrics, run
+from launch import SMALL, metrics, row_log, run
 from slow_proxy import SlowProxy
 from test_prefetch import Sampler, room_for_all
 from test_stream import keys, stream
@@ -83,7 +83,7 @@ def test_two_ranks_from_a_slow_and_failing_bucket(
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     out, folder, limit = tmp_path / "run", tmp_path / "cache", 2 * room_for_all(manifest)
     options = ("--data", "s3://bucket/data", "--out", out, "--model", "tiny", *SMALL, "--log-every", 10, "--cache", folder)
-    options += ("--cache-bytes", limit, "--ledger", tmp_path / "ledger")
+    options += ("--cache-bytes", limit, "--row-log", tmp_path / "row_log")
     shards = {shard.bytes: f"/bucket/data/{shard.path}" for shard in manifest.splits["train"].shards}
     damaged = manifest.splits["train"].shards[3]
     try:
@@ -106,7 +106,7 @@ def test_two_ranks_from_a_slow_and_failing_bucket(
     warm = _sums([line for line in metrics(out) if line["step"] > 40])
     assert warm["cache_hits"] > 3 * warm["cache_misses"] and warm["cache_damaged"] == 1
     expected = {given.step: given.row_ids.tolist() for given in cached_steps(str(tmp_path / "data"), None, 2, seed=0)}
-    assert ledger(tmp_path / "ledger") == expected, "the rows that a disk gives"
+    assert row_log(tmp_path / "row_log") == expected, "the rows that a disk gives"
 
 
 def _fetched_whole(proxy: SlowProxy, shards: dict[int, str]) -> list[str]:
@@ -150,4 +150,4 @@ def test_scores_are_made_through_the_cache(options: dict[str, Any], tmp_path: Pa
     (shard,) = described.manifest.splits["eval"].shards
     assert [path.name for path in (tmp_path / "cache").glob("shard-*")] == [f"shard-{shard.sha256}"]
     assert evaluate(*given, described.cache) == plain and described.cache is not None
-    assert described.cache.take_counts().fetched_shards == 1
+    assert described.cache.take_stats().fetched_shards == 1

@@ -147,7 +147,7 @@ def test_what_is_no_model(data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         (("--lr", 0), "--lr is 0.0, must be above 0"),
         (("--dropout", 1), "--dropout is 1.0, must be from 0.0 to 0.9"),
         (("--attention", "varlen"), "--attention varlen needs an NVIDIA device"),
-        (("--ledger", "s3://bucket/ledger"), "must be a folder on a disk"),
+        (("--row-log", "s3://bucket/row_log"), "must be a folder on a disk"),
     ],
 )
 def test_values_that_make_no_sense(arguments: tuple[object, ...], message: str, data: Path, tmp_path: Path) -> None:
@@ -158,7 +158,9 @@ def test_an_unknown_flag_and_help(data: Path, tmp_path: Path) -> None:
     code, _, err = run(0, *tiny(data, tmp_path / "run"), "--laer", 1)
     assert code == 2 and err.startswith("python -m train: unrecognized arguments: --laer 1") and err.count("\n") == 1
     code, out, _ = run(0, "--help")
-    assert code == 0 and all(flag in out for flag in ("--dry-run", "--global-batch ROWS", "--config FILE.toml", "--ledger DIR"))
+    assert code == 0 and all(
+        flag in out for flag in ("--dry-run", "--global-batch ROWS", "--config FILE.toml", "--row-log DIR")
+    )
 
 
 def test_an_output_that_cannot_be_written(data: Path, tmp_path: Path) -> None:

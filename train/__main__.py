@@ -28,6 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
         "of the run was lost; 2 bad input (one line says what). torchrun itself returns 1 for any of them but 0.",
     )
     add_arguments(parser, Settings, SECTIONS)
+    parser.add_argument("--ledger", dest="row_log", metavar="DIR", default=argparse.SUPPRESS, help="another name of --row-log")
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -70,19 +71,19 @@ def _rehearse(settings: Settings, ranks: "Ranks") -> int:
 def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
     from train.loop import Trainer
     from train.metrics import Reporter
-    from train.row_log import Ledger
+    from train.row_log import RowLog
     from train.run import claimed, join_ranks, prepare, resume
 
     run, said = ranks.agreed(lambda: prepare(settings, ranks))
     with claimed(run):
         said += resume(run, say)
         join_ranks(run)
-        ledger = Ledger(settings.ledger, ranks)
+        row_log = RowLog(settings.row_log, ranks)
         reporter = ranks.agreed(lambda: Reporter(run))
         try:
             for line in said:
                 reporter.say(line)
-            done = Trainer(run, reporter, ledger, stop).train()
+            done = Trainer(run, reporter, row_log, stop).train()
             stopped = done < run.num_steps
             reporter.log("stop" if stopped else "end", done, {})
             reporter.say(
@@ -92,7 +93,7 @@ def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
             )
         finally:
             reporter.close()
-            ledger.close()
+            row_log.close()
     return 0
 
 

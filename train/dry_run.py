@@ -12,7 +12,7 @@ from shards.schema import Rows, lengths_to_offsets
 from train.data.batch import PackedBatch, Shape, pack_batch
 from train.data.shard_uses import needed_bytes
 from train.run import Run
-from train.step import Counts, Tally, backward, update
+from train.step import Counts, StepSums, backward, update
 
 
 def describe(run: Run) -> Iterator[str]:
@@ -72,7 +72,7 @@ def rehearse(run: Run) -> Iterator[str]:
     for _ in range(2):
         started = time.perf_counter()
         losses = backward(run.model, [batch], [0], counts, run.autocast)
-        update(run.bert, run.optimizer, 0.0, run.settings.clip_norm, Tally(run.ranks.device))
+        update(run.bert, run.optimizer, 0.0, run.settings.clip_norm, StepSums(run.ranks.device))
         loss = float(losses.sum())  # waits for the device
         seconds = time.perf_counter() - started
     yield f"largest micro-batch: {batch.tokens:,} tokens, {batch.pairs:,} sequences, loss {loss:.2f}, {seconds:.2f} s"

@@ -30,7 +30,7 @@ from train.data.order import Places, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import gather
 from train.data.row_groups import DecodedGroups, check_sizes
-from train.data.shard_uses import in_sequence
+from train.data.shard_uses import uses_in_sequence
 from train.metrics import finite
 from train.model import PackedBert
 from train.ranks import Ranks, autocast, is_first, joined, use_half
@@ -108,8 +108,8 @@ def evaluate(
 
     def score() -> list[_Part]:
         parts = []
-        schedule = in_sequence(manifest.splits[SPLIT], num_rows)
-        prefetcher = Prefetcher(cache, url, manifest.splits[SPLIT].shards, schedule, threads=1) if cache else None
+        uses_at = uses_in_sequence(manifest.splits[SPLIT], num_rows)
+        prefetcher = Prefetcher(cache, url, manifest.splits[SPLIT].shards, uses_at, threads=1) if cache else None
         decoded = DecodedGroups(url, manifest, SPLIT, threads=1, prefetcher=prefetcher)
         try:
             for number in range(ranks.rank, -(-num_rows // micro_batch), ranks.world_size):

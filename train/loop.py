@@ -15,14 +15,14 @@ import torch
 from shards.errors import UserError
 from train.checkpoint import Saver
 from train.data.batch import PackedBatch, pack_batch
-from train.data.reader import Share, StepRows, read_steps
+from train.data.reader import RankSlice, StepRows, read_steps
 from train.data.row_groups import DecodedGroups
 from train.evaluate import evaluate
 from train.metrics import Reporter
 from train.optimizer import learning_rate
-from train.row_log import Ledger
+from train.row_log import RowLog
 from train.run import SPLIT, Run
-from train.step import Counts, Tally, backward, dropout_seed, update
+from train.step import Counts, StepSums, backward, dropout_seed, update
 from train.stopping import StopRequest
 from train.throughput import Interval, peak_flops, step_flops
 
@@ -42,10 +42,10 @@ class Prepared:
 class Trainer:
     """The loop's state on one rank."""
 
-    def __init__(self, run: Run, reporter: Reporter, ledger: Ledger, stop: StopRequest) -> None:
-        self.run, self.reporter, self.ledger, self.stop = run, reporter, ledger, stop
+    def __init__(self, run: Run, reporter: Reporter, row_log: RowLog, stop: StopRequest) -> None:
+        self.run, self.reporter, self.row_log, self.stop = run, reporter, row_log, stop
         self.saver = Saver(run.settings.out, run.settings.keep)
-        self.tally = Tally(run.ranks.device)
+        self.sums = StepSums(run.ranks.device)
         self.done = self.saved_step = run.first_step
         self.interval = Interval()
         self._fault: UserError | None = None
@@ -56,8 +56,8 @@ class Trainer:
         run = self.run
         threads = run.settings.reader_threads
         groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, threads, run.prefetcher())
-        share = Share(run.ranks.rank, run.ranks.world_size, run.first_step, run.first_position, run.end)
-        steps = read_steps(groups, run.order, share, run.masking)
+        rank_slice = RankSlice(run.ranks.rank, run.ranks.world_size, run.first_step, run.first_position, run.end)
+        steps = read_steps(groups, run.order, rank_slice, run.masking)
         try:
             return self._steps(steps)
         except UserError:  # raised on every rank
@@ -151,10 +151,10 @@ class Trainer:
 
     def _compute(self, current: Prepared, counts: Counts) -> None:
         run = self.run
-        self.tally.losses += backward(run.model, current.batches, current.seeds, counts, run.autocast)
+        self.sums.losses += backward(run.model, current.batches, current.seeds, counts, run.autocast)
         lr = self._lr(current.step)
-        update(run.bert, run.optimizer, lr, run.settings.clip_norm, self.tally)
-        self._guard(lambda: self.ledger.write(current.step, current.row_ids))
+        update(run.bert, run.optimizer, lr, run.settings.clip_norm, self.sums)
+        self._guard(lambda: self.row_log.write(current.step, current.row_ids))
         self.interval.add(counts)
 
     def _lr(self, step: int) -> float:
@@ -190,9 +190,9 @@ class Trainer:
         self._guard(lambda: self.reporter.log("eval", done, vars(scores)))
 
     def _log(self, done: int) -> None:
-        run, tally, interval = self.run, self.tally, self.interval
-        losses = run.ranks.sum(tally.losses.clone())
-        values = torch.cat([losses, torch.stack([tally.skipped, tally.longest, tally.norm])]).tolist()  # waits for the device
+        run, sums, interval = self.run, self.sums, self.interval
+        losses = run.ranks.sum(sums.losses.clone())
+        values = torch.cat([losses, torch.stack([sums.skipped, sums.longest, sums.norm])]).tolist()  # waits for the device
         interval.pause()
         mlm_loss, nsp_loss = (value / interval.steps for value in values[:2])
         skipped, longest, norm = int(values[2]), int(values[3]), values[4]
@@ -215,7 +215,7 @@ class Trainer:
         self._guard(lambda: self.reporter.log("train", done, line))
         if skipped:
             self.reporter.say(f"warning: {skipped} of the last {interval.steps} steps skipped: their gradient was not finite")
-        tally.clear()
+        sums.clear()
         self.interval = Interval()
         if longest >= run.settings.max_skipped:
             raise UserError(
@@ -228,7 +228,7 @@ class Trainer:
         run = self.run
         if run.cache is None:
             return {}
-        counts = vars(run.cache.take_counts())
+        counts = vars(run.cache.take_stats())
         sums = dict(zip(counts, run.ranks.sum_later(list(counts.values()))(), strict=True))
         for name, what in (("failures", "fetches failed and are tried again"), ("damaged", "shards were damaged on the disk")):
             if sums[name]:

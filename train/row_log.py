@@ -1,4 +1,4 @@
-"""`--ledger`: for audits, which rows each rank was given in which step.
+"""`--row-log`: for audits, which rows each rank was given in which step.
 
 One JSONL file a rank and start, `start-SSSS-rank-RRRR.jsonl`, with lines {"step": s, "rows": [ids]}; a row's id is its
 index in its split. A start that goes on from a checkpoint does later steps again: for each step the latest start holds.
@@ -16,7 +16,7 @@ from train.ranks import Ranks
 _NAME = re.compile(r"start-(\d{4,})-rank-\d{4,}\.jsonl")
 
 
-class Ledger:
+class RowLog:
     """The file of this rank and start. Raises UserError when it cannot be written."""
 
     def __init__(self, folder: str, ranks: Ranks) -> None:
@@ -25,7 +25,7 @@ class Ledger:
         if not folder:
             return
         if not storage.is_local(folder):
-            raise UserError(f"--ledger {folder}: must be a folder on a disk, because lines are appended to it")
+            raise UserError(f"--row-log {folder}: must be a folder on a disk, because lines are appended to it")
         starts = max(ranks.gather(ranks.agreed(lambda: _last_start(folder))))
         path = storage.local_path(folder) / f"start-{starts + 1:04d}-rank-{ranks.rank:04d}.jsonl"
 

@@ -26,7 +26,7 @@ from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import empty_rows
 from train.data.row_groups import check_sizes
-from train.data.shard_uses import lanes_of, training
+from train.data.shard_uses import lanes_of, uses_in_training
 from train.history import RUN_NAME
 from train.model import PackedBert
 from train.optimizer import make_optimizer, state_tensors
@@ -81,7 +81,7 @@ class Run:
         if self.cache is None:
             return None
         shards, threads = self.manifest.splits[SPLIT].shards, self.settings.reader_threads
-        return Prefetcher(self.cache, self.settings.data, shards, training(self.order, self.lanes(), self.end), threads)
+        return Prefetcher(self.cache, self.settings.data, shards, uses_in_training(self.order, self.lanes(), self.end), threads)
 
     def autocast(self) -> Any:
         """The context of a forward pass."""
@@ -241,7 +241,9 @@ def _check_record(saved: Checkpoint, run: Run) -> Iterator[str]:
         refused.append("the data set is another one")
     refused += [f"order {change}" for change in differences(old["order"], new["order"])]
     refused += [f"model {change}" for change in differences(old["model"], new["model"])]
-    for change in differences(old["settings"], new["settings"]):
+    both = old["settings"].keys() & new["settings"].keys()  # a setting of another release has nothing to be compared with
+    before, now = ({name: record["settings"][name] for name in both} for record in (old, new))
+    for change in differences(before, now):
         if change.partition(":")[0] in FIXED:
             refused.append(change)
         else:

@@ -65,7 +65,7 @@ class Settings:
     checkpoint_every: int = option("steps between checkpoints; 0: only at the end, or when stopped", 1000, metavar="N")
     keep: int = option("checkpoints kept", 3, metavar="N")
     log_every: int = option("steps between lines of metrics.jsonl", 10, metavar="N")
-    ledger: str = option("folder for audits: what rows each rank was given in each step", "", metavar="DIR", shown="none")
+    row_log: str = option("folder for audits: what rows each rank was given in each step", "", metavar="DIR", shown="none")
     reader_threads: int = option("threads of each process that fetch and decode", 2, metavar="N")
     cache: str = option(
         "folder on a disk of this machine that keeps shards of a data set in a bucket, for all its processes and runs",

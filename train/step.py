@@ -24,7 +24,7 @@ class Counts:
     attended: int  # sum of the squared lengths of the sequences
 
 
-class Tally:
+class StepSums:
     """Running sums on the device since they were last read, and the last gradient's norm."""
 
     def __init__(self, device: torch.device) -> None:
@@ -73,14 +73,14 @@ def backward(
     return losses
 
 
-def update(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float, tally: Tally) -> None:
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float, step_sums: StepSums) -> None:
     """Clips the gradient and takes the step, or skips it where the gradient is not finite; never waits for the device."""
     parameters = list(model.parameters())
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm:
         clip_grads_with_norm_(parameters, clip_norm, norm)
     skipped = (~torch.isfinite(norm)).float()
-    tally.note(norm.detach(), skipped)
+    step_sums.note(norm.detach(), skipped)
     optimizer.found_inf = skipped  # type: ignore[attr-defined]  # as torch.amp.GradScaler sets it for fused optimizers
     for group in optimizer.param_groups:
         group["lr"] = lr
