@@ -36,7 +36,7 @@ from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups
 from train.model import PackedBert
 from train.optimizer import make_optimizer
-from train.step import Counts, StepSums, backward, dropout_seed, update
+from train.step import Counts, backward, dropout_seed, update
 from train.stream import ShardStream
 from train.weights import SHAPES, longest_sequence, make_bert
 
@@ -79,13 +79,13 @@ def packed_loop(data: Data, model_name: str, rows: int) -> Iterator[int]:
     """Trains for ever; after each step, its real tokens."""
     bert, _ = make_bert(model_name, data.manifest, data.url, DROPOUT, SEED)
     attention.choose("auto", CPU, half=False, bert=bert)
-    model, optimizer, sums = PackedBert(bert).train(), make_optimizer(bert, WEIGHT_DECAY), StepSums(CPU)
+    model, optimizer = PackedBert(bert).train(), make_optimizer(bert, WEIGHT_DECAY)
     stream = ShardStream(data.url, global_batch=rows, micro_batch=rows, epochs=EPOCHS, seed=SEED, packed=True)
     for step, item in enumerate(stream):
         batch = cast(PackedBatch, item)
         counts = Counts(batch.tokens, batch.masked, batch.pairs, batch.attended)
-        sums.losses += backward(model, [batch], [dropout_seed(SEED, step, 0)], counts, nullcontext)
-        update(bert, optimizer, LR, CLIP_NORM, sums)
+        backward(model, [batch], [dropout_seed(SEED, step, 0)], counts, nullcontext)
+        update(bert, optimizer, LR, CLIP_NORM)
         yield batch.tokens
 
 

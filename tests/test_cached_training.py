@@ -19,10 +19,10 @@ from shards.command.console import size
 from shards.command.options import flag
 from shards.errors import UserError
 from shards.manifest import Manifest
-from train.data.cache import MARKER, OVERHEAD_BYTES
+from train.data.cache import MARKER, OVERHEAD_BYTES, Cache
 from train.data.shard_uses import needed_bytes
 from train.dry_run import describe
-from train.evaluate import evaluate
+from train.evaluate import HeldOut, Scores
 from train.ranks import Ranks
 from train.run import prepare
 from train.settings import Settings
@@ -137,17 +137,21 @@ def test_a_cache_that_is_too_small_ends_the_command(options: dict[str, Any], tmp
 def test_a_dry_run_says_what_the_cache_must_hold(options: dict[str, Any], tmp_path: Path) -> None:
     described, said = prepare(Settings(**options, cache_bytes=10**6), Ranks(0, 1, torch.device("cpu")))
     needed = needed_bytes(described.manifest.splits["train"].shards, 1)
-    line = f"cache: {tmp_path}/cache, up to 1.0 MB; for each of 1 lanes two shards, {size(needed)}, must have room"
+    line = f"cache: {tmp_path}/cache, up to 1.0 MB; it needs room for two shards per lane (1 lanes, {size(needed)})"
     assert line in describe(described) and not any("cache" in line for line in said)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_scores_are_made_through_the_cache(options: dict[str, Any], tmp_path: Path) -> None:
     described, _ = prepare(Settings(**options, cache_bytes=10**6), Ranks(0, 1, torch.device("cpu")))
-    given = (described.packed, options["data"], described.manifest, described.ranks, 4, 0, described.autocast)
-    plain = evaluate(*given, None)
-    assert evaluate(*given, described.cache) == plain
+
+    def scores(cache: Cache | None) -> Scores:
+        held_out = HeldOut(options["data"], described.manifest, described.ranks, 4, cache)
+        return held_out.score(described.packed, 0, described.autocast)
+
+    plain = scores(None)
+    assert scores(described.cache) == plain
     (shard,) = described.manifest.splits["eval"].shards
     assert [path.name for path in (tmp_path / "cache").glob("shard-*")] == [f"shard-{shard.sha256}"]
-    assert evaluate(*given, described.cache) == plain and described.cache is not None
+    assert scores(described.cache) == plain and described.cache is not None
     assert described.cache.take_stats().fetched_shards == 1

@@ -173,7 +173,7 @@ def test_asked_to_stop_all_ranks_save_and_the_same_command_goes_on(
     saved = [path.parent.name for path in out.glob("checkpoints/*/training.json")]
     assert len(saved) == 1 and saved[0] != "step-0000000024"
     code, _, err = run(2, *tiny(data, out, every=0))
-    assert code == 0 and f"going on from step {int(saved[0][5:])}" in err
+    assert code == 0 and f"resuming from step {int(saved[0][5:])}" in err
     assert weights(out, 24) == weights(whole / "run", 24)
 
 
@@ -210,7 +210,7 @@ def test_a_finished_run_is_left_alone_and_more_steps_go_on(data: Path, whole: Pa
     code, _, err = run(0, *tiny(data, out, epochs=1))
     assert code == 0 and "6 steps are done" in err and weights(out, 6) == before
     code, _, err = run(0, *tiny(data, out, epochs=2), "--keep", 9)
-    assert code == 0 and "changed since: epochs: 1 -> 2" in err and "going on from step 6" in err
+    assert code == 0 and "changed since: epochs: 1 -> 2" in err and "resuming from step 6" in err
     assert [line["step"] for line in metrics(out)] == list(range(1, 13))
 
 
@@ -230,7 +230,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(data: Pat
     out = tmp_path / "run"
     code, _, err = run(0, *tiny(data, out), "--model", tmp_path / "model", "--max-skipped", 3)
     assert code == 2 and "the gradient was not finite in 3 steps in a row, up to step 3" in err.splitlines()[-1], err
-    assert "only the number of ids could be compared" in err and "1 of the last 1 steps skipped" in err
+    assert "only the number of ids could be compared" in err and "1 of the last 1 steps were skipped" in err
     assert [(line["skipped"], line["loss"]) for line in metrics(out)] == [(1, None)] * 3
     saved = load_file(out / "checkpoints" / "step-0000000003" / "model.safetensors")
     moments = load_file(out / "checkpoints" / "step-0000000003" / "optimizer.safetensors")
@@ -255,7 +255,7 @@ def test_three_ranks_go_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     whole = weights(tmp_path / "run", 6)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000000006")
     code, _, err = run(3, *tiny(data, tmp_path / "run", epochs=1), *arguments)
-    assert code == 0 and "going on from step 4" in err
+    assert code == 0 and "resuming from step 4" in err
     assert weights(tmp_path / "run", 6) == whole
 
 

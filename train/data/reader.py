@@ -33,6 +33,10 @@ class StepRows:
     rows: Rows
     row_ids: npt.NDArray[np.int64]
 
+    def micro_batch(self, number: int, size: int) -> Rows:
+        """The rows of the rank's micro-batch `number`, of `size` rows; fewer, or none, in a short step."""
+        return self.rows.slice(min(number * size, len(self.rows)), min((number + 1) * size, len(self.rows)))
+
 
 @dataclass(frozen=True)
 class RankSlice:
