@@ -23,17 +23,14 @@ from train.data.batch import PackedBatch
 
 PADDED, VARLEN = "packed_padded", "packed_varlen"
 
-# Arguments that transformers' models pass on to every attention function and that change nothing here while they have
-# these values: a BERT encoder keeps no cache, returns no weights, and its positions are in the embeddings.
-_HARMLESS: Mapping[str, tuple[object, ...]] = {
-    "is_causal": (None, False),
-    "output_attentions": (None, False),
-    "output_hidden_states": (None, False),
-    "use_cache": (None, False),
-    "sliding_window": (None,),
-    "softcap": (None,),
-    "position_ids": (None,),
-    "deterministic": (None, False, True),
+# What transformers' models may pass on to every attention function, and the values that change nothing here: a BERT encoder
+# keeps no cache and returns no weights. An argument of any name that is None asks for nothing.
+_HARMLESS: Mapping[str, tuple[bool, ...]] = {
+    "is_causal": (False,),
+    "output_attentions": (False,),
+    "output_hidden_states": (False,),
+    "use_cache": (False,),
+    "deterministic": (False, True),
 }
 
 
@@ -115,7 +112,7 @@ def _varlen(
 def _refuse_unknown(others: Mapping[str, object]) -> None:
     """Raises TypeError for an argument that these functions would ignore, such as the sliding window of another model."""
     for name, value in others.items():
-        if not any(value is harmless for harmless in _HARMLESS.get(name, ())):
+        if value is not None and not any(value is harmless for harmless in _HARMLESS.get(name, ())):
             raise TypeError(f"attention on packed rows does not support {name}={value!r}, which the model passes to it")
 
 
