@@ -93,9 +93,7 @@ class Order:
     Raises UserError when the micro-batch does not divide the global batch, or there is no row.
     """
 
-    def __init__(
-        self, groups: RowGroups, seed: int, global_batch: int, micro_batch: int, max_lanes: int = MAX_LANES
-    ) -> None:
+    def __init__(self, groups: RowGroups, seed: int, global_batch: int, micro_batch: int, max_lanes: int = MAX_LANES) -> None:
         """`global_batch` and `micro_batch` are in rows. Another `max_lanes` is another order."""
         if micro_batch < 1 or global_batch < 1 or global_batch % micro_batch:
             raise UserError(f"a micro-batch of {micro_batch} rows does not divide a global batch of {global_batch} rows")
