@@ -1,7 +1,6 @@
 """Plan -> vocabulary -> tokenize -> pair -> commit. Whatever is done already is skipped; the manifest comes last."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,7 +46,7 @@ def build(settings: Settings) -> Manifest | None:
         with _in_turn(settings), output.claimed(settings.out, recipe, plan.inputs) as finished:
             return None if finished else _commit(settings, plan, shard, given, recipe)
     with (
-        tempfile.TemporaryDirectory() as folder,
+        storage.temporary_folder() as folder,
         open_engine(settings.engine, settings.workers, folder) as engine,
         _in_turn(settings),
         output.claimed(settings.out, recipe, plan.inputs, shared) as finished,
