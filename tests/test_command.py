@@ -17,7 +17,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, BuildRunner, manifest_of, run_prep
+from commands import ROOT, manifest_of, run_prep
+from conftest import BuildRunner
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -385,7 +386,6 @@ def wait_for_workers(running: subprocess.Popen[Any]) -> list[psutil.Process]:
     raise AssertionError("no worker came up")
 
 
-@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(corpus: Path, vocabulary: Path, tmp_path: Path) -> None:
     """SIGKILL of a worker (odd rounds) or of the parent (even ones), then the same command again, until it is done."""
     import random

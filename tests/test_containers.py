@@ -7,7 +7,7 @@ from pathlib import Path
 import containers
 import numpy as np
 import pytest
-from conftest import run_prep
+from commands import run_prep
 from containers import COMPRESS, CONTAINERS
 from hub_server import serve
 from hypothesis import HealthCheck, given, settings

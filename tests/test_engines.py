@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, BuildRunner, manifest_of
+from commands import ROOT, manifest_of
+from conftest import BuildRunner
 from test_engine import Sleep, fail, work
 
 from prep.engines import on_dask
@@ -100,14 +101,12 @@ def check_tasks(engine: Engine, tasks: list[Sleep], folder: Path) -> None:
         list(run_tasks(engine.executor, work, [Sleep(8, str(folder), deaths=99)], engine.window))
 
 
-@pytest.mark.slow
 def test_dask_on_this_machine(tmp_path: Path) -> None:
     with open_engine("dask", 2, "") as engine:
         assert engine.window() >= 2
         check_tasks(engine, [Sleep(n, str(tmp_path)) for n in range(6)], tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not among the development tools, for its size")
 def test_ray_on_this_machine(tmp_path: Path, build: BuildRunner, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import run_prep
+from commands import run_prep
 from tokenizers import Tokenizer, processors
 from tokenizers_of_all_kinds import KINDS, OPENAI_CONFIG
 

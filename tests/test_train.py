@@ -17,7 +17,6 @@ from launch import SMALL, kill_all, ledger, metrics, run, start, weights, worker
 from safetensors.torch import load_file
 from test_model import bert
 
-pytestmark = pytest.mark.slow
 ROWS = 72
 """Of the data set: six steps of twelve an epoch."""
 

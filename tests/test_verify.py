@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_prep
+from commands import run_prep
 
 from prep.inspect.verify import verify
 from shards.checks import row_faults
