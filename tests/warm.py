@@ -99,7 +99,7 @@ def start(
     for _, end in pipes:
         os.close(end)
     pid = _NUMBER.unpack(os.read(status, _NUMBER.size))[0]
-    streams = [open(pipe, encoding="utf8", errors="replace") for pipe, _ in pipes] or [None, None]
+    streams = [open(pipe, encoding="utf8", errors="replace") for pipe, _ in pipes] or [None, None]  # noqa: SIM115
     return WarmProcess(pid, status, *streams)
 
 
