@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -47,14 +49,25 @@ class RankProcesses:
         return None if None in codes else next(filter(None, codes), 0)
 
     def communicate(self) -> tuple[str, str]:
-        """Waits for all; their standard output and error, in the order of the ranks."""
+        """Waits for all; their standard output and error, in the order of the ranks.
+
+        If one was killed, it ends the others as torchrun does: it asks, and then kills.
+        """
+        while self.poll() is None and not self._killed():
+            time.sleep(0.01)
+        if self._killed():
+            for number, wait_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 0.0)):
+                for rank in self.ranks:
+                    rank.send_signal(number)
+                end = time.monotonic() + wait_s
+                while None in [rank.poll() for rank in self.ranks] and time.monotonic() < end:
+                    time.sleep(0.01)
         with ThreadPoolExecutor(len(self.ranks)) as threads:
             texts = list(threads.map(lambda rank: rank.communicate(HANG_S), self.ranks))
         return "".join(out for out, _ in texts), "".join(err for _, err in texts)
 
-    def kill(self) -> None:
-        for rank in self.ranks:
-            rank.kill()
+    def _killed(self) -> bool:
+        return any((rank.poll() or 0) < 0 for rank in self.ranks)
 
 
 def run(ranks: int, *arguments: object, module: str = "train") -> tuple[int, str, str]:
