@@ -29,10 +29,7 @@ def run_prep(*arguments: object, cwd: Path | None = None) -> subprocess.Complete
     workers = [value for flag, value in pairwise(words) if flag == "--workers"]
     if workers and workers[-1] != "1":
         return call("prep.__main__", words, cwd)
-    with (
-        patch("prep.engines.open.LocalExecutor", InlineExecutor),
-        patch("prep.inspect.verify.LocalExecutor", InlineExecutor),
-    ):
+    with patch("prep.engines.open.LocalExecutor", InlineExecutor):
         return call("prep.__main__", words, cwd)
 
 

@@ -256,6 +256,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(data: Pat
         assert torch.equal(saved[name].nan_to_num(), parameter.detach().nan_to_num()), f"{name}: no step was taken"
 
 
+@pytest.mark.long
 def test_a_compiled_model_trains_alike(data: Path, tmp_path: Path) -> None:
     """Other kernels draw other dropout, so without it: the first losses agree with those of the plain model."""
     for name, flags in (("plain", ()), ("compiled", ("--compile",))):
