@@ -44,8 +44,7 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks.common import DEMO_ARGUMENTS, ROOT, machine, met, own_folder, say, speeches_folder, table
 from prep.corpus.documents import rule_of
 from prep.plan import make_plan
-from prep.settings import Settings
-from prep.splitting import Splitting
+from prep.settings import Settings, Splitting
 from prep.tokens.sentences import split_sentences
 from prep.tokens.tokenizer import load_tokenizer
 from prep.tokens.vocabulary import train_vocabulary

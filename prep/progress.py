@@ -1,7 +1,7 @@
 """How far a stage is, over all workers: a bar on a terminal, plain lines elsewhere.
 
-A worker writes its running counts into a small file of its own, without locks, so that one that is killed harms nobody;
-the parent adds those of unfinished tasks to the totals of the finished ones.
+A worker writes the progress of its task into a small file of its own, without locks, so a killed worker harms no other.
+The parent adds the progress of unfinished tasks to the sum of the finished ones.
 """
 
 import os
@@ -11,27 +11,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from shards.command.console import clock, say, short
 
-_RECORD = struct.Struct("<6q")
+_RECORD = struct.Struct("<6q")  # stage, task, and the four amounts of Progress
 _PLAIN_EVERY_S = 10.0
 _folder: Path | None = None
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Work done: `done` in the stage's own measure of work (its total is known), and what it came to."""
+class Progress:
+    """Amounts done. `done` is in the stage's own measure of work, whose total is known before."""
 
     done: int = 0
     bytes: int = 0
     documents: int = 0
     tokens: int = 0
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
+    def __add__(self, other: "Progress") -> "Progress":
+        return Progress(
             self.done + other.done,
             self.bytes + other.bytes,
             self.documents + other.documents,
@@ -39,62 +39,62 @@ class Counts:
         )
 
 
-def report_into(folder: str) -> None:
-    """In a worker: from now on `report` writes there."""
+def save_into(folder: str) -> None:
+    """In a worker: sets the folder that `save_progress` writes to."""
     global _folder
     _folder = Path(folder)
 
 
-def report(stage: int, task: int, counts: Counts) -> None:
-    """In a worker: the counts so far of the task it is at."""
+def save_progress(stage: int, task: int, progress: Progress) -> None:
+    """In a worker: saves how far its current task is, for the display."""
     if _folder is not None:
-        record = _RECORD.pack(stage, task, counts.done, counts.bytes, counts.documents, counts.tokens)
+        record = _RECORD.pack(stage, task, progress.done, progress.bytes, progress.documents, progress.tokens)
         with suppress(OSError), open(_folder / str(os.getpid()), "wb", buffering=0) as file:
-            file.write(record)  # a full disk there costs the display only
+            file.write(record)  # a full disk there affects the display only
 
 
-class Stage:
-    """The parent's side: `finish` counts a task in, `show` is called often and draws now and then."""
+class StageDisplay:
+    """The parent's side: call `finish` for each task that is done and `show` often; it draws now and then."""
 
     def __init__(
         self, name: str, number: int, total: int, folder: str, bytes_per_done: float = 0.0, console: Console | None = None
     ) -> None:
-        """`bytes_per_done`: bytes of text that a unit of work stands for, where tasks do not count bytes."""
+        """`bytes_per_done`: bytes of text per unit of work, for a stage whose tasks do not count bytes."""
         self._name, self._number, self._total, self._folder = name, number, total, Path(folder)
         self._bytes_per_done = bytes_per_done
         self._console = console or Console(stderr=True)
         self._started = self._shown = time.monotonic()
         self._finished: set[int] = set()
-        self._sum = Counts()
-        self._skipped = Counts()
-        self._bar: Progress | None = None
-        self._row: TaskID | None = None
+        self._sum = Progress()
+        self._kept = Progress()  # from an earlier run: no part of this run's speed
+        self._bar: bars.Progress | None = None
+        self._row: bars.TaskID | None = None
         if self._console.is_terminal:
             columns = (
-                TextColumn("{task.description}{task.percentage:4.0f}%"),
-                BarColumn(8),
-                TextColumn("{task.fields[facts]}"),
+                bars.TextColumn("{task.description}{task.percentage:4.0f}%"),
+                bars.BarColumn(8),
+                bars.TextColumn("{task.fields[facts]}"),
             )
-            self._bar = Progress(*columns, console=self._console, refresh_per_second=5)
+            self._bar = bars.Progress(*columns, console=self._console, refresh_per_second=5)
             self._row = self._bar.add_task(name, total=total, facts="")
             self._bar.start()
 
-    def finish(self, task: int, counts: Counts, was_done: bool) -> None:
-        """Counts in a task that is done; `was_done`: by an earlier run, so its work says nothing of the speed of this one."""
-        self._skipped += counts if was_done else Counts()
+    def finish(self, task: int, progress: Progress, was_done: bool) -> None:
+        """Counts a finished task; `was_done`: an earlier run did it."""
+        self._kept += progress if was_done else Progress()
         self._finished.add(task)
-        self._sum += counts
+        self._sum += progress
 
     def show(self, force: bool = False) -> None:
-        """Draws the state; off a terminal a line every few seconds."""
+        """Draws the state; without a terminal prints a line every few seconds."""
         if self._bar is not None and self._row is not None:
             now = self._now()
             self._bar.update(self._row, completed=min(now.done, self._total), facts=self._facts(now))
         elif force or time.monotonic() - self._shown >= _PLAIN_EVERY_S:
             self._shown = time.monotonic()
             now = self._now()
-            share = min(1.0, now.done / self._total) if self._total else 1.0
-            say(f"{self._name}{share:5.0%} {self._facts(now)}")
+            fraction = min(1.0, now.done / self._total) if self._total else 1.0
+            say(f"{self._name}{fraction:5.0%} {self._facts(now)}")
 
     def close(self) -> None:
         """Draws the last state and leaves it there."""
@@ -102,26 +102,27 @@ class Stage:
         if self._bar is not None:
             self._bar.stop()
 
-    def _now(self) -> Counts:
-        counts = self._sum
+    def _now(self) -> Progress:
+        unfinished: dict[int, Progress] = {}
         for path in self._folder.iterdir():
             record = path.read_bytes()
             if len(record) == _RECORD.size:
-                stage, task, *values = _RECORD.unpack(record)
+                stage, task, *amounts = _RECORD.unpack(record)
                 if stage == self._number and task not in self._finished:
-                    counts += Counts(*values)
-        return counts
+                    # A task whose worker was killed has a second file once it is tried again: the further one counts.
+                    unfinished[task] = max(Progress(*amounts), unfinished.get(task, Progress()), key=lambda each: each.done)
+        return sum(unfinished.values(), self._sum)
 
-    def _facts(self, now: Counts) -> str:
+    def _facts(self, now: Progress) -> str:
         elapsed = max(1e-3, time.monotonic() - self._started)
-        fresh_done, fresh_bytes = now.done - self._skipped.done, now.bytes - self._skipped.bytes
+        fresh_done, fresh_bytes = now.done - self._kept.done, now.bytes - self._kept.bytes
         fresh_bytes += int(fresh_done * self._bytes_per_done)
         if fresh_done <= 0 and now.done >= self._total:
             return f"kept from an earlier run, {short(now.documents)} documents, {short(now.tokens)} tokens"
         left = elapsed * max(0, self._total - now.done) / fresh_done if fresh_done > 0 else None
         parts = [
             f"{fresh_bytes / elapsed / 1e6:.1f} MB/s",
-            f"{clock(left)} left" if left else f"{clock(elapsed)} gone",
+            f"{clock(left)} left" if left else f"{clock(elapsed)} elapsed",
             f"{short(now.documents)} documents",
             f"{short(now.tokens)} tokens",
         ]

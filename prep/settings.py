@@ -6,9 +6,8 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
-from prep.splitting import Splitting
 from shards import storage
 from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
@@ -25,6 +24,13 @@ PAIRINGS = ("nsp", "paragraph", "sop", "none")
 MAX_WEIGHT = 1000
 MAX_SPAN_PROB = 0.5
 """Spans that do not touch find no room beyond."""
+
+
+class Splitting(NamedTuple):
+    """Where sentences end: by the rules of a language, at every line's end, or at every full stop."""
+
+    rule: str  # language, line or fullstop
+    language: str
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from prep.engines.adapter import Engine
-from prep.engines.local import run_tasks
+from prep.engines.engine import Engine, ResultT, TaskT, run_tasks
 from prep.pairing.pair import PAIR_STAGE, ShareTask, build_share
 from prep.plan import Plan
-from prep.progress import Counts, Stage
+from prep.progress import Progress, StageDisplay
 from prep.records import MAX_LISTED_FAULTS, ShareRecord, UnitRecord
 from prep.settings import Settings
 from prep.task_shard import TaskShard
@@ -53,7 +52,7 @@ def train_tokenizer(job: Job) -> str:
     task = vocabulary_task(job.settings, job.plan)
     if not is_saved(task.url):
         say(f"vocabulary: training up to {task.size:,} entries")
-        for _ in run_tasks(job.engine.executor, make_vocabulary, [task], job.engine.window):
+        for _ in run_tasks(job.engine, make_vocabulary, [task]):
             say(f"vocabulary: {load_prepared(task.url).vocab_size:,} entries")
     return task.url
 
@@ -69,12 +68,12 @@ def find_trained(settings: Settings, plan: Plan) -> str:
 def tokenize(job: Job, tasks: Sequence[TokenizeTask]) -> Iterator[tuple[int, UnitRecord]]:
     """Tokenizes this shard's units: the number and the record of each as it is done."""
     mine = job.shard.of(tasks)
-    stage = Stage("tokenize", TOKENIZE_STAGE, sum(task.unit.bytes for task in mine), job.progress_folder)
+    display = StageDisplay("tokenize", TOKENIZE_STAGE, sum(task.unit.bytes for task in mine), job.progress_folder)
     done = {info.url.rpartition("/")[2] for info in storage.list_files(tasks[0].store)}
-    for task, record in _shown(job, stage, tokenize_unit, mine):
+    for task, record in _shown(job, display, tokenize_unit, mine):
         yield task.unit.number, record
-        counts = Counts(task.unit.bytes, record.bytes, record.documents, record.tokens)
-        stage.finish(task.unit.number, counts, was_done=task.record_url.rpartition("/")[2] in done)
+        progress = Progress(task.unit.bytes, record.bytes, record.documents, record.tokens)
+        display.finish(task.unit.number, progress, was_done=task.record_url.rpartition("/")[2] in done)
 
 
 def sum_units(num_units: int, records: Iterable[tuple[int, UnitRecord]]) -> tuple[tuple[int, ...], UnitRecord]:
@@ -91,12 +90,12 @@ def pair(job: Job, tasks: Sequence[ShareTask], total: UnitRecord) -> Iterator[tu
     """Builds the shards of this shard's tasks: the number and the record of each as it is done."""
     mine = job.shard.of(tasks)
     work = sum(_expected_tokens(task, job.plan, total) for task in mine)
-    stage = Stage("pair", PAIR_STAGE, work, job.progress_folder, total.used_bytes / max(1, total.tokens))
+    display = StageDisplay("pair", PAIR_STAGE, work, job.progress_folder, total.used_bytes / max(1, total.tokens))
     done = {info.url.rpartition("/")[2] for info in storage.list_files(tasks[0].records)}
-    for task, record in _shown(job, stage, build_share, mine):
+    for task, record in _shown(job, display, build_share, mine):
         yield task.number, record
-        counts = Counts(record.tally.made, 0, record.documents, record.tally.made)
-        stage.finish(task.number, counts, was_done=task.record_url.rpartition("/")[2] in done)
+        progress = Progress(record.tally.made, 0, record.documents, record.tally.made)
+        display.finish(task.number, progress, was_done=task.record_url.rpartition("/")[2] in done)
 
 
 def _expected_tokens(task: ShareTask, plan: Plan, total: UnitRecord) -> int:
@@ -160,30 +159,29 @@ class _RecordedTask(Protocol):
     def record_url(self) -> str: ...
 
 
-AnyTask = TypeVar("AnyTask", bound=_RecordedTask)
-Record = TypeVar("Record")
+RecordedTaskT = TypeVar("RecordedTaskT", bound=_RecordedTask)
 
 
 def _read(
-    tasks: Sequence[AnyTask], files: dict[str, int], load: Callable[[str], Record]
-) -> Iterator[tuple[AnyTask, Record | None]]:
+    tasks: Sequence[RecordedTaskT], files: dict[str, int], load: Callable[[str], ResultT]
+) -> Iterator[tuple[RecordedTaskT, ResultT | None]]:
     """Each task with its record, or None where there is none or it is damaged; in any order, a bounded number at once."""
 
-    def read(task: AnyTask) -> Record | None:
+    def read(task: RecordedTaskT) -> ResultT | None:
         try:
             return load(task.record_url) if task.record_url.rpartition("/")[2] in files else None
         except (ValueError, TypeError, KeyError):
             return None
 
     with ThreadPoolExecutor(READERS) as readers:
-        yield from run_tasks(readers, read, tasks, lambda: 2 * READERS)
+        yield from run_tasks(Engine(readers, lambda: 2 * READERS, elsewhere=False), read, tasks)
 
 
 def _shown(
-    job: Job, stage: Stage, function: Callable[[AnyTask], Record], tasks: Sequence[AnyTask]
-) -> Iterator[tuple[AnyTask, Record]]:
+    job: Job, display: StageDisplay, function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT]
+) -> Iterator[tuple[TaskT, ResultT]]:
     """Each task with its result as it comes, under a display of the stage."""
     try:
-        yield from run_tasks(job.engine.executor, function, tasks, job.engine.window, stage.show)
+        yield from run_tasks(job.engine, function, tasks, display.show)
     finally:
-        stage.close()
+        display.close()

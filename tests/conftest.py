@@ -56,7 +56,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """The tokenizer.json of a small vocabulary, trained once."""
     from prep.corpus.documents import Rule, Span
     from prep.corpus.files import InputFile
-    from prep.splitting import Splitting
+    from prep.settings import Splitting
     from prep.tokens.vocabulary import train_vocabulary
 
     file = InputFile(0, corpus.name, str(corpus), corpus.stat().st_size, "", "text", "")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prep.splitting import Splitting
+from prep.settings import Splitting
 from prep.tokens.encoder import Encoder, EngineMismatchError
 from prep.tokens.sentences import MAX_SENTENCE_CHARS, split_sentences
 from prep.tokens.tokenizer import PreparedTokenizer, load_tokenizer, prepare, wordpiece

@@ -113,7 +113,7 @@ class Encoded:
 
     @staticmethod
     def letters(tokenizer: Any, text: str) -> str:
-        from prep.splitting import Splitting
+        from prep.settings import Splitting
         from prep.tokens.sentences import split_sentences
 
         sentences = split_sentences(text, Splitting("language", "en"))

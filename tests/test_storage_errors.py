@@ -131,7 +131,7 @@ def test_an_unknown_scheme_is_one_line() -> None:
 
 def test_the_hub_out_of_reach_says_how_to_work_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
-    code = "from shards import faults, storage; faults.FIRST_CONTACT_S = 0.3; storage.list_files('hf://datasets/some/texts')"
+    code = "from shards import storage; from shards.storage import faults; faults.FIRST_CONTACT_S = 0.3; storage.list_files('hf://datasets/some/texts')"
     environment = os.environ | {"HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     last = done.stderr.strip().splitlines()[-1]

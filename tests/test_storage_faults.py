@@ -181,7 +181,9 @@ def test_a_build_through_faults_is_the_build_on_a_disk(
     arguments += ("--scratch", "s3://bucket/built/scratch", "--workers", 1)
 
     # The server dies when the build has begun. Less patience is told to its workers too, as Python starts.
-    (tmp_path / "sitecustomize.py").write_text("from shards import faults\nfaults.DEADLINE_S = faults.FIRST_CONTACT_S = 1.0\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "from shards.storage import faults\nfaults.DEADLINE_S = faults.FIRST_CONTACT_S = 1.0\n"
+    )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     command = [sys.executable, "-m", "prep", "build", *map(str, arguments)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)

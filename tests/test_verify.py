@@ -4,12 +4,14 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import run_prep
 
+from prep.engines.engine import Engine
 from prep.inspect.verify import verify
 from shards.checks import row_faults
 from shards.dataset import masking_of
@@ -172,7 +174,8 @@ def test_a_manifest_with_a_field_missing_or_of_another_type_is_named(data_set: P
 def quick_verify(url: str) -> list[str]:
     """`verify` with the shards checked in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prep.inspect.verify.LocalExecutor", lambda *_: InProcess())
+        engine = Engine(InProcess(), lambda: 1, elsewhere=False)
+        patch.setattr("prep.inspect.verify.open_engine", lambda *_: nullcontext(engine))
         return verify(url, workers=1)
 
 

@@ -116,9 +116,14 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The program `bert-train`, and `python -m train`."""
     try:
         _leave(main())
     except Exception:  # a fault of the program: shown, and then the end is as quick
         traceback.print_exc()
         _leave(EXIT_WRONG)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,17 +1,15 @@
-"""What other systems' executors have in common, seen from `run_tasks`.
+"""What the executors of other systems have in common, seen from `run_tasks`.
 
-Whatever they raise becomes one of three things: the worker died (WorkerDiedError), the system itself is lost (UserError), or
-the task failed (its own error).
+Whatever they raise becomes one of three: the worker died (WorkerDiedError), the system itself is lost (UserError), or the
+task failed (its own error).
 """
 
-import os
 import re
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,31 +23,20 @@ from prep.tokens.tokenizer import TOKENIZERS
 from shards.command.console import say
 from shards.errors import UserError
 
-CONNECT_S = 20
-"""An address at which nobody answers for so long is given up."""
-AHEAD = 2
-"""Tasks in flight for each worker, so that none waits for its next."""
+CONNECT_S = 20  # after which an address without an answer is given up
+AHEAD = 2  # tasks in flight per worker, so that no worker waits for its next one
 _COUNT_EVERY_S = 5.0
 _VERSIONS = (SPLITTER, TOKENIZERS, EXTRACTOR, PLAN_VERSION, STORE_VERSION, RECIPE_VERSION)
 
 
-@dataclass(frozen=True)
-class Engine:
-    """An executor, and how many tasks it should have in flight just now. `elsewhere`: its workers may see another disk."""
-
-    executor: Executor
-    window: Callable[[], int]
-    elsewhere: bool
-
-
 class Started(Protocol):
-    """What any system's future has."""
+    """What the future of any system has."""
 
     def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
-        """Calls `fn` with the future, in whatever thread, once there is a result or an error."""
+        """Calls `fn` with the future, in any thread, when there is a result or an error."""
 
     def result(self) -> Any:
-        """The result, or raises the error."""
+        """Returns the result or raises the error."""
 
 
 class AdaptedExecutor(Executor):
@@ -70,12 +57,12 @@ class AdaptedExecutor(Executor):
             started = self._start(run_at_worker, _VERSIONS, fn, *args, **kwargs)
             started.add_done_callback(partial(self._pass_on, future))
         except Exception as error:  # every system has its own
-            known = self._translate(error)
-            if isinstance(known, UserError):
-                raise known from error
-            told = f"{type(error).__name__}: {one_line(error)}"
+            translated = self._translate(error)
+            if isinstance(translated, UserError):
+                raise translated from error
+            cause = f"{type(error).__name__}: {one_line(error)}"
             raise UserError(
-                f"--engine {self._engine}: takes no task ({told}); run the same command again, or mend it"
+                f"--engine {self._engine}: accepts no task ({cause}); mend it, or run the same command again"
             ) from error
         return future
 
@@ -87,55 +74,48 @@ class AdaptedExecutor(Executor):
 
 
 def run_at_worker(versions: tuple[object, ...], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """At a worker: runs a task, if it would give the same data here as where it was sent."""
+    """Runs a task on a worker, if it gives the same data here as on the machine that sent it."""
     if versions != _VERSIONS:
-        here, there = (", ".join(map(str, each)) for each in (_VERSIONS, versions))
+        here, sender = (", ".join(map(str, each)) for each in (_VERSIONS, versions))
         raise UserError(
-            f"a worker on {socket.gethostname()} has other versions ({here}) than this process ({there}); install the same"
+            f"a worker on {socket.gethostname()} has other versions ({here}) than this process ({sender}); install the same"
         )
     use_one_thread()
     return function(*args, **kwargs)
 
 
 def window_of(engine: str, workers: int, count: Callable[[], int]) -> Callable[[], int]:
-    """`workers` tasks at once where that is asked for; else AHEAD for each worker that the cluster has now.
+    """The window of a cluster: `workers` tasks if that is set, else AHEAD for each worker that the cluster has now.
 
-    Clusters grow and shrink, so it is asked for every few seconds; while nobody answers, the count stays what it was. That
-    there is no worker is said.
+    Clusters grow and shrink, so the workers are counted every few seconds. If the cluster does not answer, the last count
+    is used. Prints a message when there are no workers.
     """
-    known, asked = -1, 0.0
+    num_workers, counted_at = -1, 0.0
 
-    def current() -> int:
-        nonlocal known, asked
-        if not asked or time.monotonic() - asked > _COUNT_EVERY_S:
-            before = known
-            with suppress(Exception):  # every system has its own; a task in flight says what is wrong
-                known = count()
-            asked = time.monotonic()
-            if known == 0 != before:
+    def window() -> int:
+        nonlocal num_workers, counted_at
+        if not counted_at or time.monotonic() - counted_at > _COUNT_EVERY_S:
+            before = num_workers
+            with suppress(Exception):  # every system has its own; a task in flight shows what is wrong
+                num_workers = count()
+            counted_at = time.monotonic()
+            if num_workers == 0 and before != 0:
                 say(f"--engine {engine}: has no workers now; waiting for some")
-        return workers or AHEAD * max(1, known)
+        return workers or AHEAD * max(1, num_workers)
 
-    return current
-
-
-def lost(engine: str, reason: str) -> UserError:
-    """The system has gone, with all that is in flight on it."""
-    return UserError(f"--engine {engine}: {reason}; what is done is kept, run the same command again to go on")
+    return window
 
 
-def nobody(engine: str, error: BaseException) -> UserError:
+def lost_error(engine: str, reason: str) -> UserError:
+    """The system is gone, with all that was in flight on it."""
+    return UserError(f"--engine {engine}: {reason}; finished tasks are kept, run the same command again to resume")
+
+
+def no_answer_error(engine: str, error: BaseException) -> UserError:
     """There is no system at that address."""
-    return UserError(f"--engine {engine}: nobody answers there ({one_line(error)}); check the address, and that it runs")
+    return UserError(f"--engine {engine}: no answer from that address ({one_line(error)}); check it, and that the cluster runs")
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of another system says, in short."""
+    """The first sentence of another system's error."""
     return re.split(r"\.\s|\n", str(error).strip())[0][:300] or type(error).__name__
-
-
-def cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # what Slurm or taskset leaves of them, on Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Tasks on Ray: its own processes here, or a cluster at an address."""
+"""Tasks on Ray: its processes on this machine, or a cluster at an address."""
 
 import socket
 from collections.abc import Iterator
@@ -6,14 +6,23 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from prep.engines.adapter import CONNECT_S, AdaptedExecutor, Engine, cores, lost, nobody, one_line, run_at_worker, window_of
-from prep.engines.local import WorkerDiedError
+from prep.engines.adapter import (
+    CONNECT_S,
+    AdaptedExecutor,
+    lost_error,
+    no_answer_error,
+    one_line,
+    run_at_worker,
+    window_of,
+)
+from prep.engines.engine import Engine, WorkerDiedError
+from prep.engines.local import cores
 from shards.errors import UserError
 
 
 @contextmanager
 def ray_engine(engine: str, address: str, workers: int) -> Iterator[Engine]:
-    """The engine of `--engine ray[:ADDRESS]`. Raises UserError where it cannot be had."""
+    """The engine of `--engine ray[:ADDRESS]`. Raises UserError if it cannot be started or reached."""
     try:
         import ray
     except ImportError as error:
@@ -25,7 +34,7 @@ def ray_engine(engine: str, address: str, workers: int) -> Iterator[Engine]:
     try:
         ray.init(**where, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
-        raise nobody(engine, error) from error
+        raise no_answer_error(engine, error) from error
     try:
         remote = ray.remote(num_cpus=1, max_retries=0)(run_at_worker)
         executor = AdaptedExecutor(engine, lambda _, *task: remote.remote(*task).future(), partial(_translate, engine))
@@ -42,17 +51,17 @@ def _check_port(engine: str, address: str) -> None:
         try:
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         except (OSError, OverflowError) as error:
-            raise nobody(engine, error) from error
+            raise no_answer_error(engine, error) from error
 
 
 def _translate(engine: str, error: BaseException) -> BaseException:
     from ray import exceptions
 
     if isinstance(error, exceptions.RayTaskError):
-        cause: BaseException = error.cause  # what the task raised or, if Ray did, what keeps it from running there
+        cause: BaseException = error.cause  # what the task raised, or Ray itself where it cannot run there
         if isinstance(cause, exceptions.RayError):
             return UserError(f"--engine {engine}: {one_line(cause)}; install this project on every node")
         return cause
     if isinstance(error, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError | exceptions.NodeDiedError):
         return WorkerDiedError(1)
-    return lost(engine, one_line(error)) if isinstance(error, exceptions.RayError | ConnectionError) else error
+    return lost_error(engine, one_line(error)) if isinstance(error, exceptions.RayError | ConnectionError) else error

@@ -1,4 +1,4 @@
-"""Where tasks run: processes of this machine, a Dask or Ray cluster, or an Executor of the user's own."""
+"""`open_engine`: processes of this machine, a Dask or Ray cluster, or an Executor of the user's own."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -6,15 +6,19 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from prep.engines.adapter import AHEAD, AdaptedExecutor, Engine, cores, lost, one_line
-from prep.engines.local import LocalExecutor
+from prep.engines.adapter import AHEAD, AdaptedExecutor, lost_error, one_line
+from prep.engines.engine import Engine
+from prep.engines.local import LocalExecutor, cores
 from prep.engines.on_dask import dask_engine
 from prep.engines.on_ray import ray_engine
 from shards.errors import UserError
 
 
 def open_engine(engine: str, workers: int, progress_folder: str) -> AbstractContextManager[Engine]:
-    """The engine of `--engine` and `--workers` (0: what there is), until the end. Raises UserError where it cannot be had."""
+    """The engine of `--engine` and `--workers` (0: all cores or all of the cluster), closed at the end of the context.
+
+    Raises UserError if it cannot be started or reached.
+    """
     kind, colon, address = engine.partition(":")
     if engine == "local":
         return _local(workers or cores(), progress_folder)
@@ -22,7 +26,7 @@ def open_engine(engine: str, workers: int, progress_folder: str) -> AbstractCont
         return dask_engine(engine, address, workers)
     if kind == "ray" and bool(colon) == bool(address):
         return ray_engine(engine, address, workers)
-    return _given(engine, workers or cores())
+    return _own(engine, workers or cores())
 
 
 @contextmanager
@@ -32,9 +36,9 @@ def _local(workers: int, progress_folder: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def _given(engine: str, workers: int) -> Iterator[Engine]:
-    """The Executor of a function of the user's, made anew when it breaks."""
-    factory = _find(engine)
+def _own(engine: str, workers: int) -> Iterator[Engine]:
+    """The Executor that a function of the user's returns; the function is called again when an executor breaks."""
+    factory = _import_factory(engine)
     executors = [_make(engine, factory, workers)]
 
     def start(*task: Any) -> Future[Any]:
@@ -46,7 +50,7 @@ def _given(engine: str, workers: int) -> Iterator[Engine]:
 
     def translate(error: BaseException) -> BaseException:
         if isinstance(error, CancelledError):
-            return lost(engine, "it cancelled a task")
+            return lost_error(engine, "it cancelled a task")
         return error
 
     try:
@@ -57,30 +61,30 @@ def _given(engine: str, workers: int) -> Iterator[Engine]:
 
 
 def _shut(executor: Executor) -> None:
-    """Ends the user's executor, whatever its own `shutdown` takes or raises: what was done is done."""
+    """Ends the user's executor, whatever its own `shutdown` accepts or raises: all results are in."""
     with suppress(Exception):
         try:
             executor.shutdown(wait=False, cancel_futures=True)
-        except TypeError:  # a subclass from before there was that
+        except TypeError:  # a subclass that does not know cancel_futures
             executor.shutdown(wait=False)
 
 
-def _find(engine: str) -> Callable[[int], Any]:
+def _import_factory(engine: str) -> Callable[[int], Any]:
     module, _, name = engine.partition(":")
     try:
         factory: Callable[[int], Any] = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:  # it is the user's code
         raise UserError(
-            f"--engine {engine}: cannot be imported ({one_line(error)}); give local, dask, ray or MODULE:FACTORY"
+            f"--engine {engine}: cannot be imported ({one_line(error)}); use local, dask, ray or MODULE:FACTORY"
         ) from error
     return factory
 
 
 def _make(engine: str, factory: Callable[[int], Any], workers: int) -> Executor:
     try:
-        made = factory(workers)
+        executor = factory(workers)
     except (Exception, SystemExit) as error:  # it is the user's code
         raise UserError(f"--engine {engine}: fails with {type(error).__name__}: {one_line(error)}") from error
-    if not isinstance(made, Executor):
-        raise UserError(f"--engine {engine}: returned {made!r}, must return an Executor of concurrent.futures")
-    return made
+    if not isinstance(executor, Executor):
+        raise UserError(f"--engine {engine}: returned {executor!r}, must return an Executor of concurrent.futures")
+    return executor

@@ -7,7 +7,8 @@ from hashlib import sha256
 
 import numpy as np
 
-from prep.engines.local import LocalExecutor, run_tasks
+from prep.engines.engine import run_tasks
+from prep.engines.open import open_engine
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
 from shards.checks import row_faults
@@ -61,8 +62,8 @@ def verify(url: str, workers: int) -> list[str]:
         tasks = list(_tasks(url, manifest))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [*faults, f"{manifest_url}: a field is missing or wrong ({error!r}), so the rest cannot be checked"]
-    with tempfile.TemporaryDirectory() as folder, LocalExecutor(min(workers, max(1, len(tasks))), folder) as executor:
-        found = {task.url: part for task, part in run_tasks(executor, shard_faults, tasks, lambda: workers)}
+    with tempfile.TemporaryDirectory() as folder, open_engine("local", min(workers, max(1, len(tasks))), folder) as engine:
+        found = {task.url: part for task, part in run_tasks(engine, shard_faults, tasks)}
     return faults + [f"{task.url}: {fault}" for task in tasks for fault in found[task.url]]
 
 

@@ -18,7 +18,7 @@ from prep.pairing.packing import pack
 from prep.pairing.paragraph import pair_paragraphs
 from prep.pairing.sequences import Sequences, Tally
 from prep.pairing.sop import pair_sentence_order
-from prep.progress import Counts, report
+from prep.progress import Progress, save_progress
 from prep.records import Duplicates, ShareRecord, finished
 from prep.tokens.store import Documents, empty_documents, join_documents, ranges, read_buckets, segment_url
 from shards import storage
@@ -113,7 +113,7 @@ def build_share(task: ShareTask) -> ShareRecord:
             rows = mask_rows(rows, address(recipe.seed, Purpose.MASK, sequences.keys[chosen]), recipe.masking)
         forced = int(np.count_nonzero(sequences.forced[chosen]))
         shards.append(_write_shard(task, number, rows, forced))
-        report(PAIR_STAGE, task.number, Counts(tally.made * row_starts[last] // len(order), 0, 0, tally.made))
+        save_progress(PAIR_STAGE, task.number, Progress(tally.made * row_starts[last] // len(order), 0, 0, tally.made))
     record = ShareRecord(task.split, task.copy, len(documents.keys), tally, duplicates, tuple(shards))
     storage.publish(task.record_url, record.to_json())
     return record

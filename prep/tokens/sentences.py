@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import sentencex
 
-from prep.splitting import Splitting
+from prep.settings import Splitting
 
 SPLITTER = f"sentencex {version('sentencex')}, in pieces"
 PIECE_CHARS = 1 << 16

@@ -18,9 +18,9 @@ from prep.corpus.documents import HARMLESS, Document, Fault, Rule, fault_error
 from prep.corpus.files import InputFile
 from prep.corpus.read import read_documents
 from prep.plan import Unit
-from prep.progress import Counts, report
+from prep.progress import Progress, save_progress
 from prep.records import HISTOGRAM_BINS, UnitRecord, finished
-from prep.splitting import Splitting
+from prep.settings import Splitting
 from prep.tokens.encoder import Encoder, EngineMismatchError
 from prep.tokens.sentences import split_sentences
 from prep.tokens.store import Documents, encode_segment, join_documents, segment_url
@@ -141,7 +141,8 @@ def _batches(task: TokenizeTask, record: UnitRecord) -> Iterator[list[_Item]]:
             if size >= BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
-                report(TOKENIZE_STAGE, task.unit.number, Counts(done + read, record.bytes, record.documents, record.tokens))
+                progress = Progress(done + read, record.bytes, record.documents, record.tokens)
+                save_progress(TOKENIZE_STAGE, task.unit.number, progress)
         done += read
     if batch:
         yield batch

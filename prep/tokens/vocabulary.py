@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from prep.corpus.documents import HARMLESS, Fault, Rule, Span, fault_error
 from prep.corpus.read import read_documents
-from prep.splitting import Splitting
+from prep.settings import Splitting
 from prep.tokens.sentences import split_sentences
 from prep.tokens.tokenizer import SPECIAL_TOKENS, PreparedTokenizer, is_saved, prepare, wordpiece
 from shards.errors import UserError

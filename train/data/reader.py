@@ -18,8 +18,8 @@ from shards.compiled import compiled
 from shards.masking import Masking, mask_rows, unmask_rows
 from shards.randomness import Purpose, address, combine
 from shards.schema import Ints, Offsets, Rows, lengths_to_offsets, rows_from_columns
-from train.data.row_groups import DecodedGroups
 from train.data.order import Order, Places
+from train.data.row_groups import DecodedGroups
 
 _ROWS_AT_ONCE = 2048
 _CHUNKS_AHEAD = 2

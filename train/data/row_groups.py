@@ -17,10 +17,10 @@ from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import Manifest, ShardInfo
 from shards.schema import Rows
-from train.fetch import check_whole, fetch_whole
 from train.data.leases import Lease
 from train.data.order import RowGroups
 from train.data.prefetch import Prefetcher
+from train.fetch import check_whole, fetch_whole
 
 _RANGES_AT_ONCE = 4  # a thread: what is not in the cache yet is mostly waited for
 Ranges = Callable[[int, int], bytes]
