@@ -162,7 +162,7 @@ class Sheet:
 def printable_sheet(sheet: Sheet) -> Sheet:
     """The sheet with each text on one line: no control characters, no secrets of URLs.
 
-    Texts of a sheet come from corpora, vocabularies and file names. Both outputs call this first, so that no field is forgotten.
+    Texts of a sheet come from corpora, vocabularies and file names. Both outputs call this first: no field is forgotten.
     """
     clean: Sheet = _printable(sheet)
     return clean

@@ -9,7 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from shards.command.console import printable
-from shards.report.sheet import Bars, Chart, Intervals, Line, Lines, Look, Passage, Section, Sheet, Span, bounds, printable_sheet
+from shards.report.sheet import (
+    Bars,
+    Chart,
+    Intervals,
+    Line,
+    Lines,
+    Look,
+    Passage,
+    Section,
+    Sheet,
+    Span,
+    bounds,
+    printable_sheet,
+)
 
 STYLES: dict[Look, str] = {
     "": "",
