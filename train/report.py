@@ -18,7 +18,7 @@ _PLUNGE = 0.05
 _MAX_WAITING = 0.05
 _OVERFIT = 1.02
 # Settings that differ between runs without changing what a run computes.
-_INCIDENTAL = ("out", "data", "ledger", "row_log", "wandb", "reader_threads", "log_every")
+_INCIDENTAL = ("out", "data", "row_log", "wandb", "reader_threads", "log_every")
 
 
 def make_parser() -> argparse.ArgumentParser:
