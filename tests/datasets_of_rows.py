@@ -80,12 +80,6 @@ def write_data_set(
         "pack_to": ROW_TOKENS if packed else 0,
         "max_seq_len": MAX_SEQ_LEN,
         "seed": seed,
-        "copies": 1,
-        "pairing": "nsp" if pairs else "none",
-        "cross_documents": False,
-        "mask_unit": "token",
-        "mask_replace_prob": 0.8,
-        "random_replace_prob": 0.1,
     }
     manifest = Manifest(settings, prepared.describe(), {}, splits, {}, {}, recipe_version=1)
     storage.publish(storage.join(str(url), "manifest.json"), manifest.to_json())

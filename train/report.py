@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from shards.command.console import Parser, clock, guarded, interrupt_once, short
+from shards.command.console import Parser, clock, guarded, interrupt_once, program, short
 from shards.errors import UserError
 from shards.report.html import print_and_publish
 from shards.report.sheet import Fact, Finding, FormatNumber, Line, Lines, Mark, Section, Sheet, brief
@@ -24,7 +24,7 @@ _INCIDENTAL = ("out", "data", "row_log", "wandb", "reader_threads", "log_every")
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(
-        prog="python -m train.report",
+        prog=program("bert-report", "train.report"),
         description="Show how runs went: losses on training and held-out data, learning rate, throughput, time spent waiting "
         "for data, restarts and skipped steps. Works while a run is training, too.",
         epilog="Exit codes: 0 done, 2 bad input (one line names it), 130 interrupted.",
