@@ -70,15 +70,16 @@ def write_data_set(
         "format": format,
         "masking": "static" if masked else "dynamic",
         "mask_prob": 0.15,
-        "pack_to": ROW_TOKENS if packed else 0,
-        "max_seq_len": MAX_SEQ_LEN,
-        "seed": seed,
-        "copies": 1,
-        "pairing": "nsp" if pairs else "none",
-        "cross_documents": False,
         "mask_unit": "token",
         "mask_replace_prob": 0.8,
         "random_replace_prob": 0.1,
+        "pairing": "nsp" if pairs else "none",
+        "cross_documents": False,
+        "copies": 1,
+        "dedup": "none",
+        "pack_to": ROW_TOKENS if packed else 0,
+        "max_seq_len": MAX_SEQ_LEN,
+        "seed": seed,
     }
     manifest = Manifest(settings, prepared.describe(), {}, splits, {}, {}, recipe_version=1)
     storage.publish(storage.join(str(url), "manifest.json"), manifest.to_json())
