@@ -73,7 +73,8 @@ def _flushed(action: Callable[[], int]) -> int:
 def _escape_what_cannot_be_encoded() -> None:
     """Lets stdout show any text, such as the name of a file, in any encoding that a user has set."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        with suppress(OSError):  # a stdout that is opened for appending, whose position is unknown
+            sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _discard_stdout() -> None:
