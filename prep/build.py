@@ -14,7 +14,8 @@ from prep.settings import Settings
 from prep.stages import Job
 from prep.task_shard import TaskShard, find_task_shard
 from prep.tasks import check_tokenizer, pair_tasks, tokenize_tasks
-from prep.tokens.tokenizer import PreparedTokenizer, load_prepared, load_tokenizer
+from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
+from prep.tokens.tokenizer_source import load_tokenizer
 from shards import storage
 from shards.command.console import say
 from shards.errors import NotReadyError, UserError

@@ -11,7 +11,7 @@ from prep.plan import Plan, make_plan
 from prep.settings import Settings
 from prep.task_shard import find_task_shard
 from prep.tasks import check_tokenizer
-from prep.tokens.tokenizer import load_tokenizer
+from prep.tokens.tokenizer_source import load_tokenizer
 from shards import storage
 from shards.command.console import clock, short, size
 from shards.errors import UserError

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BuildRunner, manifest_of, run_prep, speeches
+from commands import manifest_of, run_prep
+from conftest import BuildRunner
+from corpora import speeches
 from test_build import read_rows
 from tokenizers_of_all_kinds import KINDS, OPENAI_CONFIG
 
@@ -117,7 +119,7 @@ class Encoded:
         from prep.tokens.sentences import split_sentences
 
         sentences = split_sentences(text, Splitting("language", "en"))
-        spaced = [f" {s}" if i and tokenizer.says_blanks else s for i, s in enumerate(sentences)]
+        spaced = [f" {s}" if i and tokenizer.needs_leading_space else s for i, s in enumerate(sentences)]
         return as_letters(i for e in tokenizer.reference.encode_batch(spaced, add_special_tokens=False) for i in e.ids)
 
 
