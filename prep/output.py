@@ -21,7 +21,7 @@ from prep.corpus.files import InputFile
 from prep.pairing.pair import RECIPE_VERSION
 from prep.plan import Plan
 from prep.records import ShareRecord, UnitRecord, make_ledger
-from prep.settings import DEFAULTS, Settings
+from prep.settings import Settings
 from prep.tokens.tokenizer import PreparedTokenizer
 from shards import storage
 from shards.dataset import BUILD_NAME
@@ -64,7 +64,7 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
 
 
 def _changes(old_version: int, old_settings: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
-    changes = differences(DEFAULTS | old_settings, recipe)
+    changes = differences(old_settings, recipe)
     if old_version != RECIPE_VERSION:
         changes.append(f"recipe version: {old_version} -> {RECIPE_VERSION}")
     return changes

@@ -55,7 +55,7 @@ def test_nonsense_is_refused_by_name(name: str, value: object) -> None:
 
 @pytest.mark.parametrize(("out", "scratch"), [("a", "a"), ("a/b", "a"), ("a", "a/b"), ("a/", "./a")])
 def test_out_and_scratch_must_be_apart(out: str, scratch: str) -> None:
-    with pytest.raises(UserError, match="must not lie in each other"):
+    with pytest.raises(UserError, match="must not contain each other"):
         settings(out=out, scratch=scratch)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from prep.inspect.sample import Actions, Counts, Sample
 from prep.inspect.token_texts import TokenText
-from prep.settings import DEFAULTS
 from shards.manifest import Manifest
 from shards.masking import Masking
 
@@ -61,7 +60,7 @@ class Overview:
 
 def make_overview(url: str, manifest: Manifest, samples: Mapping[str, Sample], texts: Mapping[int, TokenText]) -> Overview:
     """The figures. `samples`: of each split that is not empty."""
-    settings, ledger, totals = DEFAULTS | manifest.settings, manifest.ledger, manifest.splits["train"].totals()
+    settings, ledger, totals = manifest.settings, manifest.ledger, manifest.splits["train"].totals()
     masks_in = "train" if totals["masked_tokens"] else "eval"
     masks = samples.get(masks_in)
     duplicates = ledger["duplicates"]
