@@ -85,7 +85,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         ("sead = 3", "unknown setting 'sead'"),
         ("seed = ", "not a TOML file"),
         ('seed = "3"', "--seed is '3'"),
-        ('shard_bytes = "big"', "no size"),
+        ('shard_bytes = "big"', "not a size"),
         ("corpus = 3", "--corpus"),
         ("corpus = [3]", "--corpus"),
         ("pack_to = 128.0", "--pack-to"),
