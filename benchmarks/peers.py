@@ -35,7 +35,7 @@ def open_rows(source: Path) -> Callable[[], Iterator[Counts]]:
     """Ours: rows in the order of training."""
     from shards.dataset import open_data_set
     from train.data.order import Order, RowGroups
-    from train.data.reader import Share, read_steps
+    from train.data.reader import RankSlice, read_steps
     from train.data.row_groups import DecodedGroups
 
     manifest = open_data_set(str(source))
@@ -45,7 +45,7 @@ def open_rows(source: Path) -> Callable[[], Iterator[Counts]]:
         groups = DecodedGroups(str(source), manifest, SPLIT, THREADS)
         try:
             for given in read_steps(
-                groups, order, Share(rank=0, world_size=1, first_step=0, start=0, end=order.groups.num_rows)
+                groups, order, RankSlice(rank=0, world_size=1, first_step=0, start=0, end=order.groups.num_rows)
             ):
                 yield len(given.rows.sequence_lengths), len(given.rows.input_ids)
         finally:

@@ -32,11 +32,11 @@ from shards.manifest import Manifest
 from train import attention
 from train.data.batch import PackedBatch, pad_batch
 from train.data.order import Order, RowGroups
-from train.data.reader import Share, read_steps
+from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups
 from train.model import PackedBert
 from train.optimizer import make_optimizer
-from train.step import Counts, Tally, backward, dropout_seed, update
+from train.step import Counts, backward, dropout_seed, update
 from train.stream import ShardStream
 from train.weights import SHAPES, longest_sequence, make_bert
 
@@ -79,13 +79,13 @@ def packed_loop(data: Data, model_name: str, rows: int) -> Iterator[int]:
     """Trains for ever; after each step, its real tokens."""
     bert, _ = make_bert(model_name, data.manifest, data.url, DROPOUT, SEED)
     attention.choose("auto", CPU, half=False, bert=bert)
-    model, optimizer, tally = PackedBert(bert).train(), make_optimizer(bert, WEIGHT_DECAY), Tally(CPU)
+    model, optimizer = PackedBert(bert).train(), make_optimizer(bert, WEIGHT_DECAY)
     stream = ShardStream(data.url, global_batch=rows, micro_batch=rows, epochs=EPOCHS, seed=SEED, packed=True)
     for step, item in enumerate(stream):
         batch = cast(PackedBatch, item)
         counts = Counts(batch.tokens, batch.masked, batch.pairs, batch.attended)
-        tally.losses += backward(model, [batch], [dropout_seed(SEED, step, 0)], counts, nullcontext)
-        update(bert, optimizer, LR, CLIP_NORM, tally)
+        backward(model, [batch], [dropout_seed(SEED, step, 0)], counts, nullcontext)
+        update(bert, optimizer, LR, CLIP_NORM)
         yield batch.tokens
 
 
@@ -97,8 +97,8 @@ def padded_loop(data: Data, model_name: str, rows: int, padded_to: int) -> Itera
     order = Order(RowGroups.of(data.manifest.splits[SPLIT]), SEED, rows, rows)
     groups = DecodedGroups(data.url, data.manifest, SPLIT, READER_THREADS)
     try:
-        share = Share(rank=0, world_size=1, first_step=0, start=0, end=EPOCHS * order.groups.num_rows)
-        for given in read_steps(groups, order, share):
+        rank_slice = RankSlice(rank=0, world_size=1, first_step=0, start=0, end=EPOCHS * order.groups.num_rows)
+        for given in read_steps(groups, order, rank_slice):
             batch = pad_batch(given.rows, padded_to, pad_id)
             model(**batch).loss.backward()
             optimizer.step()

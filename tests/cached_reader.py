@@ -8,29 +8,29 @@ from shards.dataset import open_data_set
 from shards.manifest import Manifest
 from shards.schema import columns_sha256
 from train.data.cache import Cache
-from train.data.order import Order, RowGroups
+from train.data.order import MAX_LANES, Order, RowGroups
 from train.data.prefetch import Prefetcher
-from train.data.reader import Share, StepRows, read_steps
+from train.data.reader import RankSlice, StepRows, read_steps
 from train.data.row_groups import DecodedGroups
-from train.data.shard_uses import training
+from train.data.shard_uses import uses_in_training
 
 BATCH, MICRO, SEED = 12, 3, 3
 
 
-def order_of(manifest: Manifest, seed: int = SEED) -> Order:
-    return Order(RowGroups.of(manifest.splits["train"]), seed, BATCH, MICRO)
+def order_of(manifest: Manifest, seed: int = SEED, max_lanes: int = MAX_LANES) -> Order:
+    return Order(RowGroups.of(manifest.splits["train"]), seed, BATCH, MICRO, max_lanes)
 
 
 def cached_steps(
-    url: str, cache: Cache | None, epochs: int, rank: int = 0, ranks: int = 1, seed: int = SEED
+    url: str, cache: Cache | None, epochs: int, rank: int = 0, ranks: int = 1, seed: int = SEED, max_lanes: int = MAX_LANES
 ) -> Iterator[StepRows]:
     manifest = open_data_set(url)
-    order = order_of(manifest, seed)
+    order = order_of(manifest, seed, max_lanes)
     end = epochs * order.groups.num_rows
-    schedule, shards = training(order, range(order.lanes), end), manifest.splits["train"].shards
-    groups = DecodedGroups(url, manifest, "train", 2, Prefetcher(cache, url, shards, schedule, 2) if cache else None)
+    uses_at, shards = uses_in_training(order, range(order.lanes), end), manifest.splits["train"].shards
+    groups = DecodedGroups(url, manifest, "train", 2, Prefetcher(cache, url, shards, uses_at, 2) if cache else None)
     try:
-        yield from read_steps(groups, order, Share(rank, ranks, 0, 0, end))
+        yield from read_steps(groups, order, RankSlice(rank, ranks, 0, 0, end))
     finally:
         groups.close()
 

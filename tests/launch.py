@@ -69,7 +69,7 @@ def metrics(out: Path, kind: str = "train") -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == kind]
 
 
-def ledger(folder: Path) -> dict[int, list[int]]:
+def row_log(folder: Path) -> dict[int, list[int]]:
     """Step -> rows in the order of its micro-batches; for each step the latest start holds."""
     steps: dict[int, tuple[str, list[int]]] = {}
     for path in sorted(folder.glob("*.jsonl")):

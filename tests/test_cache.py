@@ -148,7 +148,7 @@ def test_what_is_needed_last_goes_and_nothing_for_what_is_needed_later(tmp_path:
     cache = Cache(str(tmp_path / "cache"), room(3))
     assert fill(cache, 1, 2, 3, 4) == [True, True, True, False] and shards_of(cache) == {1, 2, 3}
     assert fill(cache, 5, needs=plan(1, 5, 3, 2)) == [True] and shards_of(cache) == {1, 3, 5}
-    assert fill(cache, 6, needs=plan(6)) == [True] and len(shards_of(cache)) == 3 and cache.take_counts().evictions == 2
+    assert fill(cache, 6, needs=plan(6)) == [True] and len(shards_of(cache)) == 3 and cache.take_stats().evictions == 2
 
 
 def test_of_what_no_plan_names_goes_what_was_wanted_longest_ago(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_shard_that_the_disk_damaged_is_removed_at_its_first_use(damage: str, 
     path = tmp_path / "cache" / f"shard-{digest(1)}"
     altered = {"flipped": content(1)[:50] + b"!" + content(1)[51:], "cut": content(1)[:-1], "grown": content(1) + b"!"}
     path.write_bytes(altered[damage])
-    assert cache.lease(digest(1), 100) is None and not path.exists() and cache.take_counts().damaged == 1
+    assert cache.lease(digest(1), 100) is None and not path.exists() and cache.take_stats().damaged == 1
     assert fill(cache, 1) == [True]
     lease = cache.lease(digest(1), 100)
     assert lease is not None and lease.read(6, 2) == b"1 "

@@ -10,7 +10,7 @@ import pytest
 import torch
 from cached_reader import cached_steps
 from datasets_of_rows import write_data_set
-from launch import SMALL, ledger, metrics, run
+from launch import SMALL, metrics, row_log, run
 from slow_proxy import SlowProxy
 from test_prefetch import Sampler, room_for_all
 from test_stream import keys, stream
@@ -19,10 +19,10 @@ from shards.command.console import size
 from shards.command.options import flag
 from shards.errors import UserError
 from shards.manifest import Manifest
-from train.data.cache import MARKER, OVERHEAD_BYTES
+from train.data.cache import MARKER, OVERHEAD_BYTES, Cache
 from train.data.shard_uses import needed_bytes
 from train.dry_run import describe
-from train.evaluate import evaluate
+from train.evaluate import HeldOut, Scores
 from train.ranks import Ranks
 from train.run import prepare
 from train.settings import Settings
@@ -83,7 +83,7 @@ def test_two_ranks_from_a_slow_and_failing_bucket(
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     out, folder, limit = tmp_path / "run", tmp_path / "cache", 2 * room_for_all(manifest)
     options = ("--data", "s3://bucket/data", "--out", out, "--model", "tiny", *SMALL, "--log-every", 10, "--cache", folder)
-    options += ("--cache-bytes", limit, "--ledger", tmp_path / "ledger")
+    options += ("--cache-bytes", limit, "--row-log", tmp_path / "row_log")
     shards = {shard.bytes: f"/bucket/data/{shard.path}" for shard in manifest.splits["train"].shards}
     damaged = manifest.splits["train"].shards[3]
     try:
@@ -106,7 +106,7 @@ def test_two_ranks_from_a_slow_and_failing_bucket(
     warm = _sums([line for line in metrics(out) if line["step"] > 40])
     assert warm["cache_hits"] > 3 * warm["cache_misses"] and warm["cache_damaged"] == 1
     expected = {given.step: given.row_ids.tolist() for given in cached_steps(str(tmp_path / "data"), None, 2, seed=0)}
-    assert ledger(tmp_path / "ledger") == expected, "the rows that a disk gives"
+    assert row_log(tmp_path / "row_log") == expected, "the rows that a disk gives"
 
 
 def _fetched_whole(proxy: SlowProxy, shards: dict[int, str]) -> list[str]:
@@ -137,17 +137,21 @@ def test_a_cache_that_is_too_small_ends_the_command(options: dict[str, Any], tmp
 def test_a_dry_run_says_what_the_cache_must_hold(options: dict[str, Any], tmp_path: Path) -> None:
     described, said = prepare(Settings(**options, cache_bytes=10**6), Ranks(0, 1, torch.device("cpu")))
     needed = needed_bytes(described.manifest.splits["train"].shards, 1)
-    line = f"cache: {tmp_path}/cache, up to 1.0 MB; for each of 1 lanes two shards, {size(needed)}, must have room"
+    line = f"cache: {tmp_path}/cache, up to 1.0 MB; it needs room for two shards per lane (1 lanes, {size(needed)})"
     assert line in describe(described) and not any("cache" in line for line in said)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_scores_are_made_through_the_cache(options: dict[str, Any], tmp_path: Path) -> None:
     described, _ = prepare(Settings(**options, cache_bytes=10**6), Ranks(0, 1, torch.device("cpu")))
-    given = (described.packed, options["data"], described.manifest, described.ranks, 4, 0, described.autocast)
-    plain = evaluate(*given, None)
-    assert evaluate(*given, described.cache) == plain
+
+    def scores(cache: Cache | None) -> Scores:
+        held_out = HeldOut(options["data"], described.manifest, described.ranks, 4, cache)
+        return held_out.score(described.packed, 0, described.autocast)
+
+    plain = scores(None)
+    assert scores(described.cache) == plain
     (shard,) = described.manifest.splits["eval"].shards
     assert [path.name for path in (tmp_path / "cache").glob("shard-*")] == [f"shard-{shard.sha256}"]
-    assert evaluate(*given, described.cache) == plain and described.cache is not None
-    assert described.cache.take_counts().fetched_shards == 1
+    assert scores(described.cache) == plain and described.cache is not None
+    assert described.cache.take_stats().fetched_shards == 1

@@ -58,7 +58,7 @@ def test_a_damaged_newest_one_falls_back_aloud(name: str, damage: str, tmp_path:
     step, said = load(tmp_path)
     assert step == 5
     if (name, damage) != ("training.json", "gone"):  # without its record it never was one
-        assert len(said) == 1 and "damaged checkpoint passed over" in said[0] and "step-0000000010" in said[0]
+        assert len(said) == 1 and "damaged checkpoint skipped" in said[0] and "step-0000000010" in said[0]
     save(tmp_path, [10], keep=2)
     assert load(tmp_path) == (10, []), "and is written anew when the run gets there again"
 

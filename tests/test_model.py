@@ -12,7 +12,7 @@ from test_batch import SHAPE, masked_rows, pack
 from test_masking import SPECIAL, VOCAB_SIZE
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as sdpa
-from transformers import BertConfig, BertForPreTraining
+from transformers import AttentionInterface, BertConfig, BertForPreTraining
 
 from shards.errors import UserError
 from shards.schema import Rows, concatenate
@@ -238,3 +238,16 @@ def test_varlen_equals_padded_within_bf16() -> None:
     with torch.autocast("cuda", torch.bfloat16):
         padded, varlen = (float(model(batch).mlm_loss) for model in models)
     assert varlen == pytest.approx(padded, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [attention.PADDED, attention.VARLEN])
+def test_attention_refuses_what_it_does_not_know(name: str) -> None:
+    """Another architecture's sliding window must not be ignored; what changes nothing here passes."""
+    function = AttentionInterface()[name]
+    x = torch.zeros(SHAPE.rows, 4, ROW_TOKENS, 16)
+    for others in ({"sliding_window": 128}, {"softcap": 30.0}, {"is_causal": True}, {"head_mask": x}, {"position_ids": x}):
+        with pytest.raises(TypeError, match=f"does not support {next(iter(others))}="):
+            function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), **others)
+    if name == attention.PADDED:
+        out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), sliding_window=None, deterministic=True)
+        assert out.shape == (SHAPE.rows, ROW_TOKENS, 4, 16)

@@ -27,7 +27,7 @@ from train.data.cache import MARKER, OVERHEAD_BYTES, Cache
 from train.data.leases import Part
 from train.data.prefetch import Prefetcher
 from train.data.reader import StepRows
-from train.data.shard_uses import needed_bytes, training
+from train.data.shard_uses import needed_bytes, uses_in_training
 
 URL = "memory://cached"
 
@@ -97,31 +97,30 @@ def test_rows_are_those_of_the_disk_and_each_shard_is_fetched_once(format: str, 
     cache = Cache(str(tmp_path / "cache"), room_for_all(manifest))
     expected = digests(cached_steps(str(tmp_path / "data"), None, 3))
     assert digests(cached_steps(URL, cache, 3), holds(cache, 3)) == expected
-    counts = cache.take_counts()
+    counts = cache.take_stats()
     assert counts.fetched_shards == 3 and counts.evictions == counts.damaged == counts.failures == 0
     assert counts.hits + counts.misses == 6, "every group is near all the time, and so is decoded once"
     names = {f"shard-{shard.sha256}" for shard in manifest.splits["train"].shards}
     assert {path.name for path in cache.folder.iterdir()} == {MARKER, *names}
     again = Cache(str(tmp_path / "cache"), room_for_all(manifest))
     assert digests(cached_steps(URL, again, 3)) == expected
-    assert vars(again.take_counts()) == vars(counts) | {"hits": 6, "misses": 0, "fetched_shards": 0, "fetched_bytes": 0}
+    assert vars(again.take_stats()) == vars(counts) | {"hits": 6, "misses": 0, "fetched_shards": 0, "fetched_bytes": 0}
 
 
 def test_a_cache_that_is_too_small_for_all_evicts_and_stays_within_its_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """With one lane, so that shards are needed one after the other."""
-    monkeypatch.setattr("train.data.order.MAX_LANES", 1)
     sizes = [1500] * 8
     write_data_set(tmp_path / "data", sizes, group_rows=200, packed=False)
     manifest = write_data_set(URL, sizes, group_rows=200, packed=False)
     limit = OVERHEAD_BYTES + needed_bytes(manifest.splits["train"].shards, 1)
     cache = Cache(str(tmp_path / "cache"), limit)
     with Sampler(cache.folder) as sampler:
-        given = digests(cached_steps(URL, cache, 2), holds(cache, 3))
-    assert given == digests(cached_steps(str(tmp_path / "data"), None, 2))
+        given = digests(cached_steps(URL, cache, 2, max_lanes=1), holds(cache, 3))
+    assert given == digests(cached_steps(str(tmp_path / "data"), None, 2, max_lanes=1))
     assert 0 < sampler.most <= limit and sampler.samples > 20
-    counts = cache.take_counts()
+    counts = cache.take_stats()
     assert counts.evictions > 0 and counts.fetched_shards > 3 and counts.hits > 0
 
 
@@ -141,7 +140,7 @@ def test_two_ranks_share_what_one_of_them_fetched(tmp_path: Path) -> None:
         thread.join()
     for rank in range(2):
         assert found[rank] == digests(cached_steps(str(tmp_path / "data"), None, 4, rank, 2))
-    assert sum(cache.take_counts().fetched_shards for cache in caches) == 3
+    assert sum(cache.take_stats().fetched_shards for cache in caches) == 3
 
 
 def test_an_altered_shard_in_the_bucket_is_named(tmp_path: Path) -> None:
@@ -175,7 +174,7 @@ def test_a_shard_that_cannot_be_fetched_whole_is_read_by_ranges_and_tried_again(
     cache = Cache(str(tmp_path / "cache"), room_for_all(manifest))
     expected = digests(cached_steps(str(tmp_path / "data"), None, 50))
     assert digests(cached_steps(URL, cache, 50), holds(cache, 3)) == expected
-    counts = cache.take_counts()
+    counts = cache.take_stats()
     assert counts.failures == 3 and counts.fetched_shards == 3 and counts.hits + counts.misses == 6
 
 
@@ -212,11 +211,10 @@ def test_a_shard_that_the_disk_damaged_is_fetched_again(when: str, tmp_path: Pat
         file.write(damaged)
     assert given + digests(steps) == expected
     if when == "between runs":  # otherwise rows were decoded already, perhaps all of them
-        assert sha256(path.read_bytes()).hexdigest() == shard.sha256 and cache.take_counts().damaged == 1
+        assert sha256(path.read_bytes()).hexdigest() == shard.sha256 and cache.take_stats().damaged == 1
 
 
-def test_leases_are_held_for_what_is_near_and_for_nothing_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.data.order.MAX_LANES", 1)
+def test_leases_are_held_for_what_is_near_and_for_nothing_after(tmp_path: Path) -> None:
     manifest = write_data_set(URL, [1000] * 8, group_rows=200, packed=False)
     cache = Cache(str(tmp_path / "cache"), room_for_all(manifest))
     for shard in manifest.splits["train"].shards:
@@ -224,10 +222,10 @@ def test_leases_are_held_for_what_is_near_and_for_nothing_after(tmp_path: Path, 
         assert isinstance(part, Part)
         cache.publish(part, shard.sha256, storage.read_bytes(storage.join(URL, shard.path)))
     most = 0
-    for _ in cached_steps(URL, cache, 1):
+    for _ in cached_steps(URL, cache, 1, max_lanes=1):
         most = max(most, _open_files(cache.folder))
     assert 0 < most < 8 and _open_files(cache.folder) == 0
-    counts = cache.take_counts()
+    counts = cache.take_stats()
     assert (counts.hits, counts.misses, counts.fetched_bytes) == (40, 0, 0)
 
 
@@ -236,15 +234,14 @@ def _open_files(folder: Path) -> int:
     return sum(path.exists() and folder in path.resolve().parents for path in paths)
 
 
-def test_only_so_much_is_fetched_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_much_is_fetched_ahead(tmp_path: Path) -> None:
     """What is in use and two uses more of the lane: a run that is stopped early has not fetched the whole bucket."""
-    monkeypatch.setattr("train.data.order.MAX_LANES", 1)
     manifest = write_data_set(URL, [4000] * 6, group_rows=500, packed=False)
     cache = Cache(str(tmp_path / "cache"), room_for_all(manifest))
-    steps = cached_steps(URL, cache, 1)
+    steps = cached_steps(URL, cache, 1, max_lanes=1)
     next(steps)
-    order = order_of(manifest)
-    uses = training(order, range(1), order.groups.num_rows)(0)
+    order = order_of(manifest, max_lanes=1)
+    uses = uses_in_training(order, range(1), order.groups.num_rows)(0)
     wanted = {number for chunk in range(3) for number in uses.ahead(chunk * 2040, 2)}  # as far as the reader has looked
     wait_until(holds(cache, len(wanted)))
     time.sleep(0.3)  # for one more

@@ -23,7 +23,7 @@ from shards.schema import Rows, columns_sha256, concatenate
 from shards.template import Template
 from train.data.batch import Shape
 from train.data.order import Order, RowGroups
-from train.data.reader import Share, StepRows, read_steps
+from train.data.reader import RankSlice, StepRows, read_steps
 from train.data.row_groups import DecodedGroups, check_sizes
 
 BATCH, MICRO = 12, 3
@@ -35,9 +35,9 @@ def read(
     manifest = open_data_set(str(url))
     order = Order(RowGroups.of(manifest.splits["train"]), 3, BATCH, MICRO)
     groups = DecodedGroups(str(url), manifest, "train", threads)
-    share = Share(rank, ranks, first_step, first_step * BATCH, epochs * order.groups.num_rows)
+    rank_slice = RankSlice(rank, ranks, first_step, first_step * BATCH, epochs * order.groups.num_rows)
     try:
-        return list(read_steps(groups, order, share, masking() if dynamic else None))
+        return list(read_steps(groups, order, rank_slice, masking() if dynamic else None))
     finally:
         groups.close()
 
@@ -158,7 +158,7 @@ def test_leaving_early_ends_the_threads(tmp_path: Path) -> None:
     manifest = write_data_set(tmp_path, [400] * 3)
     order = Order(RowGroups.of(manifest.splits["train"]), 3, BATCH, MICRO)
     groups = DecodedGroups(str(tmp_path), manifest, "train", 2)
-    steps: Iterator[StepRows] = read_steps(groups, order, Share(0, 1, 0, 0, 10**9))
+    steps: Iterator[StepRows] = read_steps(groups, order, RankSlice(0, 1, 0, 0, 10**9))
     assert len(next(steps).rows) == BATCH
     steps.close()  # type: ignore[attr-defined]  # a generator
     groups.close()
@@ -167,9 +167,8 @@ def test_leaving_early_ends_the_threads(tmp_path: Path) -> None:
 
 def test_groups_are_decoded_once_an_epoch_and_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one lane, ten thousand rows are many windows, so a group is out of reach long before the epoch ends."""
-    monkeypatch.setattr("train.data.order.MAX_LANES", 1)
     manifest = write_data_set(tmp_path, [2500] * 4, group_rows=100, packed=False)
-    order = Order(RowGroups.of(manifest.splits["train"]), 3, 100, 10)
+    order = Order(RowGroups.of(manifest.splits["train"]), 3, 100, 10, max_lanes=1)
     groups = DecodedGroups(str(tmp_path), manifest, "train", 2)
     decoded: list[tuple[str, int]] = []
     original = groups._decode
@@ -180,7 +179,7 @@ def test_groups_are_decoded_once_an_epoch_and_dropped(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(groups, "_decode", spy)
     most = 0
-    for _ in read_steps(groups, order, Share(0, 1, 0, 0, order.groups.num_rows)):
+    for _ in read_steps(groups, order, RankSlice(0, 1, 0, 0, order.groups.num_rows)):
         most = max(most, len(groups._decoded))
     groups.close()
     assert len(decoded) == len(set(decoded)) == 100
@@ -195,8 +194,8 @@ def test_words_and_spans_are_masked_on_reading_as_in_the_shards(unit: str, build
     rule = masking_of(out, manifest)
     order = Order(RowGroups.of(manifest.splits["train"]), 5, 40, 8)
     groups = DecodedGroups(out, manifest, "train", threads=2)
-    share = Share(0, 1, first_step=0, start=0, end=2 * manifest.splits["train"].totals()["rows"])
-    rows = concatenate([step.rows for step in read_steps(groups, order, share, rule)])
+    rank_slice = RankSlice(0, 1, first_step=0, start=0, end=2 * manifest.splits["train"].totals()["rows"])
+    rows = concatenate([step.rows for step in read_steps(groups, order, rank_slice, rule)])
     groups.close()
     template = Template.of(manifest.tokenizer, paired=False)
     special, size = manifest.tokenizer["special_ids"], manifest.tokenizer["vocab_size"]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 from datasets_of_rows import write_data_set
-from launch import SMALL, kill_all, ledger, metrics, run, start, weights, workers
+from launch import SMALL, kill_all, metrics, row_log, run, start, weights, workers
 from safetensors.torch import load_file
 from test_model import bert
 
@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 4 epochs on 2 ranks that nobody disturbed, dropout on."""
     out = tmp_path_factory.mktemp("whole")
-    code, _, err = run(2, *tiny(data, out / "run"), "--ledger", out / "ledger")
+    code, _, err = run(2, *tiny(data, out / "run"), "--row-log", out / "row_log")
     assert code == 0, err
     return out
 
@@ -56,7 +56,7 @@ def test_a_whole_run_leaves_what_it_says(data: Path, whole: Path) -> None:
         assert 0 <= line["padding_share"] < 1 and 0 <= line["data_wait_share"] <= 1 and line["tokens_per_s"] > 0
     (scores,) = metrics(out, "eval")
     assert scores["rows"] == 11 and scores["step"] == 24 and 0 < scores["majority_share"] < 1
-    steps = ledger(whole / "ledger")
+    steps = row_log(whole / "row_log")
     assert list(steps) == list(range(24))
     for epoch in range(4):
         rows = [row for step in range(6 * epoch, 6 * epoch + 6) for row in steps[step]]
@@ -69,7 +69,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(data: Path, whol
     out, rng, kills = tmp_path / "run", random.Random(1), 0
     moments = ["start", "step", "writing", "all", "step", "all"]
     while not (out / "checkpoints" / "step-0000000024" / "training.json").exists():
-        process = start(2, *tiny(data, out), "--ledger", tmp_path / "ledger")
+        process = start(2, *tiny(data, out), "--row-log", tmp_path / "row_log")
         moment = moments[kills] if kills < len(moments) else "none"
         if moment == "none":
             assert process.wait(timeout=200) == 0
@@ -83,7 +83,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(data: Path, whol
     assert kills >= 3
     assert weights(out, 24) == weights(whole / "run", 24)
     assert losses(out) == losses(whole / "run")
-    assert ledger(tmp_path / "ledger") == ledger(whole / "ledger")
+    assert row_log(tmp_path / "row_log") == row_log(whole / "row_log")
 
 
 def _wait_for(moment: str, process: subprocess.Popen[str], out: Path, rng: random.Random) -> bool:
@@ -115,14 +115,14 @@ def _size(path: Path) -> int:
 
 
 def test_four_two_three_and_one_ranks_make_one_run(data: Path, whole: Path, tmp_path: Path) -> None:
-    out, folder = tmp_path / "run", tmp_path / "ledger"
+    out, folder = tmp_path / "run", tmp_path / "row_log"
     for ranks, until in ((4, 5), (2, 11), (3, 17), (1, 24)):
-        process = start(ranks, *tiny(data, out, every=1), "--ledger", folder)
+        process = start(ranks, *tiny(data, out, every=1), "--row-log", folder)
         if until < 24:
             _stop_after(process, out, until)
         code = process.wait(timeout=200)
         assert code in (0, 1), process.communicate()
-    assert ledger(folder) == ledger(whole / "ledger"), "every micro-batch has the same rows"
+    assert row_log(folder) == row_log(whole / "row_log"), "every micro-batch has the same rows"
     ours, theirs = losses(out), losses(whole / "run")
     assert len(ours) == 24 and all(abs(ours[step] - theirs[step]) < 1e-4 for step in theirs)
     for number, ranks in enumerate((4, 2, 3, 1), 1):
@@ -173,7 +173,7 @@ def test_asked_to_stop_all_ranks_save_and_the_same_command_goes_on(
     saved = [path.parent.name for path in out.glob("checkpoints/*/training.json")]
     assert len(saved) == 1 and saved[0] != "step-0000000024"
     code, _, err = run(2, *tiny(data, out, every=0))
-    assert code == 0 and f"going on from step {int(saved[0][5:])}" in err
+    assert code == 0 and f"resuming from step {int(saved[0][5:])}" in err
     assert weights(out, 24) == weights(whole / "run", 24)
 
 
@@ -210,7 +210,7 @@ def test_a_finished_run_is_left_alone_and_more_steps_go_on(data: Path, whole: Pa
     code, _, err = run(0, *tiny(data, out, epochs=1))
     assert code == 0 and "6 steps are done" in err and weights(out, 6) == before
     code, _, err = run(0, *tiny(data, out, epochs=2), "--keep", 9)
-    assert code == 0 and "changed since: epochs: 1 -> 2" in err and "going on from step 6" in err
+    assert code == 0 and "changed since: epochs: 1 -> 2" in err and "resuming from step 6" in err
     assert [line["step"] for line in metrics(out)] == list(range(1, 13))
 
 
@@ -230,7 +230,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(data: Pat
     out = tmp_path / "run"
     code, _, err = run(0, *tiny(data, out), "--model", tmp_path / "model", "--max-skipped", 3)
     assert code == 2 and "the gradient was not finite in 3 steps in a row, up to step 3" in err.splitlines()[-1], err
-    assert "only the number of ids could be compared" in err and "1 of the last 1 steps skipped" in err
+    assert "only the number of ids could be compared" in err and "1 of the last 1 steps were skipped" in err
     assert [(line["skipped"], line["loss"]) for line in metrics(out)] == [(1, None)] * 3
     saved = load_file(out / "checkpoints" / "step-0000000003" / "model.safetensors")
     moments = load_file(out / "checkpoints" / "step-0000000003" / "optimizer.safetensors")
@@ -255,7 +255,7 @@ def test_three_ranks_go_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     whole = weights(tmp_path / "run", 6)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000000006")
     code, _, err = run(3, *tiny(data, tmp_path / "run", epochs=1), *arguments)
-    assert code == 0 and "going on from step 4" in err
+    assert code == 0 and "resuming from step 4" in err
     assert weights(tmp_path / "run", 6) == whole
 
 
@@ -264,6 +264,6 @@ def test_rows_that_a_batch_does_not_divide_are_served_once_an_epoch_whatever_the
     write_data_set(tmp_path / "data", [30, 20])
     for epochs in (1, 3):
         arguments = tiny(tmp_path / "data", tmp_path / "run", epochs)
-        assert run(2, *arguments, "--ledger", tmp_path / "ledger")[0] == 0
-    rows = [row for of_step in ledger(tmp_path / "ledger").values() for row in of_step]
+        assert run(2, *arguments, "--row-log", tmp_path / "row_log")[0] == 0
+    rows = [row for of_step in row_log(tmp_path / "row_log").values() for row in of_step]
     assert [sorted(rows[start : start + 50]) for start in (0, 50, 100)] == [list(range(50))] * 3

@@ -143,11 +143,11 @@ def test_what_is_no_model(data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     ("arguments", "message"),
     [
         (("--micro-batch", 5), "--micro-batch 5 does not divide --global-batch 12"),
-        (("--steps", 5), "give either --steps or --epochs"),
+        (("--steps", 5), "set exactly one of --steps and --epochs"),
         (("--lr", 0), "--lr is 0.0, must be above 0"),
         (("--dropout", 1), "--dropout is 1.0, must be from 0.0 to 0.9"),
         (("--attention", "varlen"), "--attention varlen needs an NVIDIA device"),
-        (("--ledger", "s3://bucket/ledger"), "must be a folder on a disk"),
+        (("--row-log", "s3://bucket/row_log"), "must be a folder on a disk"),
     ],
 )
 def test_values_that_make_no_sense(arguments: tuple[object, ...], message: str, data: Path, tmp_path: Path) -> None:
@@ -158,11 +158,13 @@ def test_an_unknown_flag_and_help(data: Path, tmp_path: Path) -> None:
     code, _, err = run(0, *tiny(data, tmp_path / "run"), "--laer", 1)
     assert code == 2 and err.startswith("python -m train: unrecognized arguments: --laer 1") and err.count("\n") == 1
     code, out, _ = run(0, "--help")
-    assert code == 0 and all(flag in out for flag in ("--dry-run", "--global-batch ROWS", "--config FILE.toml", "--ledger DIR"))
+    assert code == 0 and all(
+        flag in out for flag in ("--dry-run", "--global-batch ROWS", "--config FILE.toml", "--row-log DIR")
+    )
 
 
 def test_an_output_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
-    assert "lies in the data set" in refused(*tiny(data, data / "run"))
+    assert "is inside the data set" in refused(*tiny(data, data / "run"))
     assert "ends with the process" in refused(*tiny(data, tmp_path), "--out", "memory://run")
     assert "--out or --checkpoint is empty" in refused("--checkpoint", tmp_path, "--out", "", module="train.export")
     (tmp_path / "file").write_text("")
@@ -207,7 +209,7 @@ def test_a_damaged_newest_checkpoint_falls_back_aloud(data: Path, trained: Path,
     damaged = tmp_path / "run" / "checkpoints" / "step-0000000006" / "optimizer.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     code, _, err = run(0, *tiny(data, tmp_path / "run", epochs=1))
-    assert code == 0 and "damaged checkpoint passed over" in err and "going on from step 4" in err
+    assert code == 0 and "damaged checkpoint skipped" in err and "resuming from step 4" in err
     assert weights(tmp_path / "run", 6) == weights(trained, 6)
     assert load_file(damaged)
 
@@ -235,7 +237,7 @@ def test_scores_are_the_same_on_any_number_of_ranks(data: Path, trained: Path, t
     (logged,) = metrics(trained, "eval")
     assert {name: logged[name] for name in scores[0]} == scores[0]
     code, out, _ = run(0, *arguments[:4], "--rows", 5, module="train.evaluate")
-    assert code == 0 and "5 rows" in out and "always saying the commoner answer" in out and "unigram cross-entropy" in out
+    assert code == 0 and "5 rows" in out and "always giving the commoner answer" in out and "unigram cross-entropy" in out
 
 
 def test_scores_are_those_of_the_padded_model(data: Path, trained: Path, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""`torchrun ... -m train`: train BERT from shards; stop it anywhere, run the same command again, and it goes on."""
+"""`torchrun ... -m train` (or `bert-train`): train BERT from shards. The same command resumes a run that was stopped.
+
+flags -> Settings -> prepare: data, order, model -> resume: newest checkpoint -> Trainer: the loop -> checkpoints, metrics
+"""
 
 import argparse
 import os
@@ -8,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say, silenced
+from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, program, say, silenced
 from shards.command.options import add_arguments
 from shards.errors import UserError
 from train.settings import SECTIONS, Settings, from_arguments
@@ -21,17 +24,22 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(
-        prog="python -m train",
-        description="Train BERT (masked tokens and next sentences) from the shards of `prep`, alone or on any number of "
-        "processes: torchrun --standalone --nproc-per-node N -m train ... A run that was stopped goes on where it was.",
-        epilog="Exit codes of each process: 0 done, or stopped by SIGTERM or SIGINT with everything saved; 1 another process "
-        "of the run was lost; 2 bad input (one line says what). torchrun itself returns 1 for any of them but 0.",
+        prog=program("bert-train", "train"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train BERT (masked tokens and sentence pairs) from the shards that `prep build` wrote, on one process or\n"
+        "on any number of them:\n"
+        "  torchrun --standalone --nproc-per-node N -m train ...\n"
+        "  torchrun --standalone --nproc-per-node N --no-python bert-train ...\n"
+        "The same command resumes a run that was stopped or killed.",
+        epilog="Exit codes of each process: 0 finished, or stopped by SIGTERM or SIGINT with everything saved; 1 another\n"
+        "process of the run was lost; 2 bad input (one line says what). torchrun itself returns 1 for any of them except 0.",
     )
     add_arguments(parser, Settings, SECTIONS)
+    parser.add_argument("--ledger", dest="row_log", metavar="DIR", default=argparse.SUPPRESS, help="another name of --row-log")
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, run the largest micro-batch, print memory and the plan, and train and write nothing",
+        help="build everything, run the largest micro-batch, print memory and the plan; train and write nothing",
     )
     return parser
 
@@ -39,9 +47,10 @@ def make_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
     """One start of a run; returns its exit code."""
     settings = from_arguments(vars(arguments))
+    # torch takes seconds to import: --help and bad flags need not wait for it
     from torch import OutOfMemoryError
 
-    from train.ranks import LostRankError, joined  # torch takes seconds to import; --help and a slip need not wait for it
+    from train.ranks import LostRankError, joined
     from train.weights import quiet
 
     quiet()
@@ -51,17 +60,18 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
     except OutOfMemoryError as error:
         raise UserError(f"--micro-batch {settings.micro_batch} does not fit the device's memory; lower it ({error})") from error
     except LostRankError as error:
-        say(f"train: {error}; what is saved is kept, run the same command again to go on")
+        say(f"train: {error}; checkpoints are kept, run the same command again to resume")
         return EXIT_WRONG
 
 
 def _rehearse(settings: Settings, ranks: "Ranks") -> int:
+    """`--dry-run`."""
     from train.dry_run import describe, rehearse
     from train.run import join_ranks, prepare
 
-    run, said = ranks.agreed(lambda: prepare(settings, ranks))
+    run, messages = ranks.agreed(lambda: prepare(settings, ranks))
     join_ranks(run)
-    for line in (*said, *describe(run), *rehearse(run)):
+    for line in (*messages, *describe(run), *rehearse(run)):
         if ranks.rank == 0:
             print(printable(line), flush=True)
     return 0
@@ -70,46 +80,50 @@ def _rehearse(settings: Settings, ranks: "Ranks") -> int:
 def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
     from train.loop import Trainer
     from train.metrics import Reporter
-    from train.row_log import Ledger
-    from train.run import claimed, join_ranks, prepare, resume
+    from train.resume import claimed, resume
+    from train.row_log import RowLog
+    from train.run import join_ranks, prepare
 
-    run, said = ranks.agreed(lambda: prepare(settings, ranks))
+    run, messages = ranks.agreed(lambda: prepare(settings, ranks))
     with claimed(run):
-        said += resume(run, say)
+        messages += resume(run, say)
         join_ranks(run)
-        ledger = Ledger(settings.ledger, ranks)
+        row_log = RowLog(settings.row_log, ranks)
         reporter = ranks.agreed(lambda: Reporter(run))
         try:
-            for line in said:
+            for line in messages:
                 reporter.say(line)
-            done = Trainer(run, reporter, ledger, stop).train()
-            stopped = done < run.num_steps
-            reporter.log("stop" if stopped else "end", done, {})
+            num_done = Trainer(run, reporter, row_log, stop).train()
+            is_stopped = num_done < run.num_steps
+            reporter.log("stop" if is_stopped else "end", num_done, {})
             reporter.say(
-                f"stopped after step {done} of {run.num_steps}; run the same command again to go on"
-                if stopped
+                f"stopped after step {num_done} of {run.num_steps}; run the same command again to resume"
+                if is_stopped
                 else f"{run.num_steps} steps are done; the model is in {settings.out}"
             )
         finally:
             reporter.close()
-            ledger.close()
+            row_log.close()
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command's entry: errors that people can mend are one line, of rank 0, and exit code 2 of every process."""
-    first = os.environ.get("RANK", "0") == "0"
+    """The command; returns its exit code. Bad input is one line, of rank 0, and exit code 2 of every process."""
+    is_first = os.environ.get("RANK", "0") == "0"
     stop = StopRequest().listen()
-    with silenced(not first):
+    with silenced(not is_first):
         arguments = make_parser().parse_args(argv)
     if arguments.dry_run:
         interrupt_once()  # there is nothing to save
-    return guarded("train", lambda: run(arguments, stop), quiet=not first)
+    return guarded("train", lambda: run(arguments, stop), quiet=not is_first)
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the process at once. While Python tears itself down it no longer hears signals, and torchrun sends one to all
-    ranks as soon as the first has ended with an error: the code would be lost."""
+    """Ends the process at once.
+
+    While Python shuts down it no longer handles signals, and torchrun sends one to all ranks as soon as the first has ended
+    with an error: the exit code would be lost.
+    """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
@@ -120,7 +134,7 @@ def command() -> NoReturn:
     """The program `bert-train`, and `python -m train`."""
     try:
         _leave(main())
-    except Exception:  # a fault of the program: shown, and then the end is as quick
+    except Exception:  # a bug: the traceback is printed, and the process ends as fast
         traceback.print_exc()
         _leave(EXIT_WRONG)
 

@@ -1,12 +1,16 @@
 """Attention that cannot cross from one packed sequence to another, for transformers' attention interface.
 
-`padded` lays the sequences side by side, padded to the longest there may be, for torch's scaled_dot_product_attention, and
-lays the result back; it works everywhere. `varlen` is torch's variable-length flash attention: CUDA, half precision.
+    padded   lays the sequences side by side, padded to the longest there may be, for torch's scaled_dot_product_attention,
+             and lays the result back. Works everywhere.
+    varlen   torch's variable-length flash attention. CUDA, half precision.
+
 Only attention sees padding; everything else works on packed rows.
 
-Shapes: B rows, T tokens a row, N = B * T, H heads, D features a head; Q slots for sequences of up to L tokens.
+Shapes: B rows, T tokens per row, N = B * T, H heads, D features per head, F = H * D; Q slots for sequences of up to L tokens,
+S = Q * L.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,23 +23,34 @@ from train.data.batch import PackedBatch
 
 PADDED, VARLEN = "packed_padded", "packed_varlen"
 
+# What transformers' models may pass on to every attention function, and the values that change nothing here: a BERT encoder
+# keeps no cache and returns no weights. An argument of any name that is None asks for nothing.
+_HARMLESS: Mapping[str, tuple[bool, ...]] = {
+    "is_causal": (False,),
+    "output_attentions": (False,),
+    "output_hidden_states": (False,),
+    "use_cache": (False,),
+    "deterministic": (False, True),
+}
 
-class _Relay(torch.autograd.Function):
-    """x[there] where `back` says for each item of x the one place it went to: backward is a gather too, never a sum.
 
-    `came`: for each place in the result whether an item came there that is to receive the gradient; None where all are.
+class _Permute(torch.autograd.Function):
+    """x[source], where each item of x goes to at most one place of the result: backward is a gather too, never a sum.
+
+    `source` [R]: for each place of the result, the item of x. `place` [X]: for each item of x, its place in the result.
+    `receives` [X, 1]: whether an item of x takes part in the result, and so receives a gradient; None: all do.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor, came: Tensor | None) -> Tensor:
-        ctx.save_for_backward(back, *(() if came is None else (came,)))
-        return x.index_select(0, there)
+    def forward(ctx: Any, x: Tensor, source: Tensor, place: Tensor, receives: Tensor | None) -> Tensor:
+        ctx.save_for_backward(place, *(() if receives is None else (receives,)))
+        return x.index_select(0, source)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        back, *came = ctx.saved_tensors
-        grad = grad.index_select(0, back)
-        return grad * came[0] if came else grad, None, None, None
+        place, *receives = ctx.saved_tensors
+        grad = grad.index_select(0, place)
+        return grad * receives[0] if receives else grad, None, None, None
 
 
 def _padded(
@@ -48,22 +63,26 @@ def _padded(
     batch: PackedBatch,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **_: Any,
+    **others: object,
 ) -> tuple[Tensor, None]:
+    """`query`, `key` and `value` [B, H, T, D] -> [B, T, H, D], as transformers calls every attention function."""
+    _refuse_unknown(others)
     rows, heads, row_tokens, features = query.shape
 
-    def spread(x_BHTD: Tensor) -> Tensor:
+    def to_slots(x_BHTD: Tensor) -> Tensor:
         x_NF = x_BHTD.transpose(1, 2).reshape(rows * row_tokens, heads * features)
-        x_SF = _Relay.apply(x_NF, batch.token_of_slot, batch.slot_of_token, None)  # type: ignore[no-untyped-call]  # torch's
-        return x_SF.view(-1, batch.longest, heads, features).transpose(1, 2)  # type: ignore[no-any-return]  # likewise
+        x_SF: Tensor = _Permute.apply(x_NF, batch.token_of_slot, batch.slot_of_token, None)  # type: ignore[no-untyped-call]
+        return x_SF.view(-1, batch.longest, heads, features).transpose(1, 2)
 
-    seen_Q11L = batch.is_key[:, None, None, :]
+    is_key_Q11L = batch.is_key[:, None, None, :]
     out_QHLD = scaled_dot_product_attention(
-        spread(query), spread(key), spread(value), seen_Q11L, dropout_p=dropout, scale=scaling
+        to_slots(query), to_slots(key), to_slots(value), is_key_Q11L, dropout_p=dropout, scale=scaling
     )
     out_SF = out_QHLD.transpose(1, 2).reshape(-1, heads * features)
-    came = batch.is_token.view(-1, 1)
-    out_NF = _Relay.apply(out_SF, batch.slot_of_token, batch.token_of_slot, came)  # type: ignore[no-untyped-call]  # torch's
+    holds_token_S1 = batch.is_token.view(-1, 1)
+    out_NF: Tensor = _Permute.apply(  # type: ignore[no-untyped-call]
+        out_SF, batch.slot_of_token, batch.token_of_slot, holds_token_S1
+    )
     return out_NF.view(rows, row_tokens, heads, features), None
 
 
@@ -75,34 +94,43 @@ def _varlen(
     attention_mask: None,
     *,
     batch: PackedBatch,
-    dropout: float = 0.0,
+    dropout: float = 0.0,  # the kernels have none: `prepare` tells the user
     scaling: float | None = None,
-    **_: Any,
+    **others: object,
 ) -> tuple[Tensor, None]:
+    """`query`, `key` and `value` [B, H, T, D] -> [B, T, H, D], as transformers calls every attention function."""
     from torch.nn.attention.varlen import varlen_attn
 
+    _refuse_unknown(others)
     rows, heads, row_tokens, features = query.shape
-    q, k, v = (x.transpose(1, 2).reshape(rows * row_tokens, heads, features) for x in (query, key, value))
+    q_NHD, k_NHD, v_NHD = (x.transpose(1, 2).reshape(rows * row_tokens, heads, features) for x in (query, key, value))
     starts, longest = batch.run_starts, batch.longest
-    out = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scaling)
-    return out.view(rows, row_tokens, heads, features), None  # type: ignore[union-attr]  # a tensor without return_aux
+    out_NHD = varlen_attn(q_NHD, k_NHD, v_NHD, starts, starts, longest, longest, scale=scaling)
+    return out_NHD.view(rows, row_tokens, heads, features), None  # type: ignore[union-attr]  # a tensor without return_aux
+
+
+def _refuse_unknown(others: Mapping[str, object]) -> None:
+    """Raises TypeError for an argument that these functions would ignore, such as the sliding window of another model."""
+    for name, value in others.items():
+        if value is not None and not any(value is harmless for harmless in _HARMLESS.get(name, ())):
+            raise TypeError(f"attention on packed rows does not support {name}={value!r}, which the model passes to it")
 
 
 AttentionInterface.register(PADDED, _padded)
 AttentionInterface.register(VARLEN, _varlen)
 
 
-def choose(asked: str, device: torch.device, half: bool, bert: BertForPreTraining) -> str:
-    """Sets a model's attention as `--attention auto|padded|varlen` means it, and returns its name. Raises UserError."""
+def choose(attention: str, device: torch.device, half: bool, bert: BertForPreTraining) -> str:
+    """Sets a model's attention as `--attention` asks, and returns its name. Raises UserError where it cannot run."""
     features = bert.config.hidden_size // bert.config.num_attention_heads
-    fits = features % 8 == 0 and features <= 256  # what the flash kernels take
-    possible = device.type == "cuda" and half and fits and _has_flash(device)
-    if asked == "varlen" and not possible:
+    fits_kernels = features % 8 == 0 and features <= 256
+    can_varlen = device.type == "cuda" and half and fits_kernels and _has_flash(device)
+    if attention == "varlen" and not can_varlen:
         raise UserError(
             "--attention varlen needs an NVIDIA device of compute capability 8.0 or higher, bf16, and heads of a multiple of 8 "
             f"and at most 256 features (the model's have {features}, the device is {device}); use auto or padded"
         )
-    name = VARLEN if possible and asked != "padded" else PADDED
+    name = VARLEN if can_varlen and attention != "padded" else PADDED
     bert.config._attn_implementation = name
     return name
 

@@ -1,9 +1,9 @@
-"""Checkpoints: OUT/checkpoints/step-NNNNNNNNNN, complete when its `training.json` is there, which is written last.
+"""Checkpoints: folders OUT/checkpoints/step-NNNNNNNNNN. A checkpoint is complete when `training.json` exists.
 
 model.safetensors, config.json   the model as transformers saves it
-tokenizer files                  the data set's, so that the folder is complete on its own
+tokenizer files                  the data set's, so that the folder is complete
 optimizer.safetensors            AdamW's moments
-training.json                    step, settings, fingerprints, and the size and sha256 of the other files
+training.json                    written last: step, settings, fingerprints, and size and sha256 of the other files
 """
 
 import json
@@ -29,49 +29,49 @@ _NAME = re.compile(r"step-(\d{10})")
 
 
 class DamagedError(UserError):
-    """A checkpoint is not what was written."""
+    """A checkpoint differs from what was written."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: where it is, and its record."""
+    """A complete checkpoint: its URL and its record."""
 
     url: str
     record: dict[str, Any]
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """The number of steps done."""
         return int(self.record["step"])
 
     def read(self, name: str) -> bytes:
-        """One of its files. Raises DamagedError when it is not what was written."""
-        url, told = storage.join(self.url, name), self.record["files"].get(name)
-        if told is None:
+        """The bytes of one of its files. Raises DamagedError when they differ from what was written."""
+        url, expected = storage.join(self.url, name), self.record["files"].get(name)
+        if expected is None:
             raise DamagedError(f"{self.url}: has no {name}")
         try:
             data = storage.read_bytes(url)
         except storage.MissingError as error:
             raise DamagedError(f"{url}: is missing") from error
-        if len(data) != told["bytes"] or sha256(data).hexdigest() != told["sha256"]:
-            raise DamagedError(f"{url}: has {len(data)} bytes and another sha256 than was written ({told['bytes']} bytes)")
+        if len(data) != expected["bytes"] or sha256(data).hexdigest() != expected["sha256"]:
+            raise DamagedError(f"{url}: has {len(data)} bytes and another sha256 than was written ({expected['bytes']} bytes)")
         return data
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """One of its files of tensors, on the CPU."""
+        """The tensors of one of its files, on the CPU."""
         return load(self.read(name))
 
 
 def find_all(out: str) -> list[str]:
     """URLs of the checkpoints of a run that have a record, newest first."""
     folder = storage.join(out, FOLDER)
-    found = {storage.relative(info.url, folder) for info in storage.list_files(folder)}
-    names = [name for name, _, file in (path.partition("/") for path in found) if _NAME.fullmatch(name) and file == RECORD]
+    paths = {storage.relative(info.url, folder) for info in storage.list_files(folder)}
+    names = [name for name, _, file in (path.partition("/") for path in paths) if _NAME.fullmatch(name) and file == RECORD]
     return [storage.join(folder, name) for name in sorted(names, reverse=True)]
 
 
 def remove_unfinished(out: str) -> None:
-    """Removes what a killed process left of checkpoints that it did not finish, and nothing else."""
+    """Removes the files of checkpoints that a killed process did not finish, and nothing else."""
     storage.tidy(storage.join(out, FOLDER))
     folder, finished = storage.join(out, FOLDER), set(find_all(out))
     for info in storage.list_files(folder):
@@ -82,7 +82,7 @@ def remove_unfinished(out: str) -> None:
 
 
 def open_checkpoint(url: str) -> Checkpoint:
-    """The checkpoint in a folder. Raises DamagedError when its record is not what was written."""
+    """The checkpoint in a folder. Raises DamagedError when its record differs from what was written."""
     place = storage.join(url, RECORD)
     try:
         record = json.loads(storage.read_bytes(place))
@@ -97,9 +97,9 @@ def open_checkpoint(url: str) -> Checkpoint:
 
 
 def newest(out: str, use: Callable[[Checkpoint], Any], warn: Callable[[str], None]) -> tuple[Checkpoint, Any] | None:
-    """The newest checkpoint of a run that `use` can read, and what `use` made of it; None where the run has none.
+    """The newest checkpoint of a run that `use` can read, and the result of `use`; None when the run has no checkpoint.
 
-    A damaged one is named by `warn` and passed over. Raises UserError when all are damaged.
+    A damaged checkpoint is reported with `warn` and skipped. Raises UserError when all are damaged.
     """
     urls = find_all(out)
     for url in urls:
@@ -107,25 +107,25 @@ def newest(out: str, use: Callable[[Checkpoint], Any], warn: Callable[[str], Non
             checkpoint = open_checkpoint(url)
             return checkpoint, use(checkpoint)
         except DamagedError as error:
-            warn(f"warning: damaged checkpoint passed over: {error}")
+            warn(f"warning: damaged checkpoint skipped: {error}")
     if urls:
-        raise UserError(f"{out}: all {len(urls)} checkpoints are damaged; choose another --out to begin anew, or restore one")
+        raise UserError(f"{out}: all {len(urls)} checkpoints are damaged; choose another --out to start again, or restore one")
     return None
 
 
 def locate(url: str, use: Callable[[Checkpoint], Any], warn: Callable[[str], None]) -> tuple[Checkpoint, Any]:
-    """What `use` makes of a checkpoint's folder, or of the newest good one of a run's folder. Raises UserError."""
+    """A checkpoint by its own folder or the newest good one of a run's folder, and the result of `use`. Raises UserError."""
     if storage.find(storage.join(url, RECORD)):
         checkpoint = open_checkpoint(url)
         return checkpoint, use(checkpoint)
-    found = newest(url, use, warn)
-    if found is None:
+    result = newest(url, use, warn)
+    if result is None:
         raise UserError(f"{url}: is no checkpoint and no run with one (there is no {RECORD}); check the path")
-    return found
+    return result
 
 
 class Saver:
-    """Writes checkpoints in a thread while training goes on, one at a time, and keeps the newest few."""
+    """Writes checkpoints in a thread while training continues, one at a time, and keeps the newest few."""
 
     def __init__(self, out: str, keep: int) -> None:
         self._out, self._keep = out, keep
@@ -135,7 +135,10 @@ class Saver:
     def begin(
         self, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], files: Mapping[str, bytes], record: Any
     ) -> None:
-        """Copies the tensors (file name -> name -> tensor) and begins to write, after the one before; its error stays told."""
+        """Copies the tensors (file -> name -> tensor) and starts to write them, once the checkpoint before is written.
+
+        An error of that one is kept for `check` and `wait`.
+        """
         self._join()
         copies = {
             file: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named.items()}
@@ -145,7 +148,7 @@ class Saver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until the one that is being written is there. Raises what failed."""
+        """Waits until everything is written. Raises the error of a checkpoint that failed."""
         self._join()
         self.check()
 
@@ -155,7 +158,7 @@ class Saver:
             self._thread = None
 
     def check(self) -> None:
-        """Raises what failed since it was last asked."""
+        """Raises the error of a checkpoint that failed since the last call."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -163,23 +166,24 @@ class Saver:
     def _write(self, step: int, tensors: dict[str, dict[str, torch.Tensor]], files: dict[str, bytes], record: Any) -> None:
         try:
             url = storage.join(self._out, FOLDER, f"step-{step:010d}")
-            storage.remove(storage.join(url, RECORD))  # of a damaged one: it must not vouch for the new files
+            # Where a damaged checkpoint of this step exists, its record must not vouch for the new files.
+            storage.remove(storage.join(url, RECORD))
             written = {}
             for name, data in _contents(tensors, files):
                 storage.publish(storage.join(url, name), data)
                 written[name] = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
-                del data  # before the next is made
+                del data  # memory: the next file is as large
             value = {"version": VERSION, "step": step, **record, "files": written}
             text = json.dumps(value | {"sha256": fingerprint(value)}, indent=1)
             storage.publish(storage.join(url, RECORD), text.encode())
             self._remove_old(url)
-        except BaseException as error:  # handed to the training loop, which waits for it
+        except BaseException as error:  # raised in the training loop by `check` or `wait`
             self._error = error
 
     def _remove_old(self, newest_url: str) -> None:
         older = [url for url in find_all(self._out) if url < newest_url]
         for url in older[self._keep - 1 :]:
-            storage.remove(storage.join(url, RECORD))  # first, so that what is half removed is no checkpoint
+            storage.remove(storage.join(url, RECORD))  # first: a folder that is half removed must not be a checkpoint
             storage.remove(url)
 
 

@@ -1,4 +1,4 @@
-"""`--dry-run`: the plan of a run, and its largest micro-batch once forward, backward and through the optimizer."""
+"""`--dry-run`: the plan of a run, and its largest micro-batch through forward, backward and the optimizer."""
 
 import resource
 import time
@@ -12,38 +12,38 @@ from shards.schema import Rows, lengths_to_offsets
 from train.data.batch import PackedBatch, Shape, pack_batch
 from train.data.shard_uses import needed_bytes
 from train.run import Run
-from train.step import Counts, Tally, backward, update
+from train.step import Counts, backward, update
 
 
 def describe(run: Run) -> Iterator[str]:
-    """What the run will be."""
+    """The plan of the run."""
     total, settings = run.manifest.splits["train"].totals(), run.settings
     rows, steps = total["rows"], run.num_steps
     epochs = run.end / rows
     yield f"data: {rows:,} rows of up to {run.shape.tokens} tokens, {total['tokens']:,} tokens, masking {settings.masking}"
     yield (f"run: {steps:,} steps of {settings.global_batch} rows, {epochs:.2f} epochs, {epochs * total['tokens']:,.0f} tokens")
     yield (
-        f"step: {run.order.num_micro_batches} micro-batches of {settings.micro_batch} rows, {_most(run)} on the busiest "
+        f"step: {run.order.num_micro_batches} micro-batches of {settings.micro_batch} rows, {_busiest(run)} on the busiest "
         f"of {run.ranks.world_size} processes; order: {run.order.lanes} lanes"
     )
     if run.cache is not None:
         needed = needed_bytes(run.manifest.splits["train"].shards, len(run.lanes()))
         yield (
-            f"cache: {run.settings.cache}, up to {size(run.cache.limit)}; for each of {len(run.lanes())} lanes two shards, "
-            f"{size(needed)}, must have room"
+            f"cache: {run.settings.cache}, up to {size(run.cache.limit)}; it needs room for two shards per lane "
+            f"({len(run.lanes())} lanes, {size(needed)})"
         )
     parameters = sum(p.numel() for p in run.bert.parameters())
     yield f"model: {parameters:,} parameters; a checkpoint has {size(12 * parameters)}, {settings.keep} are kept"
     yield f"device: {run.ranks.device}, {'bf16' if run.half else 'fp32'}, attention {run.bert.config._attn_implementation}"
 
 
-def _most(run: Run) -> int:
-    """Micro-batches a step of the busiest rank, which is the first."""
+def _busiest(run: Run) -> int:
+    """Micro-batches per step of the busiest rank, which is the first."""
     return len(run.order.micro_batches_of(0, run.ranks.world_size))
 
 
 def largest_batch(run: Run) -> PackedBatch:
-    """A micro-batch as large as the data set allows in every respect."""
+    """A micro-batch with as many rows, tokens, sequences and masked tokens as the data set allows."""
     shape: Shape = run.shape
     lengths = np.full(shape.sequences, shape.tokens // shape.sequences)
     lengths[: shape.tokens % shape.sequences] += 1
@@ -66,20 +66,20 @@ def largest_batch(run: Run) -> PackedBatch:
 
 
 def rehearse(run: Run) -> Iterator[str]:
-    """Runs the largest micro-batch twice, updates included, and says what it took. The model is of no use afterwards."""
+    """Runs the largest micro-batch twice, with updates, and reports time and memory. The model is not usable afterwards."""
     batch = largest_batch(run)
     counts = Counts(batch.tokens, batch.masked, batch.pairs, batch.attended)
-    for _ in range(2):
+    for _ in range(2):  # the first time includes compilation and allocation
         started = time.perf_counter()
         losses = backward(run.model, [batch], [0], counts, run.autocast)
-        update(run.bert, run.optimizer, 0.0, run.settings.clip_norm, Tally(run.ranks.device))
+        update(run.bert, run.optimizer, 0.0, run.settings.clip_norm)
         loss = float(losses.sum())  # waits for the device
         seconds = time.perf_counter() - started
     yield f"largest micro-batch: {batch.tokens:,} tokens, {batch.pairs:,} sequences, loss {loss:.2f}, {seconds:.2f} s"
-    all_steps = clock(seconds * _most(run) * run.num_steps)
-    yield f"at most {all_steps} for all steps; {short(batch.tokens / seconds)} tokens/s a process"
+    all_steps = clock(seconds * _busiest(run) * run.num_steps)
+    yield f"at most {all_steps} for all steps; {short(batch.tokens / seconds)} tokens/s per process"
     if run.ranks.device.type == "cuda":
         free, whole = torch.cuda.mem_get_info()
-        yield f"memory: {size(torch.cuda.max_memory_allocated())} of {size(whole)} on the device at most, {size(free)} are free"
+        yield f"memory: {size(torch.cuda.max_memory_allocated())} of {size(whole)} on the device at most, {size(free)} free"
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
-    yield f"memory: {size(resident)} resident at most, this process"
+    yield f"memory: {size(resident)} resident at most, in this process"

@@ -1,11 +1,11 @@
-"""`python -m train.export`: a checkpoint as a folder that transformers loads."""
+"""`python -m train.export` (or `bert-export`): a checkpoint as a folder that transformers loads."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from shards import storage
-from shards.command.console import Parser, guarded, interrupt_once, printable, say
+from shards.command.console import Parser, guarded, interrupt_once, printable, program, say
 from shards.errors import UserError
 from train import checkpoint
 
@@ -13,31 +13,31 @@ from train import checkpoint
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(
-        prog="python -m train.export",
+        prog=program("bert-export", "train.export"),
         description="Write a checkpoint as a Hugging Face folder: BertForPreTraining.from_pretrained(DIR) loads it.",
         epilog="Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.",
     )
     parser.add_argument(
-        "--checkpoint", required=True, metavar="URL", help="a run's folder (its newest good checkpoint) or a checkpoint's"
+        "--checkpoint", required=True, metavar="URL", help="folder of a run (its newest good checkpoint) or of a checkpoint"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write: model, configuration and tokenizer")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write: model, configuration and tokenizer")
     return parser
 
 
 def export(url: str, out: str) -> int:
     """Writes the folder; returns the step of the checkpoint. Raises UserError."""
 
-    def read(found: checkpoint.Checkpoint) -> dict[str, bytes]:
-        return {name: found.read(name) for name in found.record["files"] if name != checkpoint.OPTIMIZER}
+    def read(saved: checkpoint.Checkpoint) -> dict[str, bytes]:
+        return {name: saved.read(name) for name in saved.record["files"] if name != checkpoint.OPTIMIZER}
 
-    found, files = checkpoint.locate(url, read, say)
+    saved, files = checkpoint.locate(url, read, say)
     for name, data in files.items():
         storage.publish(storage.join(out, name), data)
-    return found.step
+    return saved.step
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command's entry."""
+    """The command; returns its exit code."""
 
     def run() -> int:
         arguments = make_parser().parse_args(argv)

@@ -1,4 +1,6 @@
-"""What is reported of a run: metrics.jsonl, TensorBoard where it is installed, Weights & Biases where asked, and progress.
+"""What a run reports: metrics.jsonl, TensorBoard where it is installed, Weights & Biases with `--wandb`, and progress.
+
+    loop -> train_line -> Reporter.log -> MetricsFile, TensorBoard, Weights & Biases, progress bar
 
 Only rank 0 reports. A line of metrics.jsonl is an object with `kind`: start, train, eval, stop or end.
 """
@@ -7,7 +9,7 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -20,16 +22,40 @@ from shards.manifest import fingerprint
 from shards.storage.redaction import redacted
 from train.history import METRICS_NAME
 from train.run import Run
+from train.throughput import Interval, peak_flops, step_flops
 
-_PLAIN_EVERY_S = 5.0
-_SILENT_S = 15.0
+_PLAIN_EVERY_S = 5.0  # without a progress bar: at most one line in this time
+_SILENT_S = 15.0  # and at least one, where no line of metrics is due
+
+
+def train_line(
+    run: Run, interval: Interval, loss_sums: Sequence[float], num_skipped: int, norm: float, lr: float
+) -> dict[str, float | int | None]:
+    """A line of kind `train`. `loss_sums`: [MLM, NSP] losses of the interval's steps, without the skipped ones."""
+    num_taken = interval.steps - num_skipped
+    mlm_loss, nsp_loss = (loss_sum / num_taken if num_taken else math.nan for loss_sum in loss_sums)
+    peak = peak_flops(run.ranks.device, run.half)
+    flops = step_flops(run.bert.config, interval.counts())
+    per_second = 1.0 / max(1e-9, interval.seconds)
+    return {
+        "loss": mlm_loss + nsp_loss,
+        "mlm_loss": mlm_loss,
+        "nsp_loss": nsp_loss,
+        "lr": lr,
+        "grad_norm": norm,
+        "tokens_per_s": interval.tokens * per_second,
+        "padding_share": 1.0 - interval.tokens / (interval.steps * run.settings.global_batch * run.shape.tokens),
+        "data_wait_share": interval.waited_s * per_second,
+        "mfu": flops * per_second / (peak * run.ranks.world_size) if peak else None,
+        "skipped": num_skipped,
+    }
 
 
 class MetricsFile:
-    """metrics.jsonl of a run: what a restart does again is cut off first. On a disk each line is there at once."""
+    """metrics.jsonl of a run. Lines of steps that a restart repeats are removed first. A disk has each line at once."""
 
     def __init__(self, out: str, first_step: int) -> None:
-        """`first_step`: the steps already done; lines of later ones go."""
+        """`first_step`: the number of steps already done; lines of later steps are removed."""
         self._url = storage.join(out, METRICS_NAME)
         old = storage.read_bytes(self._url).splitlines() if storage.find(self._url) else []
         self._lines = [line for line in old if _is_before(line, first_step)]
@@ -42,11 +68,11 @@ class MetricsFile:
             self._lines.clear()
 
     def has(self, kind: str, step: int) -> bool:
-        """Whether it had such a line when it was opened."""
+        """Whether the file had such a line when it was opened."""
         return (kind, step) in self._kept
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """One line; None stands for what is not known."""
+        """Appends one line. None stands for an unknown value."""
         line = json.dumps(values).encode()
         if self._file is None:
             self._lines.append(line)
@@ -55,12 +81,12 @@ class MetricsFile:
             self._file.write(line + b"\n")
 
     def publish(self) -> None:
-        """Where lines cannot be appended (a bucket): writes the whole file."""
+        """Writes the whole file where lines cannot be appended, as in a bucket."""
         if self._file is None:
             storage.publish(self._url, b"".join(line + b"\n" for line in self._lines))
 
     def close(self) -> None:
-        """The last lines are there."""
+        """Writes the last lines."""
         self.publish()
         if self._file is not None:
             self._file.close()
@@ -75,19 +101,19 @@ def _is_before(line: bytes, first_step: int) -> bool:
 
 
 class Reporter:
-    """Rank 0's voice. The other ranks have one that is silent."""
+    """Reports for rank 0. On the other ranks it does nothing."""
 
     def __init__(self, run: Run) -> None:
-        """Writes the line of this start."""
+        """Writes the line of kind `start`."""
         out, first_step, num_steps = run.settings.out, run.first_step, run.num_steps
-        self._speaks, self._first_step, self._num_steps = run.ranks.rank == 0, first_step, num_steps
+        self._reports, self._first_step, self._num_steps = run.ranks.rank == 0, first_step, num_steps
         self._out, self._started = out, time.monotonic()
         self._shown = time.monotonic() - _PLAIN_EVERY_S
         self._board: Any = None
         self._wandb: Any = None
         self._bar: Progress | None = None
         self.has_scores = False
-        if not self._speaks:
+        if not self._reports:
             return
         self._file = MetricsFile(out, first_step)
         self.has_scores = self._file.has("eval", first_step)
@@ -108,15 +134,15 @@ class Reporter:
             self._bar.start()
 
     def say(self, line: str) -> None:
-        """A line for the person who waits."""
+        """Prints a line for the user."""
         if self._bar is not None:
             self._bar.console.print(redacted(line), markup=False, highlight=False, soft_wrap=True)
-        elif self._speaks:
+        elif self._reports:
             say(line)
 
     def log(self, kind: str, step: int, values: Mapping[str, float | int | str | None]) -> None:
-        """Writes one line of metrics; for `train` also draws the progress."""
-        if not self._speaks:
+        """Writes one line of metrics, and for `train` shows the progress."""
+        if not self._reports:
             return
         values = finite(values)
         self._file.add({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
@@ -131,10 +157,10 @@ class Reporter:
             self._show(step, values)
 
     def show_step(self, step: int) -> None:
-        """Shows that a step is done where no line of metrics has shown it for a while."""
+        """Shows that a step is done, where no line of metrics has shown it for a while."""
         if self._bar is not None:
             self._bar.update(self._row, completed=step)
-        elif self._speaks and time.monotonic() - self._shown >= _SILENT_S:
+        elif self._reports and time.monotonic() - self._shown >= _SILENT_S:
             self._shown = time.monotonic()
             say(f"{step / self._num_steps:4.0%} {step}/{self._num_steps}")
 
@@ -160,15 +186,15 @@ class Reporter:
             say(f"{step / self._num_steps:4.0%} {', '.join(facts)}")
 
     def checkpointed(self) -> None:
-        """A checkpoint is being made: in a bucket the metrics go along."""
-        if self._speaks:
+        """Called when a checkpoint is being written: in a bucket the metrics are written with it."""
+        if self._reports:
             self._file.publish()
 
     def close(self) -> None:
-        """Ends the display and the files."""
+        """Closes the display and the files."""
         if self._bar is not None:
             self._bar.stop()
-        if self._speaks:
+        if self._reports:
             self._file.close()
         if self._board is not None:
             self._board.close()
@@ -177,7 +203,7 @@ class Reporter:
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, None for each number that is not finite: JSON has no word for it."""
+    """The values, with None for each number that is not finite: JSON cannot express it."""
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
 
 
@@ -195,4 +221,6 @@ def _wandb_run(project: str, out: str, settings: Mapping[str, Any]) -> Any:
     try:
         return wandb.init(project=project, dir=folder, config=dict(settings), id=name, resume="allow")
     except Exception as error:  # the library raises errors of its own
-        raise UserError(f"--wandb {project}: cannot be begun ({error}); WANDB_MODE=offline works without an account") from error
+        raise UserError(
+            f"--wandb {project}: cannot be started ({error}); WANDB_MODE=offline works without an account"
+        ) from error

@@ -1,7 +1,8 @@
 """BERT for pre-training on packed rows: transformers' own model and weights, without work on padding.
 
-The encoder runs on rows as they are; the MLM head only on masked positions, the NSP head on the first token of every
-sequence. Losses come as sums, because what to divide by is known only over all micro-batches and ranks.
+    PackedBatch -> embeddings -> encoder, on rows as they are -> MLM head on masked tokens, NSP head on [CLS] -> BatchSums
+
+Losses are sums, because what to divide them by is known only over all micro-batches and ranks.
 """
 
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from train.data.batch import IGNORED, PackedBatch
 
 
 @dataclass(frozen=True)
-class Sums:
-    """Of a micro-batch: summed losses in nats, float32; and, in evaluation, how many predictions were right."""
+class BatchSums:
+    """Sums over a micro-batch: losses in nats, float32; and, in evaluation, the number of right predictions."""
 
     mlm_loss: Tensor
     nsp_loss: Tensor
@@ -24,14 +25,17 @@ class Sums:
 
 
 class PackedBert(nn.Module):
-    """`BertForPreTraining` fed with packed batches. Its attention must be one of `train.attention`."""
+    """`BertForPreTraining` on packed batches. Its attention must be one of `train.attention`."""
 
     def __init__(self, bert: BertForPreTraining) -> None:
         super().__init__()
         self.bert = bert
 
-    def forward(self, batch: PackedBatch) -> Sums:
-        """The losses of a micro-batch."""
+    def forward(self, batch: PackedBatch) -> BatchSums:
+        """The losses of a micro-batch.
+
+        Shapes: B rows, T tokens per row, N = B * T, F features, M masked tokens, S sequences, V ids in the vocabulary.
+        """
         bert, heads = self.bert.bert, self.bert.cls
         hidden_BTF = bert.embeddings(
             input_ids=batch.input_ids, token_type_ids=batch.token_type_ids, position_ids=batch.position_ids
@@ -42,10 +46,10 @@ class PackedBert(nn.Module):
         assert bert.pooler is not None
         pooled_SF = bert.pooler(hidden_NF.index_select(0, batch.cls_at)[:, None])
         logits_S2 = heads.seq_relationship(pooled_SF)
-        labels = ((logits_MV, batch.masked_labels), (logits_S2, batch.next_sentence_label))
-        right = () if self.training else ((logits.argmax(-1) == label).sum() for logits, label in labels)
-        return Sums(*(_summed(logits, label) for logits, label in labels), *right)
+        predictions = ((logits_MV, batch.masked_labels), (logits_S2, batch.next_sentence_label))
+        right = () if self.training else ((logits.argmax(-1) == labels).sum() for logits, labels in predictions)
+        return BatchSums(*(_summed_loss(logits, labels) for logits, labels in predictions), *right)
 
 
-def _summed(logits: Tensor, labels: Tensor) -> Tensor:
+def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")

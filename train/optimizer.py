@@ -1,24 +1,24 @@
-"""AdamW and its schedule."""
+"""AdamW and its learning rate."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+# As in BERT's own code.
 BETAS = (0.9, 0.999)
 EPSILON = 1e-6
-"""As in BERT's own code."""
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, num_steps: int) -> float:
-    """Of a step, counted from 0: up in a line to `peak` over the warm-up, then down in a line to 0 behind the last step."""
+    """The learning rate of a step, from 0: linear up to `peak` in the warm-up, then linear down to 0 after the last step."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     return peak * max(0, num_steps - step) / max(1, num_steps - warmup_steps)
 
 
 def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the model's parameters; biases and the weights of norms (all that is one-dimensional) do not decay."""
+    """AdamW over the model's parameters. Biases and the weights of norms, which have one dimension, do not decay."""
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
@@ -28,7 +28,7 @@ def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
 
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of all that the optimizer remembers, made where it is not there yet."""
+    """(name, tensor) of the optimizer's state per parameter. State that does not exist before the first step is created."""
     for name, parameter in model.named_parameters():
         state = optimizer.state[parameter]
         if not state:

@@ -13,7 +13,7 @@ from train.history import History, median, read_history
 
 _MOST_POINTS = 400
 _PLUNGE = 0.05
-_UNLIKE = ("out", "data", "ledger", "wandb", "reader_threads", "log_every")
+_UNLIKE = ("out", "data", "row_log", "wandb", "reader_threads", "log_every")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,9 +1,12 @@
-"""One step: forward and backward over a rank's micro-batches, then one update that every rank makes alike."""
+"""One step: forward and backward over a rank's micro-batches, then one update that is the same on every rank.
+
+batches -> backward: gradients of the global loss, summed over ranks -> update: clip, AdamW, or skip -> StepSums
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +19,7 @@ from train.data.batch import PackedBatch
 
 @dataclass(frozen=True)
 class Counts:
-    """What the losses of a step are divided by, and what it came to, over all ranks."""
+    """What is in a step, over all ranks. The losses are divided by `masked` and `pairs`."""
 
     tokens: int
     masked: int
@@ -24,47 +27,56 @@ class Counts:
     attended: int  # sum of the squared lengths of the sequences
 
 
-class Tally:
-    """Running sums on the device since they were last read, and the last gradient's norm."""
+class Update(NamedTuple):
+    """What became of a step, as scalars on the device: the gradient's norm, and 1 where the step was skipped, else 0."""
+
+    norm: Tensor
+    skipped: Tensor
+
+
+class StepSums:
+    """Sums over the steps since the last line of metrics. They stay on the device, so that no step has to wait for it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.losses = torch.zeros(2, device=device)  # MLM, NSP
+        self.losses = torch.zeros(2, device=device)  # MLM, NSP; this rank's part
         self.skipped = torch.zeros((), device=device)
         self.in_a_row = torch.zeros((), device=device)
-        self.longest = torch.zeros((), device=device)
-        self.norm = torch.zeros((), device=device)
+        self.longest = torch.zeros((), device=device)  # the most skipped steps in a row
+        self.norm = torch.zeros((), device=device)  # of the last step
 
-    def note(self, norm: Tensor, skipped: Tensor) -> None:
-        """Counts a step in; `skipped` is 0 or 1."""
-        self.norm = norm
-        self.skipped += skipped
-        self.in_a_row = (self.in_a_row + skipped) * skipped
+    def add(self, losses: Tensor, update: Update) -> None:
+        """Adds a step: its losses [MLM, NSP], unless it was skipped."""
+        self.losses += torch.where(update.skipped > 0, 0.0, losses)  # not times 0: the loss of a skipped step may be NaN
+        self.norm = update.norm
+        self.skipped += update.skipped
+        self.in_a_row = (self.in_a_row + update.skipped) * update.skipped
         self.longest = torch.maximum(self.longest, self.in_a_row)
 
     def clear(self) -> None:
-        """Begins anew, but for the run of skips that is going on."""
+        """Starts the next interval. `in_a_row` stays: a series of skipped steps may reach over several intervals."""
         self.losses.zero_()
         self.skipped.zero_()
         self.longest.zero_()
 
 
 def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
-    """Of one micro-batch: whoever computes it drops the same activations."""
+    """The seed of a micro-batch's dropout: the same activations are dropped whichever rank computes it."""
     return int(address(seed, Purpose.DROPOUT, step, micro_batch)) >> 1
 
 
 def backward(
     model: nn.Module, batches: Sequence[PackedBatch], seeds: Sequence[int], counts: Counts, autocast: Callable[[], Any]
 ) -> Tensor:
-    """Adds the gradient of the step's loss to the parameters, over all ranks; returns this rank's part of [MLM, NSP] loss.
+    """Adds the gradient of the step's loss to the parameters, over all ranks. Returns this rank's part of [MLM, NSP] loss.
 
-    The loss is MLM over the step's masked tokens plus NSP over its pairs; ranks meet once, in the last micro-batch.
+    The loss is MLM averaged over the step's masked tokens plus NSP averaged over its pairs, of all ranks. Ranks exchange
+    gradients once, in the last micro-batch.
     """
     losses = torch.zeros(2, device=batches[0].input_ids.device)
     for i, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
         torch.manual_seed(seed)
-        last = i == len(batches) - 1
-        with nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync():
+        is_last = i == len(batches) - 1
+        with nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync():
             with autocast():
                 sums = model(batch)
             mlm_loss, nsp_loss = sums.mlm_loss / max(1, counts.masked), sums.nsp_loss / max(1, counts.pairs)
@@ -73,16 +85,18 @@ def backward(
     return losses
 
 
-def update(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float, tally: Tally) -> None:
-    """Clips the gradient and takes the step, or skips it where the gradient is not finite; never waits for the device."""
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float) -> Update:
+    """Clips the gradient and takes the step, or skips it where the gradient is not finite. Never waits for the device."""
     parameters = list(model.parameters())
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm:
         clip_grads_with_norm_(parameters, clip_norm, norm)
     skipped = (~torch.isfinite(norm)).float()
-    tally.note(norm.detach(), skipped)
-    optimizer.found_inf = skipped  # type: ignore[attr-defined]  # as torch.amp.GradScaler sets it for fused optimizers
+    # The protocol of torch.amp.GradScaler: a fused optimizer takes no step where `found_inf` is 1. Reading `skipped` on the
+    # host instead would wait for the device in every step.
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
     optimizer.zero_grad()
+    return Update(norm.detach(), skipped)

@@ -13,9 +13,9 @@ from shards.manifest import differences
 from train.data.batch import PackedBatch, Shape, pack_batch, pad_batch
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
-from train.data.reader import Share, StepRows, read_steps
+from train.data.reader import RankSlice, StepRows, read_steps
 from train.data.row_groups import DecodedGroups, check_sizes
-from train.data.shard_uses import lanes_of, training
+from train.data.shard_uses import lanes_of, uses_in_training
 from train.run import choose_masking
 from train.weights import longest_sequence
 
@@ -133,9 +133,9 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
             raise UserError("this stream reads ahead with threads; give it to a DataLoader with num_workers=0")
         if self._ended:
             self._step, self._taken, self._ended = 0, 0, False
-        share = self._share()
-        groups = DecodedGroups(self._url, self._manifest, self._split, self._threads, self._prefetcher(share))
-        steps = read_steps(groups, self._order, share, self._masking)
+        rank_slice = self._rank_slice()
+        groups = DecodedGroups(self._url, self._manifest, self._split, self._threads, self._prefetcher(rank_slice))
+        steps = read_steps(groups, self._order, rank_slice, self._masking)
         count = len(self._order.micro_batches_of(self._rank, self._world_size))
         try:
             for given in steps:
@@ -149,17 +149,17 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
             steps.close()  # type: ignore[attr-defined]  # a generator
             groups.close()
 
-    def _share(self) -> Share:
-        return Share(self._rank, self._world_size, self._step, self._step * self._order.global_batch, self._end)
+    def _rank_slice(self) -> RankSlice:
+        return RankSlice(self._rank, self._world_size, self._step, self._step * self._order.global_batch, self._end)
 
     def _lanes(self, start: int) -> list[int]:
         return lanes_of(self._order, range(self._rank, self._rank + 1), self._world_size, start)
 
-    def _prefetcher(self, share: Share) -> Prefetcher | None:
+    def _prefetcher(self, rank_slice: RankSlice) -> Prefetcher | None:
         if self._cache is None:
             return None
-        schedule = training(self._order, self._lanes(share.start), share.end)
-        return Prefetcher(self._cache, self._url, self._manifest.splits[self._split].shards, schedule, self._threads)
+        uses_at = uses_in_training(self._order, self._lanes(rank_slice.start), rank_slice.end)
+        return Prefetcher(self._cache, self._url, self._manifest.splits[self._split].shards, uses_at, self._threads)
 
     def _batch(self, given: StepRows, number: int) -> dict[str, torch.Tensor] | PackedBatch:
         first, last = number * self._order.micro_batch, (number + 1) * self._order.micro_batch

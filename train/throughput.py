@@ -1,4 +1,4 @@
-"""How fast a run is: tokens a second, time spent waiting for data, and the share of the device's peak that is used (MFU)."""
+"""How fast a run is: tokens per second, time waiting for data, and the used share of the device's peak (MFU)."""
 
 import re
 import time
@@ -22,7 +22,7 @@ _BF16_PEAKS = {  # dense bf16 FLOP/s of tensor cores, from the makers' data shee
 
 
 def peak_flops(device: torch.device, half: bool) -> float | None:
-    """The most that the device can do in a second in bf16; None where that is not known."""
+    """The device's peak in FLOP/s in bf16; None where it is unknown."""
     if device.type != "cuda" or not half:
         return None
     name = torch.cuda.get_device_name(device)
@@ -30,8 +30,11 @@ def peak_flops(device: torch.device, half: bool) -> float | None:
 
 
 def step_flops(config: BertConfig, counts: Counts) -> float:
-    """Floating-point operations of forward and backward: 6 a weight and token, and 12 a feature and attended pair of tokens
-    in each layer (Chowdhery et al. 2022, arXiv:2204.02311, appendix B); heads only where something is predicted."""
+    """Floating-point operations of forward and backward in a step.
+
+    6 per weight and token, and 12 per layer, feature and pair of tokens that attend to each other (Chowdhery et al. 2022,
+    arXiv:2204.02311, appendix B). The heads count only where something is predicted.
+    """
     features, layers = config.hidden_size, config.num_hidden_layers
     layer_weights = 4 * features * features + 2 * features * config.intermediate_size
     encoder = 6.0 * layers * layer_weights * counts.tokens + 12.0 * layers * features * counts.attended
@@ -41,15 +44,15 @@ def step_flops(config: BertConfig, counts: Counts) -> float:
 
 
 class Interval:
-    """What was done since the last line of metrics, and how long it took, scores and checkpoints not counted."""
+    """The steps since the last line of metrics, and their time without scores and checkpoints."""
 
     def __init__(self) -> None:
         self.steps = self.tokens = self.masked = self.pairs = self.attended = 0
-        self.waited_s = self.seconds = 0.0
+        self.waited_s = self.seconds = 0.0  # waiting for rows, and in total
         self._since = time.perf_counter()
 
     def add(self, counts: Counts) -> None:
-        """Counts a step in."""
+        """Adds a step."""
         self.steps += 1
         self.tokens += counts.tokens
         self.masked += counts.masked
@@ -57,7 +60,7 @@ class Interval:
         self.attended += counts.attended
 
     def counts(self) -> Counts:
-        """Of all its steps."""
+        """The counts of all its steps."""
         return Counts(self.tokens, self.masked, self.pairs, self.attended)
 
     def pause(self) -> None:
@@ -65,5 +68,5 @@ class Interval:
         self.seconds += time.perf_counter() - self._since
 
     def resume(self) -> None:
-        """Starts it again."""
+        """Starts the clock again."""
         self._since = time.perf_counter()

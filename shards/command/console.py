@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from pathlib import PurePath
 from typing import NoReturn
 
 from shards.errors import UserError
@@ -24,6 +25,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of the usage."""
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def program(script: str, module: str) -> str:
+    """How the command was started, for its help: as an installed script, or as a module."""
+    return script if PurePath(sys.argv[0]).name == script else f"python -m {module}"
 
 
 def guarded(name: str, action: Callable[[], int], quiet: bool = False) -> int:

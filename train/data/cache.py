@@ -33,7 +33,7 @@ NEVER = 2**63 - 1
 
 
 @dataclass
-class Counts:
+class CacheStats:
     """What happened in this process."""
 
     hits: int = 0  # row groups read from the cache
@@ -80,19 +80,19 @@ class Cache:
         if not storage.is_local(folder):
             raise UserError(f"--cache {folder}: must be a folder on a disk of this machine")
         self.folder, self.limit = storage.local_path(folder), limit
-        self._counts, self._counting = Counts(), threading.Lock()
+        self._stats, self._counting = CacheStats(), threading.Lock()
         self._check()
 
     def count(self, **more: int) -> None:
         """Adds to the counts that are named."""
         with self._counting:
             for name, number in more.items():
-                setattr(self._counts, name, getattr(self._counts, name) + number)
+                setattr(self._stats, name, getattr(self._stats, name) + number)
 
-    def take_counts(self) -> Counts:
+    def take_stats(self) -> CacheStats:
         """What happened since this was last asked."""
         with self._counting:
-            taken, self._counts = self._counts, Counts()
+            taken, self._stats = self._stats, CacheStats()
         return taken
 
     def want(self, digest: str) -> bool:

@@ -76,13 +76,13 @@ class Places:
     epoch: Positions  # [R]
 
 
-def num_lanes(num_rows: int, global_batch: int) -> int:
-    """L: at most 64, and so few that a lane has a window's rows; where it can be, one that a batch divides evenly.
+def num_lanes(num_rows: int, global_batch: int, max_lanes: int = MAX_LANES) -> int:
+    """L: at most `max_lanes`, and so few that a lane has a window's rows; where it can be, one that a batch divides evenly.
 
     Of the numbers from half that limit, the largest that divides the batch or is a multiple of it: then each micro-batch
     always comes from the same lanes.
     """
-    limit = max(1, min(MAX_LANES, num_rows // WINDOW_ROWS))
+    limit = max(1, min(max_lanes, num_rows // WINDOW_ROWS))
     fitting = [n for n in range(limit // 2 + 1, limit + 1) if global_batch % n == 0 or n % global_batch == 0]
     return max(fitting, default=limit)
 
@@ -93,8 +93,8 @@ class Order:
     Raises UserError when the micro-batch does not divide the global batch, or there is no row.
     """
 
-    def __init__(self, groups: RowGroups, seed: int, global_batch: int, micro_batch: int) -> None:
-        """`global_batch` and `micro_batch` are in rows."""
+    def __init__(self, groups: RowGroups, seed: int, global_batch: int, micro_batch: int, max_lanes: int = MAX_LANES) -> None:
+        """`global_batch` and `micro_batch` are in rows. Another `max_lanes` is another order."""
         if micro_batch < 1 or global_batch < 1 or global_batch % micro_batch:
             raise UserError(f"a micro-batch of {micro_batch} rows does not divide a global batch of {global_batch} rows")
         if not groups.num_rows:
@@ -102,7 +102,7 @@ class Order:
         self.groups, self.seed = groups, seed
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.num_micro_batches = global_batch // micro_batch
-        self.lanes = num_lanes(groups.num_rows, global_batch)
+        self.lanes = num_lanes(groups.num_rows, global_batch, max_lanes)
         self._lines: dict[int, tuple[npt.NDArray[np.int32], Offsets]] = {}
 
     def micro_batches_of(self, rank: int, world_size: int) -> range:

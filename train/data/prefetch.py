@@ -19,7 +19,7 @@ from shards.manifest import ShardInfo
 from shards.storage import StorageError
 from train.data.cache import OVERHEAD_BYTES, Cache, Refusal
 from train.data.leases import Lease, Part
-from train.data.shard_uses import Schedule, Uses, needed_bytes
+from train.data.shard_uses import ShardUses, UsesAt, needed_bytes
 from train.fetch import fetch_whole
 
 _USES_AHEAD = 2  # of each lane, beside those of now
@@ -30,16 +30,16 @@ _RETRY_S = 5.0
 @dataclass(frozen=True)
 class _Plan:
     position: int
-    uses: Uses
+    uses: ShardUses
     wanted: Sequence[ShardInfo]  # those that should be there, in order of need
 
 
 class Prefetcher:
     """Keeps the cache ahead of one reader of a split. Its methods are for the reader's threads; its own do the fetching."""
 
-    def __init__(self, cache: Cache, url: str, shards: Sequence[ShardInfo], schedule: Schedule, threads: int) -> None:
+    def __init__(self, cache: Cache, url: str, shards: Sequence[ShardInfo], uses_at: UsesAt, threads: int) -> None:
         """Nothing is fetched before the first `move`."""
-        self.cache, self._url, self._shards, self._schedule = cache, url, shards, schedule
+        self.cache, self._url, self._shards, self._uses_at = cache, url, shards, uses_at
         self._plan: _Plan | None = None
         self._not_before: dict[str, float] = {}
         self._news, self._closed = threading.Condition(), False
@@ -49,7 +49,7 @@ class Prefetcher:
     def move(self, position: int) -> None:
         """The reader is at a position now. Raises what a thread came to grief with: AlteredError, or a fault of the disk."""
         self._check()
-        uses = self._schedule(position)
+        uses = self._uses_at(position)
         wanted, room = [], self.cache.limit - OVERHEAD_BYTES
         for shard in (self._shards[number] for number in uses.ahead(position, _USES_AHEAD)):
             room -= shard.bytes

@@ -33,9 +33,13 @@ class StepRows:
     rows: Rows
     row_ids: npt.NDArray[np.int64]
 
+    def micro_batch(self, number: int, size: int) -> Rows:
+        """The rows of the rank's micro-batch `number`, of `size` rows; fewer, or none, in a short step."""
+        return self.rows.slice(min(number * size, len(self.rows)), min((number + 1) * size, len(self.rows)))
+
 
 @dataclass(frozen=True)
-class Share:
+class RankSlice:
     """What one rank reads of a run: from `first_step`, which begins at position `start`, to position `end`."""
 
     rank: int
@@ -45,21 +49,23 @@ class Share:
     end: int
 
 
-def read_steps(groups: DecodedGroups, order: Order, share: Share, masking: Masking | None = None) -> Iterator[StepRows]:
+def read_steps(
+    groups: DecodedGroups, order: Order, rank_slice: RankSlice, masking: Masking | None = None
+) -> Iterator[StepRows]:
     """Each step's rows for a rank; with `masking`, masked anew by `(seed, epoch, row)` whatever the shards hold.
 
     What fails in a thread is raised here. Closing the iterator ends what was begun ahead; `groups` is the caller's.
     """
-    micro_batches = order.micro_batches_of(share.rank, share.world_size)
+    micro_batches = order.micro_batches_of(rank_slice.rank, rank_slice.world_size)
     steps_at_once = max(1, _ROWS_AT_ONCE // max(1, len(micro_batches) * order.micro_batch))
-    steps_end = share.first_step - (share.start - share.end) // order.global_batch
+    steps_end = rank_slice.first_step - (rank_slice.start - rank_slice.end) // order.global_batch
     chunks: deque[Future[list[StepRows]]] = deque()
     gatherer = ThreadPoolExecutor(1, "gather")
     try:
-        for first in range(share.first_step, steps_end, steps_at_once):
+        for first in range(rank_slice.first_step, steps_end, steps_at_once):
             steps = range(first, min(first + steps_at_once, steps_end))
-            starts = [share.start + (step - share.first_step) * order.global_batch for step in steps]
-            positions = [order.positions(start, share.end, micro_batches) for start in starts]
+            starts = [rank_slice.start + (step - rank_slice.first_step) * order.global_batch for step in steps]
+            positions = [order.positions(start, rank_slice.end, micro_batches) for start in starts]
             places = order.locate(np.concatenate(positions))
             groups.keep(order.near(np.concatenate(positions)), starts[0])
             wanted = {int(group): groups.get(int(group)) for group in np.unique(places.group)}

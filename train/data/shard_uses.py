@@ -18,8 +18,8 @@ from train.data.order import WINDOW_ROWS, Order, Positions
 
 
 @dataclass(frozen=True)
-class Uses:
-    """Uses of shards, ascending in `first`: number `shard` of the split, from position `first` up to `end`."""
+class ShardUses:
+    """ShardUses of shards, ascending in `first`: number `shard` of the split, from position `first` up to `end`."""
 
     shard: npt.NDArray[np.int64]  # [P]
     first: Positions  # [P]
@@ -40,15 +40,15 @@ class Uses:
         return dict(zip(shard[::-1].tolist(), first[::-1].tolist(), strict=True))  # the first of several stays
 
 
-Schedule = Callable[[int], Uses]
+UsesAt = Callable[[int], ShardUses]
 """The uses that a reader at a position should know of."""
 
 
-def training(order: Order, lanes: Sequence[int], end: int) -> Schedule:
+def uses_in_training(order: Order, lanes: Sequence[int], end: int) -> UsesAt:
     """Of some lanes: the uses of the position's epoch and the next, up to where the run ends."""
-    known: dict[int, Uses] = {}
+    known: dict[int, ShardUses] = {}
 
-    def uses(position: int) -> Uses:
+    def uses(position: int) -> ShardUses:
         epoch = position // order.groups.num_rows
         if epoch not in known:
             known.clear()
@@ -59,20 +59,20 @@ def training(order: Order, lanes: Sequence[int], end: int) -> Schedule:
     return uses
 
 
-def in_sequence(split: Split, num_rows: int) -> Schedule:
+def uses_in_sequence(split: Split, num_rows: int) -> UsesAt:
     """Of a reader that goes through the first rows of a split once."""
     edges = lengths_to_offsets(np.array([shard.rows for shard in split.shards], np.int64))
-    uses = _before(num_rows, [Uses(np.arange(len(split.shards)), edges[:-1], edges[1:], 1)])
+    uses = _before(num_rows, [ShardUses(np.arange(len(split.shards)), edges[:-1], edges[1:], 1)])
     return lambda position: uses
 
 
-def _before(end: int, parts: Sequence[Uses]) -> Uses:
+def _before(end: int, parts: Sequence[ShardUses]) -> ShardUses:
     shard, first, last = (np.concatenate([getattr(part, name) for part in parts]) for name in ("shard", "first", "end"))
     ours = first < end
-    return Uses(shard[ours], first[ours], np.minimum(last[ours], end), parts[0].lanes)
+    return ShardUses(shard[ours], first[ours], np.minimum(last[ours], end), parts[0].lanes)
 
 
-def uses_of_epoch(order: Order, epoch: int, lanes: Sequence[int]) -> Uses:
+def uses_of_epoch(order: Order, epoch: int, lanes: Sequence[int]) -> ShardUses:
     """Every piece of a shard that lies in one of the lanes, and when it is in use there."""
     num_rows, all_lanes = order.groups.num_rows, order.lanes
     line, starts = order.line(epoch)
@@ -90,7 +90,7 @@ def uses_of_epoch(order: Order, epoch: int, lanes: Sequence[int]) -> Uses:
     first, end = (epoch * num_rows + index * all_lanes + lane for index in (first_index, last_index))
     ours = np.flatnonzero(np.isin(lane, lanes))
     by_need = ours[np.argsort(first[ours], kind="stable")]
-    return Uses(shard[by_need], first[by_need], end[by_need] + 1, len(lanes))
+    return ShardUses(shard[by_need], first[by_need], end[by_need] + 1, len(lanes))
 
 
 def lanes_of(order: Order, ranks: range, world_size: int, start: int) -> list[int]:

@@ -11,7 +11,7 @@ from test_order import row_groups
 
 from shards.manifest import ShardInfo
 from train.data.order import WINDOW_ROWS, Order
-from train.data.shard_uses import Uses, lanes_of, needed_bytes, training, uses_of_epoch
+from train.data.shard_uses import ShardUses, lanes_of, needed_bytes, uses_in_training, uses_of_epoch
 
 LARGE = st.lists(st.lists(st.integers(1, 3000), min_size=1, max_size=4), min_size=1, max_size=12)
 BATCHES = st.sampled_from([(1, 1), (6, 2), (64, 8), (60, 12), (101, 101)])
@@ -42,10 +42,10 @@ def test_in_use_is_what_the_window_of_a_lane_reaches_first(
 @settings(deadline=None, max_examples=40)
 def test_uses_cover_every_row_up_to_the_end(shards: list[list[int]], seed: int, batch: tuple[int, int], end: int) -> None:
     order = Order(row_groups(shards), seed, *batch)
-    schedule = training(order, range(order.lanes), end)
+    uses_at = uses_in_training(order, range(order.lanes), end)
     served = np.arange(min(end, 2 * order.groups.num_rows))
     shard = order.groups.shard[order.locate(served).group]
-    uses = schedule(0)
+    uses = uses_at(0)
     assert (np.diff(uses.first) >= 0).all() and (uses.first < uses.end).all() and (uses.end <= end).all()
     for position in (served[0], served[-1], served[len(served) // 2]):
         reached = uses.first <= position
@@ -55,9 +55,9 @@ def test_uses_cover_every_row_up_to_the_end(shards: list[list[int]], seed: int, 
 
 def test_a_plan_knows_the_position_s_epoch_and_the_next() -> None:
     order = Order(row_groups([[500]] * 6), 1, 10, 10)
-    schedule = training(order, range(order.lanes), 5 * 3000 - 1)
+    uses_at = uses_in_training(order, range(order.lanes), 5 * 3000 - 1)
     for epoch in range(5):
-        uses = schedule(epoch * 3000 + 17)
+        uses = uses_at(epoch * 3000 + 17)
         assert uses.first.min() == epoch * 3000 and len(uses.shard) >= (12 if epoch < 4 else 6)
         assert uses.end.max() <= min((epoch + 2) * 3000, 5 * 3000 - 1)
         firsts = uses.next_use(epoch * 3000)
@@ -65,7 +65,7 @@ def test_a_plan_knows_the_position_s_epoch_and_the_next() -> None:
 
 
 def test_ahead_is_what_is_in_use_and_so_many_uses_more_for_each_lane() -> None:
-    uses = Uses(np.array([4, 7, 4, 2, 9, 1]), np.array([0, 1, 10, 20, 30, 40]), np.array([15, 9, 30, 50, 60, 70]), 2)
+    uses = ShardUses(np.array([4, 7, 4, 2, 9, 1]), np.array([0, 1, 10, 20, 30, 40]), np.array([15, 9, 30, 50, 60, 70]), 2)
     assert uses.ahead(0, 1) == [4, 7], "one in use and two more uses, of which one is of a shard that is named already"
     assert uses.ahead(9, 1) == [4, 2], "7 is over"
     assert uses.ahead(29, 0) == [4, 2]
@@ -121,6 +121,6 @@ def test_two_shards_a_lane_are_needed(sizes: list[int], lanes: int, needed: int)
 def test_order_of_needs_is_the_order_of_the_lanes() -> None:
     """Shards of a lane come one after the other, and the next ones of all lanes before the ones after them."""
     order = Order(row_groups([[4096]] * 64), 3, 64, 64)
-    uses = training(order, range(64), 2 * order.groups.num_rows)(0)
+    uses = uses_in_training(order, range(64), 2 * order.groups.num_rows)(0)
     assert sorted(uses.shard[:64].tolist()) == list(range(64)) and uses.lanes == 64
     assert all(a <= b for a, b in pairwise(uses.first.tolist()))

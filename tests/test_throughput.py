@@ -1,0 +1,68 @@
+"""Throughput: the operations of a step against a count of every matrix product, and the peaks of known devices."""
+
+import pytest
+import torch
+from test_batch import masked_rows, pack
+from test_model import bert, counts_of
+from torch.utils.flop_counter import FlopCounterMode
+
+from train import attention
+from train.model import PackedBert
+from train.step import Counts
+from train.throughput import Interval, peak_flops, step_flops
+
+
+def test_operations_are_those_of_the_matrix_products() -> None:
+    """torch counts what is computed. With full rows and no missing predictions that is what the formula counts."""
+    model = PackedBert(bert(attention.PADDED)).train()
+    config = model.bert.config
+    batch = pack(masked_rows(6))
+    slots, masked, sequences = batch.is_token.shape, len(batch.masked_at), len(batch.cls_at)
+    with FlopCounterMode(display=False) as counter:
+        sums = model(batch)
+        (sums.mlm_loss + sums.nsp_loss).backward()
+    computed = Counts(batch.input_ids.numel(), masked, sequences, slots[0] * slots[1] ** 2)  # padding is computed as well
+    assert counter.get_total_flops() == pytest.approx(step_flops(config, computed), rel=0.06)
+    real = step_flops(config, counts_of(batch))
+    assert 0 < real < counter.get_total_flops()
+
+
+def test_operations_of_a_known_model_by_hand() -> None:
+    """BERT-base on 10 tokens in one sequence, nothing predicted: 6 per weight and token, 12 per layer, feature and pair."""
+    from transformers import BertConfig
+
+    config = BertConfig()
+    weights = 12 * (4 * 768 * 768 + 2 * 768 * 3072)
+    assert step_flops(config, Counts(10, 0, 0, 100)) == 6 * weights * 10 + 12 * 12 * 768 * 100
+    heads = step_flops(config, Counts(10, 2, 1, 100)) - step_flops(config, Counts(10, 0, 0, 100))
+    assert heads == 6 * 2 * (768 * 768 + 768 * config.vocab_size) + 6 * (768 * 768 + 2 * 768)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_peaks_of_devices(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda"), half=True) == peak
+    assert peak_flops(torch.device("cuda"), half=False) is None and peak_flops(torch.device("cpu"), half=True) is None
+
+
+def test_an_interval_adds_up_its_steps_and_stops_its_clock() -> None:
+    interval = Interval()
+    interval.add(Counts(10, 2, 1, 100))
+    interval.add(Counts(30, 4, 3, 500))
+    assert (interval.steps, interval.counts()) == (2, Counts(40, 6, 4, 600))
+    interval.pause()
+    before = interval.seconds
+    interval.resume()
+    interval.pause()
+    assert interval.seconds >= before >= 0
