@@ -50,7 +50,7 @@ class Settings:
     )
     out: str = option("folder or URL of the data set to make", metavar="URL")
     tokenizer: str = option(
-        "hub name, folder, tokenizer.json, vocab.txt, or train:N: a WordPiece vocabulary of up to N entries, trained on the corpus",
+        "hub name, folder, tokenizer.json, vocab.txt, or train:N: WordPiece of up to N entries, trained on the corpus",
         "train:8192",
         metavar="NAME|PATH|train:N",
     )
