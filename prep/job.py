@@ -6,7 +6,8 @@ from typing import Any
 from prep import output
 from prep.plan import Plan, make_plan
 from prep.settings import Settings
-from prep.tokens.tokenizer import PreparedTokenizer, load_tokenizer
+from prep.tokens.tokenizer import PreparedTokenizer
+from prep.tokens.tokenizer_source import load_tokenizer
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import Manifest

@@ -4,7 +4,6 @@ import heapq
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 from prep.corpus.documents import Fault
@@ -64,23 +63,17 @@ class UnitRecord:
         if len(self.sketch) > SKETCH_SIZE:
             self.sketch = {value: self.sketch[value] for value in heapq.nsmallest(SKETCH_SIZE, self.sketch)}
 
-    @staticmethod
-    def total(units: Iterable["UnitRecord"]) -> "UnitRecord":
-        """The sum of all units."""
-        total = UnitRecord()
-        for unit in units:
-            total.add(unit)
-        return total
-
     def add(self, other: "UnitRecord") -> None:
         """Sums another unit into this one."""
         for name in ("documents", "bytes", "used_documents", "used_bytes", "sentences", "tokens", "unknown_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.segments = self.segments + other.segments
         for name in ("bucket_documents", "bucket_tokens", "document_tokens", "sentence_tokens"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            setattr(self, name, [a + b for a, b in zip(mine, theirs, strict=True)] if mine else list(theirs))
-        pairs = zip(self.corpora, other.corpora, strict=True) if self.corpora else ((entry, ()) for entry in other.corpora)
-        self.corpora = [[a + b for a, b in zip_longest(mine, theirs, fillvalue=0)] for mine, theirs in pairs]
+            setattr(self, name, _sum(getattr(self, name), getattr(other, name)))
+        if self.corpora and other.corpora:
+            self.corpora = [_sum(mine, theirs) for mine, theirs in zip(self.corpora, other.corpora, strict=True)]
+        else:
+            self.corpora = self.corpora or [list(counts) for counts in other.corpora]
         for reason, (documents, num_bytes) in other.dropped.items():
             count = self.dropped.setdefault(reason, [0, 0])
             count[0] += documents
@@ -93,6 +86,11 @@ class UnitRecord:
         """From its file."""
         value = json.loads(storage.read_bytes(url))
         return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
+
+
+def _sum(mine: Sequence[int], theirs: Sequence[int]) -> list[int]:
+    """Item by item; an empty list is all zeros."""
+    return [a + b for a, b in zip(mine, theirs, strict=True)] if mine and theirs else list(mine or theirs)
 
 
 class Tally(NamedTuple):

@@ -10,9 +10,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from prep.tokens.tokenizer import PreparedTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,6 +68,27 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     made = train_vocabulary([Span(file)], Rule("line", "text"), splitting, 4000, cased=False)
     path.write_text(made.json_text, encoding="utf8")
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(vocabulary: Path) -> "PreparedTokenizer":
+    """The tokenizer of that vocabulary."""
+    from prep.tokens.tokenizer_source import load_tokenizer
+
+    return load_tokenizer(str(vocabulary), cased=False)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folders(tmp_path_factory: pytest.TempPathFactory, paragraphs: list[str]) -> dict[str, Path]:
+    """A folder with a tokenizer of each kind."""
+    from tokenizers_of_all_kinds import KINDS, OPENAI_CONFIG
+
+    folders = {}
+    for name, make in KINDS.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        make(paragraphs[:800]).save(str(folders[name] / "tokenizer.json"))
+    (folders["openai"] / "tokenizer_config.json").write_text(OPENAI_CONFIG)
+    return folders
 
 
 BuildRunner = Callable[..., Path]

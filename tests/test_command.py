@@ -141,7 +141,7 @@ def test_the_hub_out_of_reach_is_one_line(places: list[object], tmp_path: Path, 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     corpus = lines_file(tmp_path / "a.txt")
     line = refused(run_prep("build", "--corpus", corpus, *places, "--tokenizer", "some-one/some-model"))
-    assert "some-one/some-model: cannot be had from the hub" in line and "vocab.txt" in line
+    assert "some-one/some-model: cannot be fetched from the hub" in line and "vocab.txt" in line
 
 
 def test_a_name_on_the_hub_is_loaded_from_its_cache(

@@ -20,7 +20,7 @@ from prep.plan import make_plan
 from prep.settings import Settings
 from prep.tokens.store import Documents, join_documents, read_buckets, segment_url
 from prep.tokens.tokenize import TokenizeTask, tokenize_unit
-from prep.tokens.tokenizer import load_tokenizer
+from prep.tokens.tokenizer_source import load_tokenizer
 
 LINES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=40).filter(
     lambda line: bool(line.strip()) and line.strip("\ufeff\x85") != ""

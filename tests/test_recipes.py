@@ -117,7 +117,7 @@ class Encoded:
         from prep.tokens.sentences import split_sentences
 
         sentences = split_sentences(text, Splitting("language", "en"))
-        spaced = [f" {s}" if i and tokenizer.says_blanks else s for i, s in enumerate(sentences)]
+        spaced = [f" {s}" if i and tokenizer.needs_leading_space else s for i, s in enumerate(sentences)]
         return as_letters(i for e in tokenizer.reference.encode_batch(spaced, add_special_tokens=False) for i in e.ids)
 
 

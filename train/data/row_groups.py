@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from shards import storage
+from shards.dataset import check_whole, fetch_whole
 from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import Manifest, ShardInfo
@@ -20,7 +21,6 @@ from shards.schema import Rows
 from train.data.leases import Lease
 from train.data.order import RowGroups
 from train.data.prefetch import Prefetcher
-from train.fetch import check_whole, fetch_whole
 
 _RANGES_AT_ONCE = 4  # a thread: what is not in the cache yet is mostly waited for
 Ranges = Callable[[int, int], bytes]
