@@ -128,7 +128,7 @@ def _commit(
     tokenizer_url, tokenizer = _tokenizer(settings, plan, given)
     units = tokenize_tasks(settings, plan, tokenizer_url, tokenizer)
     segments, total = stages.sum_units(len(units), stages.read_units(units))
-    shares = stages.read_shares(pair_tasks(settings, plan, units[0].store, segments, total, tokenizer))
+    shares = stages.read_pair_records(pair_tasks(settings, plan, units[0].store, segments, total, tokenizer))
     return output.commit(settings, plan, recipe, tokenizer, total, shares)
 
 
@@ -140,7 +140,7 @@ def _tokenizer(settings: Settings, plan: Plan, given: PreparedTokenizer | None) 
     return url, load_prepared(url)
 
 
-_TASKS = {"vocabulary": "vocabularies", "tokenize": "units", "pair": "shares of partitions", "commit": "manifests"}
+_TASKS = {"vocabulary": "vocabularies", "tokenize": "units", "pair": "pair tasks", "commit": "manifests"}
 
 
 def _say_done(stage: str, shard: TaskShard, num_tasks: int) -> None:

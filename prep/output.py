@@ -4,7 +4,7 @@ build.json     what the build that claimed the folder was asked for
 tokenizer/     tokenizer.json and what other loaders want
 train/ eval/   shards
 README.md      the data set's card
-_build/        records of shares that are done; removed by the commit
+_build/        records of pair tasks that are done; removed by the commit
 manifest.json  written last: the data set is complete
 """
 
@@ -20,7 +20,7 @@ from prep.card import CARD_NAME, make_card
 from prep.corpus.files import InputFile
 from prep.pairing.pair import RECIPE_VERSION
 from prep.plan import Plan
-from prep.records import ShareRecord, UnitRecord, make_ledger
+from prep.records import PairRecord, UnitRecord, make_ledger
 from prep.settings import DEFAULTS, Settings
 from prep.tokens.tokenizer import PreparedTokenizer
 from shards import storage
@@ -29,7 +29,7 @@ from shards.errors import UserError
 from shards.manifest import MANIFEST_NAME, SPLITS, TOKENIZER_FOLDER, Manifest, Split, differences, fingerprint
 
 RECORDS = "_build"
-_OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/share-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
+_OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/pair-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
 """What a build writes before its manifest, and may remove again."""
 _LISTED_INPUTS = 1000
 
@@ -140,7 +140,7 @@ def commit(
     recipe: dict[str, Any],
     tokenizer: PreparedTokenizer,
     total: UnitRecord,
-    shares: Sequence[ShareRecord],
+    shares: Sequence[PairRecord],
 ) -> Manifest:
     """Saves the tokenizer, removes what belongs to no share, and writes the manifest."""
     out = settings.out

@@ -1,4 +1,4 @@
-"""Partitions, once their documents are counted -> the held-out split and the shares that one task builds each."""
+"""The counts of the partitions -> the held-out split, and the key ranges that one pair task builds each."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from shards.errors import UserError
 MIN_DOCUMENTS = 64
 """A partition with fewer is merged with the next, where the corpus allows."""
 MAX_TOKENS = 64 << 20
-"""A partition with more is built in several shares: a task's memory is a multiple of this."""
+"""A partition with more is built in several key ranges: a task's memory is a multiple of this."""
 MIN_HELD_OUT = 8
 _HASHES = 1 << 64
 
@@ -58,24 +58,24 @@ def hold_out(total: UnitRecord, eval_fraction: float, least: int) -> HeldOut:
     return HeldOut(hash_below, everywhere, wanted if everywhere else sum(value < hash_below for value in distinct))
 
 
-def plan_shares(total: UnitRecord, held_out: HeldOut, plan: Plan, copies: int) -> list[dict[str, Any]]:
-    """The fields of a ShareTask that say which documents it builds, train first, in order."""
+def plan_pair_tasks(total: UnitRecord, held_out: HeldOut, plan: Plan, copies: int) -> list[dict[str, Any]]:
+    """The fields of a PairTask that say which documents it builds, train first, in order."""
     train_end = plan.num_partitions
     end = train_end + plan.num_eval_partitions
-    shares = [
-        {"split": "train", "copy": copy, "hash_from": held_out.hash_below, "hash_below": _HASHES, **share}
+    tasks = [
+        {"split": "train", "copy": copy, "hash_from": held_out.hash_below, "hash_below": _HASHES, **keys}
         for first, last in _merge(total.bucket_documents, 0, train_end)
         for copy in range(copies)
-        for share in _split(total.bucket_tokens, first, last)
+        for keys in _split(total.bucket_tokens, first, last)
     ]
     if held_out.hash_below:
         runs = [(0, end)] if held_out.everywhere else list(_merge(total.bucket_documents, train_end, end))
-        shares += [
-            {"split": "eval", "copy": 0, "hash_from": 0, "hash_below": held_out.hash_below, **share}
+        tasks += [
+            {"split": "eval", "copy": 0, "hash_from": 0, "hash_below": held_out.hash_below, **keys}
             for first, last in runs
-            for share in _split(total.bucket_tokens, first, last, 1 if held_out.everywhere else None)
+            for keys in _split(total.bucket_tokens, first, last, 1 if held_out.everywhere else None)
         ]
-    return shares
+    return tasks
 
 
 def _merge(documents: list[int], first: int, end: int) -> Iterator[tuple[int, int]]:
@@ -94,6 +94,6 @@ def _merge(documents: list[int], first: int, end: int) -> Iterator[tuple[int, in
 
 
 def _split(tokens: list[int], first: int, last: int, count: int | None = None) -> Iterator[dict[str, int]]:
-    num_shares = count or max(1, math.ceil(sum(tokens[first:last]) / MAX_TOKENS))
-    for share in range(num_shares):
-        yield {"first_bucket": first, "last_bucket": last, "share": share, "num_shares": num_shares}
+    num_key_ranges = count or max(1, math.ceil(sum(tokens[first:last]) / MAX_TOKENS))
+    for key_range in range(num_key_ranges):
+        yield {"first_bucket": first, "last_bucket": last, "key_range": key_range, "num_key_ranges": num_key_ranges}

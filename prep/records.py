@@ -110,8 +110,8 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
-class ShareRecord:
-    """What a share came to."""
+class PairRecord:
+    """The result of a pair task."""
 
     split: str
     copy: int
@@ -127,12 +127,12 @@ class ShareRecord:
         return json.dumps(value | {"duplicates": vars(self.duplicates), "shards": shards}).encode()
 
     @staticmethod
-    def load(url: str) -> "ShareRecord":
+    def load(url: str) -> "PairRecord":
         """From its file."""
         value = json.loads(storage.read_bytes(url))
         shards = tuple(ShardInfo.from_json(shard) for shard in value["shards"])
         tally, duplicates = Tally(**value["tally"]), Duplicates(**value["duplicates"])
-        return ShareRecord(value["split"], value["copy"], value["documents"], tally, duplicates, shards)
+        return PairRecord(value["split"], value["copy"], value["documents"], tally, duplicates, shards)
 
 
 Record = TypeVar("Record")
@@ -150,7 +150,7 @@ def finished(url: str, load: Callable[[str], Record], outputs: Callable[[Record]
     return record if all(info and info.bytes == size for info, size in found) else None
 
 
-def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord], weights: Sequence[float]) -> dict[str, Any]:
+def make_ledger(total: UnitRecord, shares: Sequence[PairRecord], weights: Sequence[float]) -> dict[str, Any]:
     """Where every byte of the corpus and every token went; `weights` has one for each --corpus, or none."""
     tallies = {
         name: {

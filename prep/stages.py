@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from prep.engines.engine import Engine, ResultT, TaskT, run_tasks
-from prep.pairing.pair import PAIR_STAGE, ShareTask, build_share
+from prep.pairing.pair import PAIR_STAGE, PairTask, pair_partition
 from prep.plan import Plan
 from prep.progress import Progress, StageDisplay
-from prep.records import MAX_LISTED_FAULTS, ShareRecord, UnitRecord
+from prep.records import MAX_LISTED_FAULTS, PairRecord, UnitRecord
 from prep.settings import Settings
 from prep.task_shard import TaskShard
 from prep.tasks import vocabulary_task
@@ -86,23 +86,23 @@ def sum_units(num_units: int, records: Iterable[tuple[int, UnitRecord]]) -> tupl
     return tuple(segments), total
 
 
-def pair(job: Job, tasks: Sequence[ShareTask], total: UnitRecord) -> Iterator[tuple[int, ShareRecord]]:
+def pair(job: Job, tasks: Sequence[PairTask], total: UnitRecord) -> Iterator[tuple[int, PairRecord]]:
     """Builds the shards of this shard's tasks: the number and the record of each as it is done."""
     mine = job.shard.of(tasks)
     work = sum(_expected_tokens(task, job.plan, total) for task in mine)
     display = StageDisplay("pair", PAIR_STAGE, work, job.progress_folder, total.used_bytes / max(1, total.tokens))
     done = {info.url.rpartition("/")[2] for info in storage.list_files(tasks[0].records)}
-    for task, record in _shown(job, display, build_share, mine):
+    for task, record in _shown(job, display, pair_partition, mine):
         yield task.number, record
         progress = Progress(record.tally.made, 0, record.documents, record.tally.made)
         display.finish(task.number, progress, was_done=task.record_url.rpartition("/")[2] in done)
 
 
-def _expected_tokens(task: ShareTask, plan: Plan, total: UnitRecord) -> int:
+def _expected_tokens(task: PairTask, plan: Plan, total: UnitRecord) -> int:
     """Few, where the documents held out lie among the others."""
     if task.split == "eval" and task.first_bucket < plan.num_partitions:
         return 0
-    return sum(total.bucket_tokens[task.first_bucket : task.last_bucket]) // task.num_shares
+    return sum(total.bucket_tokens[task.first_bucket : task.last_bucket]) // task.num_key_ranges
 
 
 def read_units(tasks: Sequence[TokenizeTask]) -> Iterator[tuple[int, UnitRecord]]:
@@ -118,17 +118,17 @@ def read_units(tasks: Sequence[TokenizeTask]) -> Iterator[tuple[int, UnitRecord]
         raise _not_ready("units", len(tasks), missing, tasks[0].store, "tokenize")
 
 
-def read_shares(tasks: Sequence[ShareTask]) -> list[ShareRecord]:
-    """The records of all shares, in order. Raises NotReadyError when one is missing, or a shard that it speaks of."""
+def read_pair_records(tasks: Sequence[PairTask]) -> list[PairRecord]:
+    """The records of all pair tasks, in order. Raises NotReadyError if one is missing, or a shard that it names."""
     records = {info.url.rpartition("/")[2]: info.bytes for info in storage.list_files(tasks[0].records)}
     shards = shard_sizes(tasks[0].out)
-    found: dict[int, ShareRecord] = {}
-    for task, record in _read(tasks, records, ShareRecord.load):
+    found: dict[int, PairRecord] = {}
+    for task, record in _read(tasks, records, PairRecord.load):
         if record and _all_there(shards, task.shards_of(record)):
             found[task.number] = record
     missing = [task.number for task in tasks if task.number not in found]
     if missing:
-        raise _not_ready("shares", len(tasks), missing, tasks[0].records, "pair")
+        raise _not_ready("pair tasks", len(tasks), missing, tasks[0].records, "pair")
     return [found[task.number] for task in tasks]
 
 

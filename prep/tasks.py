@@ -5,8 +5,8 @@ from typing import Any
 from prep import output
 from prep.corpus.documents import rule_of
 from prep.corpus.warc import EXTRACTOR
-from prep.pairing.pair import BYTES_PER_TOKEN, Recipe, ShareTask
-from prep.partitions import held_out_below, hold_out, plan_shares
+from prep.pairing.pair import BYTES_PER_TOKEN, PairTask, Recipe
+from prep.partitions import held_out_below, hold_out, plan_pair_tasks
 from prep.plan import PLAN_VERSION, Plan
 from prep.records import UnitRecord
 from prep.settings import Settings
@@ -73,23 +73,23 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
 
 def pair_tasks(
     settings: Settings, plan: Plan, store: str, segments: tuple[int, ...], total: UnitRecord, tokenizer: PreparedTokenizer
-) -> list[ShareTask]:
-    """A task a share of a partition and copy, in order. `segments` and `total` are of all units, as they were tokenized."""
+) -> list[PairTask]:
+    """The pair tasks in order: one per copy and key range of a partition. `segments` and `total` are of all units, as they were tokenized."""
     held_out = hold_out(total, settings.eval_fraction, 2 if settings.pairing == "nsp" else 1)
     key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.identity)])
     records = storage.join(settings.out, output.RECORDS, key[:32])
     recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
     return [
-        ShareTask(
+        PairTask(
             number=number,
-            **share,
+            **keys,
             store=store,
             segments=segments,
-            recipe=recipes[share["split"]],
+            recipe=recipes[keys["split"]],
             out=settings.out,
             records=records,
         )
-        for number, share in enumerate(plan_shares(total, held_out, plan, settings.copies))
+        for number, keys in enumerate(plan_pair_tasks(total, held_out, plan, settings.copies))
     ]
 
 
@@ -116,7 +116,7 @@ def check_tokenizer(settings: Settings, tokenizer: PreparedTokenizer) -> None:
 
 
 def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) -> Recipe:
-    """What a share's task needs of the settings. Held-out rows are always masked statically."""
+    """What a pair task needs of the settings. Held-out rows are always masked statically."""
     special = tokenizer.special_ids
     masking = Masking(
         settings.mask_prob,

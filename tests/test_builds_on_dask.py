@@ -145,7 +145,7 @@ def test_a_build_through_dask_survives_its_workers_and_its_scheduler(
     assert again.returncode == 0 and "tokenize 100% kept from an earlier run" in again.stderr, again.stderr
     manifest = json.loads(bucket.get_object(Bucket="bucket", Key="killed/manifest.json")["Body"].read())
     assert manifest["data_fingerprint"] == expected["data_fingerprint"] and manifest["ledger"] == expected["ledger"]
-    assert before and not keys(bucket, "killed/_build/share")
+    assert before and not keys(bucket, "killed/_build/")
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_stages_in_shards_give_what_a_whole_build_gives(
     assert capsys.readouterr().err.splitlines()[-1] == "tokenize share 1/3: 2 of 5 units done here"
     for shard in ("1/2", "1/2"):
         stage(settings, "pair", shard)
-    with pytest.raises(NotReadyError, match=r"2 of 4 shares are not done yet \(0, 2\); finish --stage pair"):
+    with pytest.raises(NotReadyError, match=r"2 of 4 pair tasks are not done yet \(0, 2\); finish --stage pair"):
         stage(settings, "commit")
     stage(settings, "pair", "0/2")
     stage(settings, "commit", "1/2")
@@ -59,7 +59,7 @@ def test_a_shard_that_is_gone_is_missing(settings: dict[str, Any], tmp_path: Pat
         stage(settings, name)
     shards = sorted((tmp_path / "out" / "train").iterdir())
     shards[0].write_bytes(shards[0].read_bytes()[:-1])
-    with pytest.raises(NotReadyError, match=r"1 of 4 shares are not done yet \(0\)"):
+    with pytest.raises(NotReadyError, match=r"1 of 4 pair tasks are not done yet \(0\)"):
         stage(settings, "commit")
     next((tmp_path / "scratch").rglob("unit-000003-*.tokens")).unlink()
     with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \(3\)"):

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prep import partitions as shares
-from prep.partitions import MIN_DOCUMENTS, hold_out, plan_shares
+from prep import partitions
+from prep.partitions import MIN_DOCUMENTS, hold_out, plan_pair_tasks
 from prep.plan import Plan
 from prep.records import SKETCH_SIZE, UnitRecord
 from shards.errors import UserError
@@ -55,7 +55,7 @@ def test_shares_cover_every_bucket_once_a_copy(buckets: list[tuple[int, int]], c
     plan = Plan((), (), len(buckets), 1)
     total = record(SPREAD, [*buckets, (50, 1000)])
     held_out = hold_out(total, 0.05, 2)
-    train = [share for share in plan_shares(total, held_out, plan, copies) if share["split"] == "train"]
+    train = [share for share in plan_pair_tasks(total, held_out, plan, copies) if share["split"] == "train"]
     for copy in range(copies):
         runs = [(share["first_bucket"], share["last_bucket"]) for share in train if share["copy"] == copy]
         assert [bucket for first, last in runs for bucket in range(first, last)] == list(range(len(buckets)))
@@ -64,10 +64,10 @@ def test_shares_cover_every_bucket_once_a_copy(buckets: list[tuple[int, int]], c
 
 
 def test_a_large_partition_is_built_in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "MAX_TOKENS", 1000)
+    monkeypatch.setattr(partitions, "MAX_TOKENS", 1000)
     total = record(SPREAD, [(500, 2500), (500, 900), (50, 100)])
-    made = plan_shares(total, hold_out(total, 0.05, 2), Plan((), (), 2, 1), 1)
-    assert [(s["split"], s["first_bucket"], s["share"], s["num_shares"]) for s in made] == [
+    made = plan_pair_tasks(total, hold_out(total, 0.05, 2), Plan((), (), 2, 1), 1)
+    assert [(s["split"], s["first_bucket"], s["key_range"], s["num_key_ranges"]) for s in made] == [
         ("train", 0, 0, 3),
         ("train", 0, 1, 3),
         ("train", 0, 2, 3),
