@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from commands import ROOT
 
 PACKAGES = ("prep", "shards", "train")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).glob("**/*.py"))]

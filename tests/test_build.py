@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import BuildRunner, manifest_of, run_prep
+from commands import manifest_of, run_prep
+from conftest import BuildRunner
 
 from shards.formats import FORMATS
 from shards.manifest import SPLITS, Manifest

@@ -7,7 +7,8 @@ from typing import Any, get_args
 import datasets
 import pytest
 import yaml
-from conftest import BuildRunner, manifest_of, run_prep
+from commands import manifest_of, run_prep
+from conftest import BuildRunner
 from datasets_of_rows import write_data_set
 
 from prep.__main__ import make_parser

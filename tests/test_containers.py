@@ -7,7 +7,7 @@ from pathlib import Path
 import containers
 import numpy as np
 import pytest
-from conftest import run_prep
+from commands import run_prep, run_prep_process
 from containers import COMPRESS, CONTAINERS
 from hub_server import serve
 from hypothesis import HealthCheck, given, settings
@@ -185,7 +185,7 @@ def test_a_data_set_of_the_hub_is_read_as_if_it_were_on_the_disk(
     assert local.returncode == 0, local.stderr
     with serve(hub_set, "user/set") as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        remote = run_prep("build", "--corpus", "hf://datasets/user/set", "--out", tmp_path / "remote", *places)
+        remote = run_prep_process("build", "--corpus", "hf://datasets/user/set", "--out", tmp_path / "remote", *places)
     assert remote.returncode == 0, remote.stderr
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("local", "remote")]
     assert manifests[0]["data_fingerprint"] == manifests[1]["data_fingerprint"]

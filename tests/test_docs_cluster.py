@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, manifest_of, run_prep
+from commands import ROOT, manifest_of, run_prep
 
 from prep.tasks import TaskPart, find_task_part
 
@@ -43,7 +43,6 @@ def block(language: str) -> str:
     return str(found)
 
 
-@pytest.mark.slow
 def test_the_slurm_commands_make_a_data_set(tmp_path: Path, paragraphs: list[str]) -> None:
     (tmp_path / "a.txt").write_text("\n".join(paragraphs[:1500]), encoding="utf8")
     settings = {"corpus": "a.txt", "out": "out", "scratch": "scratch", "tokenizer": "train:500", "engine": "executors:threads"}

@@ -33,7 +33,6 @@ def test_an_address_without_an_answer_is_given_up(monkeypatch: pytest.MonkeyPatc
             pass
 
 
-@pytest.mark.slow
 def test_dask_on_this_machine(tmp_path: Path) -> None:
     with open_engine("dask", 2) as engine:
         assert engine.window() >= 2

@@ -10,7 +10,6 @@ from prep.engines.open import open_engine
 from shards.errors import UserError
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not among the development tools, for its size")
 def test_ray_on_this_machine(tmp_path: Path, build: BuildRunner, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BuildRunner, manifest_of, run_prep, speeches
+from commands import manifest_of, run_prep
+from conftest import BuildRunner
+from corpora import speeches
 from test_build import read_rows
 from tokenizers_of_all_kinds import KINDS, OPENAI_CONFIG
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, BuildRunner, run_prep
+from commands import ROOT, run_prep
+from conftest import BuildRunner
 from datasets_of_rows import ROW_TOKENS, write_data_set
 from test_masking import SPECIAL
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, manifest_of, run_prep
+from commands import ROOT, manifest_of, run_prep
 
 from prep.build import build
 from prep.settings import Settings

@@ -13,7 +13,8 @@ from pathlib import Path
 import launch
 import pytest
 import s3fs
-from conftest import ROOT, BuildRunner, manifest_of, run_prep
+from commands import ROOT, manifest_of, run_prep
+from conftest import BuildRunner
 from faulty_proxy import FaultyProxy
 from launch import SMALL
 from nanio_server import KEYS, NanioServer

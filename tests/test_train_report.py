@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from commands import ROOT
 from datasets_of_rows import write_data_set
 from launch import SMALL, run
 from runs import eval_line, start_line, train_line, write_run

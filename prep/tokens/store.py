@@ -1,7 +1,12 @@
 """The token store: the tokens that the tokenize stage leaves for the pair stage, in buckets, one for each partition.
 
-A segment of a unit is one file: a header, the offsets of its buckets (num_buckets + 1 of uint64), then the buckets. Thus a
-run of buckets takes two range reads. A bucket holds plain little-endian arrays, in this order:
+A segment of a unit is one file: an index of num_buckets + 1 entries, then the buckets. Thus a run of buckets takes two range
+reads. Entry b of the index is where bucket b starts, which is where the bucket before it ends:
+
+    uint64   offset in the file
+    uint64   CRC-32 of b"TOKSTOR3", b and the offset (each uint64), so that any part of the index checks itself
+
+A bucket holds plain little-endian arrays, in this order:
 
     uint64   CRC-32 of what follows; number of documents, of sentences, of tokens
     uint64   key of each document, then content hash of each document
@@ -21,10 +26,11 @@ import numpy.typing as npt
 from shards import storage
 from shards.schema import Ints, Offsets, lengths_to_offsets
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 # Segments that are read together: a large corpus has thousands, and a pair task needs a few kB of each.
 READ_AT_ONCE = 128
-_MAGIC = b"TOKSTOR2"
+_MAGIC = b"TOKSTOR3"
+_ENTRY = np.dtype([("offset", "<u8"), ("crc", "<u8")])
 _ALIGNMENT = 8
 _NUM_COUNTS = 4  # at the start of a bucket, the CRC included
 
@@ -98,16 +104,22 @@ def encode_segment(documents: Documents, buckets: Ints, num_buckets: int) -> byt
     edges = np.searchsorted(buckets[order], np.arange(num_buckets + 1))
     sentence_edges = documents.sentence_offsets()[edges]
     token_edges = documents.token_offsets()[sentence_edges]
-    segment = bytearray(len(_MAGIC) + 8 * (num_buckets + 1))
-    offsets: npt.NDArray[np.uint64] = np.empty(num_buckets + 1, "<u8")
+    index = np.empty(num_buckets + 1, _ENTRY)
+    segment = bytearray(index.nbytes)
     for bucket in range(num_buckets):
-        offsets[bucket] = len(segment)
+        index["offset"][bucket] = len(segment)
         if edges[bucket] < edges[bucket + 1]:
             segment += _encode_bucket(documents, *(e[bucket : bucket + 2] for e in (edges, sentence_edges, token_edges)))
-    offsets[num_buckets] = len(segment)
-    header = _MAGIC + offsets.tobytes()
-    segment[: len(header)] = header
+    index["offset"][num_buckets] = len(segment)
+    index["crc"] = _index_crcs(index["offset"], 0)
+    segment[: index.nbytes] = index.tobytes()
     return segment
+
+
+def _index_crcs(offsets: Ints, first: int) -> list[int]:
+    """The CRC-32 of each index entry from number `first` on, which has these offsets."""
+    entries = enumerate(offsets.tolist(), first)
+    return [zlib.crc32(_MAGIC + np.array([number, offset], "<u8").tobytes()) for number, offset in entries]
 
 
 def _encode_bucket(documents: Documents, edges: Offsets, sentence_edges: Offsets, token_edges: Offsets) -> bytes:
@@ -132,25 +144,33 @@ def _encode_bucket(documents: Documents, edges: Offsets, sentence_edges: Offsets
 def read_buckets(urls: Sequence[str], first: int, last: int, id_type: np.dtype[np.integer]) -> Iterator[Documents]:
     """The documents of buckets [first, last) of all segments: one block per bucket, in order, two range reads per segment.
 
-    Raises StorageError if a bucket is damaged.
+    Raises StorageError if a segment is damaged.
     """
     for start in range(0, len(urls), READ_AT_ONCE):
         batch = urls[start : start + READ_AT_ONCE]
-        indexes = storage.read_ranges([(url, len(_MAGIC) + 8 * first, 8 * (last - first + 1)) for url in batch])
-        offsets = [np.frombuffer(index, "<u8").astype(np.int64) for index in indexes]
-        parts = storage.read_ranges(
-            [(url, int(edges[0]), int(edges[-1] - edges[0])) for url, edges in zip(batch, offsets, strict=True)]
-        )
-        for url, edges, data in zip(batch, offsets, parts, strict=True):
-            for begin, end in pairwise((edges - edges[0]).tolist()):
+        size = _ENTRY.itemsize
+        indexes = storage.read_ranges([(url, size * first, size * (last - first + 1)) for url in batch])
+        edges = [_decode_index(index, first, url) for url, index in zip(batch, indexes, strict=True)]
+        parts = storage.read_ranges([(url, e[0], e[-1] - e[0]) for url, e in zip(batch, edges, strict=True)])
+        for url, offsets, data in zip(batch, edges, parts, strict=True):
+            for begin, end in pairwise(offsets):
                 if begin < end:
-                    yield _decode_bucket(data, begin, end, id_type, url)
+                    yield _decode_bucket(data[begin - offsets[0] : end - offsets[0]], id_type, url)
 
 
-def _decode_bucket(data: bytes, start: int, stop: int, id_type: np.dtype[np.integer], url: str) -> Documents:
-    crc, num_documents, num_sentences, num_tokens = (int(n) for n in np.frombuffer(data, "<u8", _NUM_COUNTS, start))
-    if zlib.crc32(memoryview(data)[start + 8 : stop]) != crc:
-        raise storage.StorageError(f"{url}: a bucket is damaged; run `prep clean` on the scratch folder and build again")
+def _decode_index(index: bytes, first: int, url: str) -> list[int]:
+    """The offsets in entries `first` and later of a segment's index."""
+    entries = np.frombuffer(index, _ENTRY)
+    if entries["crc"].tolist() != _index_crcs(entries["offset"], first):
+        raise _damaged(url, "its index")
+    offsets: list[int] = entries["offset"].tolist()
+    return offsets
+
+
+def _decode_bucket(data: bytes, id_type: np.dtype[np.integer], url: str) -> Documents:
+    crc, num_documents, num_sentences, num_tokens = (int(n) for n in np.frombuffer(data, "<u8", _NUM_COUNTS))
+    if zlib.crc32(memoryview(data)[8:]) != crc:
+        raise _damaged(url, "a bucket")
     layout = (
         ("<u8", num_documents),
         ("<u8", num_documents),
@@ -159,8 +179,12 @@ def _decode_bucket(data: bytes, start: int, stop: int, id_type: np.dtype[np.inte
         ("<u4", num_sentences),
         (id_type, num_tokens),
     )
-    arrays, at = [], start + 8 * _NUM_COUNTS
+    arrays, at = [], 8 * _NUM_COUNTS
     for kind, count in layout:
         arrays.append(np.frombuffer(data, kind, count, at))
         at += arrays[-1].nbytes
     return Documents(*arrays)
+
+
+def _damaged(url: str, part: str) -> storage.StorageError:
+    return storage.StorageError(f"{url}: {part} is damaged; run `prep clean` on the scratch folder, and build again")
