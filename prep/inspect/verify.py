@@ -61,7 +61,7 @@ def verify(url: str, workers: int) -> list[str]:
         tasks = list(_tasks(url, manifest))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [*faults, f"{manifest_url}: a field is missing or wrong ({error!r}), so the rest cannot be checked"]
-    with storage.temporary_folder() as folder, open_engine("local", min(workers, max(1, len(tasks))), folder) as engine:
+    with open_engine("local", min(workers, max(1, len(tasks)))) as engine:
         found = {task.url: part for task, part in run_tasks(engine, shard_faults, tasks)}
     return faults + [f"{task.url}: {fault}" for task in tasks for fault in found[task.url]]
 
