@@ -1,5 +1,6 @@
 """`prep report`: its figures against other code, what it warns of, and what it says where it cannot."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from commands import ROOT, run_prep
 from conftest import BuildRunner
-from datasets_of_rows import ROW_TOKENS, write_data_set
+from datasets_of_rows import INPUTS, ROW_TOKENS, write_data_set
 from test_masking import SPECIAL
 
 from prep.inspect import sample as sampling
@@ -35,19 +36,21 @@ LEDGER: dict[str, Any] = {
     "unknown_tokens": 4,
     "pairs": {
         name: {"documents": 45, "made": 2000, "placed": 1900, "truncated": 80, "unpaired": 20, "redrawn": 1, "dropped": 0}
+        | {"negatives": 0, "separators": 0}
         for name in ("train", "eval")
     },
     "document_tokens_histogram": [0, 0, 0, 0, 30, 60, 0, 0],
     "sentence_tokens_histogram": [0, 0, 100, 300, 0, 0, 0, 0],
-    "duplicates": {"sampled": 90, "different": 90},
+    "duplicates": {"sampled": 90, "different": 90, "dropped_tokens": 0},
     "corpora": [],
+    "faults": [],
 }
 
 
 def write(folder: Path, ledger: dict[str, Any] | None = None, **options: Any) -> Manifest:
     """A data set of random rows with a ledger made by hand."""
     manifest = replace(
-        write_data_set(folder, **options), ledger=LEDGER | (ledger or {}), inputs={"files": 3, "bytes": 9000, "listed": []}
+        write_data_set(folder, **options), ledger=LEDGER | (ledger or {}), inputs=INPUTS | {"files": 3, "bytes": 9000}
     )
     storage.publish(str(folder / "manifest.json"), manifest.to_json())
     return manifest
@@ -237,7 +240,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     manifest = write(tmp_path / "set")
     (tmp_path / "file").write_text("")
     for arguments, message in (
-        ((tmp_path,), "is no finished data set"),
+        ((tmp_path,), "not a finished data set"),
         ((tmp_path / "set", "--html", ""), "--html is empty"),
         ((tmp_path / "set", "--html", tmp_path / "file" / "report.html"), "cannot write it"),
         ((tmp_path / "set", "--seed", -1), "--seed is -1"),
@@ -247,8 +250,10 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         assert done.stdout == ""
     shard = tmp_path / "set" / manifest.splits["train"].shards[0].path
     shard.write_bytes(shard.read_bytes()[:-50])
-    with pytest.raises(UserError, match="cannot be decoded"):
+    with pytest.raises(UserError, match="the manifest says"):
         report(str(tmp_path / "set"), 0)
-    write_data_set(tmp_path / "other")  # whose manifest has no ledger
-    with pytest.raises(UserError, match="a field is missing or wrong"):
-        report(str(tmp_path / "other"), 0)
+    broken = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    del broken["ledger"]["tokens"]
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(broken))
+    with pytest.raises(UserError, match=r"ledger\.tokens is missing"):
+        report(str(tmp_path / "set"), 0)
