@@ -27,8 +27,11 @@ from shards.errors import UserError
 from shards.manifest import MANIFEST_NAME, SPLITS, TOKENIZER_FOLDER, Manifest, Split, differences, fingerprint
 
 RECORDS = "_build"
-# What a build writes before its manifest, and may remove again.
+# The paths that a build writes before its manifest and may remove again: nothing else in the folder is touched.
 _OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/pair-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
+_OUR_FOLDERS = re.compile(r"train|eval|_build(/[0-9a-f]{32})?")
+# Files of which a dead build may have left a half-written one.
+_WRITTEN = re.compile(rf"{_OURS.pattern}|{TOKENIZER_FOLDER}/[a-z_]+\.(json|txt|npy)|build\.json|manifest\.json|README\.md")
 _LISTED_INPUTS = 1000
 
 
@@ -120,7 +123,7 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile], share
     """
     with storage.locked(out, f"{RECORDS}/lock", "build", shared):
         if not shared:
-            storage.tidy(out)
+            storage.tidy(out, _WRITTEN)
         finished = check(out, recipe, inputs)  # again, now that no other process can begin or finish
         if not finished:
             begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs, recipe["corpus_weight"])}
@@ -179,4 +182,4 @@ def _remove_ours(out: str, folders: Sequence[str], kept: set[str]) -> None:
             path = storage.relative(info.url, out)
             if _OURS.fullmatch(path) and path not in kept:
                 storage.remove(info.url)
-        storage.tidy(folder, empty_folders=True)
+    storage.tidy(out, _WRITTEN, _OUR_FOLDERS)

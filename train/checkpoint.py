@@ -72,13 +72,12 @@ def find_all(out: str) -> list[str]:
 
 def remove_unfinished(out: str) -> None:
     """Removes the files of checkpoints that a killed process did not finish, and nothing else."""
-    storage.tidy(storage.join(out, FOLDER))
     folder, finished = storage.join(out, FOLDER), set(find_all(out))
     for info in storage.list_files(folder):
         name = storage.relative(info.url, folder).partition("/")[0]
         if _NAME.fullmatch(name) and storage.join(folder, name) not in finished:
             storage.remove(info.url)
-    storage.tidy(folder, empty_folders=True)
+    storage.tidy(folder, re.compile(rf"{_NAME.pattern}/[^/]+"), _NAME)
 
 
 def open_checkpoint(url: str) -> Checkpoint:

@@ -1,5 +1,6 @@
 """Files as wholes: found, listed, published, removed; and the lock of a folder."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -93,13 +94,16 @@ def remove(url: str) -> None:
             retried(name, "remove", partial(call, fs, "rm_file", ANSWER_S, path))
 
 
-def tidy(url: str, empty_folders: bool = False) -> None:
-    """Removes the half-written files of dead processes below a local folder and, if asked, empty folders."""
+def tidy(url: str, files: re.Pattern[str], folders: re.Pattern[str] | None = None) -> None:
+    """Removes the half-written files of dead processes below a local folder and, with `folders`, empty folders.
+
+    `files` and `folders` match paths below the folder. What they do not match belongs to others and stays.
+    """
     if is_local(url):
         with translated(url, "clean"):
-            disk.remove_abandoned(local_path(url))
-            if empty_folders:
-                disk.remove_empty_folders(local_path(url))
+            disk.remove_abandoned(local_path(url), files)
+            if folders:
+                disk.remove_empty_folders(local_path(url), folders)
 
 
 @contextmanager
