@@ -34,6 +34,8 @@ def build(settings: Settings) -> Manifest | None:
     if finished:
         _leave_as_it_is(job, finished)
         return None
+    for path in output.lost_files(job.settings.out)[:1]:
+        say(f"note: {job.settings.out} was finished, but {path} is missing or has another size; its shards are made again")
     if settings.stage == "all":
         return build_all(job)
     if settings.stage == "commit":

@@ -38,7 +38,8 @@ _LISTED_INPUTS = 1000
 def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Manifest | None:
     """The manifest if this very build is finished, None if there is work to do. Raises UserError for any other content.
 
-    An unfinished build may be resumed with mended inputs, or with another --on-error.
+    An unfinished build may be resumed with mended inputs, or with another --on-error. A data set that lost a shard is
+    unfinished again.
     """
     manifest_url = storage.join(out, MANIFEST_NAME)
     if storage.find(manifest_url):
@@ -47,7 +48,7 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
             raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {out}`, or choose another --out")
         changes = _changes(manifest.recipe_version, manifest.settings, recipe)
         _refuse(out, changes + _input_changes(manifest.inputs, summarize(inputs, recipe["corpus_weight"])))
-        return manifest
+        return None if lost_files(out) else manifest
     build_url = storage.join(out, BUILD_NAME)
     if storage.find(build_url):
         try:
@@ -60,6 +61,23 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
     if others:
         raise UserError(f"--out {out}: holds {others[0]}, which is not part of a data set; choose an empty or new folder")
     return None
+
+
+def lost_files(out: str) -> list[str]:
+    """The files of a finished data set that are gone or have another size, as paths in its folder; none of another folder.
+
+    Their content is not read: `prep verify` does that.
+    """
+    manifest_url = storage.join(out, MANIFEST_NAME)
+    if not storage.find(manifest_url):
+        return []
+    manifest, _ = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    folders = [storage.join(out, name) for name in (*SPLITS, TOKENIZER_FOLDER)]
+    sizes = {storage.relative(info.url, out): info.bytes for folder in folders for info in storage.list_files(folder)}
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    tokenizer = [f"{TOKENIZER_FOLDER}/{name}" for name in manifest.tokenizer["files"]]
+    lost = [shard.path for shard in shards if sizes.get(shard.path) != shard.bytes]
+    return lost + [path for path in tokenizer if path not in sizes]
 
 
 def _changes(old_version: int, old_settings: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
