@@ -183,7 +183,10 @@ def commit(
         )
     _remove_ours(out, SPLITS, kept={shard.path for split in manifest.splits.values() for shard in split.shards})
     storage.publish(storage.join(out, CARD_NAME), make_card(manifest))
+    folders = [storage.join(out, name) for name in (*SPLITS, TOKENIZER_FOLDER)]
+    storage.flush_names(*folders, out)  # after a power cut, too, the manifest must not be there without them
     storage.publish(storage.join(out, MANIFEST_NAME), manifest.to_json())
+    storage.flush_names(out)
     tidy(out)
     return manifest
 

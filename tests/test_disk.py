@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT
+from conftest import BuildRunner
 
 from shards import storage
 from shards.storage import disk
@@ -105,20 +106,26 @@ def test_a_file_that_was_taken_for_abandoned_before_it_was_locked_is_written_ane
     assert (tmp_path / "a").read_bytes() == b"whole" and len(calls) == 1
 
 
-def test_a_rename_is_flushed_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a power cut leaves cannot be tried here; so the calls are: the file, its rename, its folder and new parents."""
-    calls = []
+def test_shards_are_flushed_before_the_manifest_that_promises_them(
+    corpus: Path, build: BuildRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut cannot be tried here, so this looks at the calls."""
+    events: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
     def note_fsync(number: int) -> None:
-        calls.append(Path(f"/proc/self/fd/{number}").readlink().name)
+        events.append(f"flush {Path(f'/proc/self/fd/{number}').readlink().name}")
         fsync(number)
 
     def note_replace(path: Path, target: Path) -> Path:
-        calls.append("rename")
+        events.append(f"rename {target.name}")
         return replace(path, target)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(Path, "replace", note_replace)
-    storage.publish(str(tmp_path / "new" / "a"), b"whole")
-    assert calls == [tmp_path.name, f".a.tmp-{disk._boot()}-0", "rename", "new"]
+    build(corpus)
+    content, name = f"flush .manifest.json.tmp-{disk._boot()}-0", "rename manifest.json"
+    folders = ["flush train", "flush eval", "flush tokenizer", "flush out"]
+    assert events[events.index(name) - 5 : events.index(name) + 2] == [*folders, content, name, "flush out"]
+    last_shard = max(index for index, event in enumerate(events) if event.endswith(".parquet"))
+    assert last_shard < events.index("flush train")

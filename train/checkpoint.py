@@ -175,6 +175,8 @@ class Saver:
             value = {"version": VERSION, "step": step, **record, "files": written}
             text = json.dumps(value | {"sha256": fingerprint(value)}, indent=1)
             storage.publish(storage.join(url, RECORD), text.encode())
+            # After a power cut, too, the new checkpoint must be there before an old one goes.
+            storage.flush_names(url, storage.join(self._out, FOLDER))
             self._remove_old(url)
         except BaseException as error:  # raised in the training loop by `check` or `wait`
             self._error = error

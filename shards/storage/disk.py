@@ -39,9 +39,9 @@ class FileInfo:
 def publish(path: Path, data: bytes | bytearray | memoryview, first: bool = False) -> None:
     """Writes a temporary file, flushes it to the disk, and renames it to the target; if `first`, only if there is none.
 
-    After a power cut, too, the target is there complete or not at all.
+    So the target is there complete or not at all. After a power cut it may be missing: see `flush_names`.
     """
-    _make_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_file(path) as file:
         temporary = Path(file.name)
         try:
@@ -55,7 +55,6 @@ def publish(path: Path, data: bytes | bytearray | memoryview, first: bool = Fals
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    _sync_folder(path.parent)
 
 
 def _temporary_file(path: Path) -> BinaryIO:
@@ -82,16 +81,11 @@ def _boot() -> str:
         return sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _make_folder(folder: Path) -> None:
-    """Makes the folder and its parents, and flushes their names to the disk."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+def flush_names(folder: Path) -> None:
+    """Flushes the names in a folder to the disk: a rename survives a power cut only after that.
 
-
-def _sync_folder(folder: Path) -> None:
-    """Flushes the names in a folder to the disk: a rename survives a power cut only after that."""
+    It takes as long as the flush of a small file, so it is not done for each one.
+    """
     with suppress(OSError):  # some file systems cannot
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -82,6 +82,16 @@ def publish(url: str, data: bytes | bytearray | memoryview, first: bool = False)
         retried(url, "write", lambda: call(fs, "pipe_file", limit_s, path, bytes(data)))
 
 
+def flush_names(*urls: str) -> None:
+    """Flushes the names of the files in local folders to the disk, so that they survive a power cut.
+
+    Call it before you publish a file that promises the others, such as a manifest.
+    """
+    for url in urls:
+        if is_local(url):
+            disk.flush_names(local_path(url))
+
+
 def remove(url: str) -> None:
     """Removes a file, or a folder with everything in it; nothing where there is none. Never takes a name for a pattern."""
     if is_local(url):
