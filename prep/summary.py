@@ -142,7 +142,13 @@ def _about_documents(manifest: Manifest) -> Iterator[str]:
 
 
 def _warnings(manifest: Manifest) -> Iterator[str]:
-    train, pairs = manifest.splits["train"].totals(), manifest.ledger["pairs"]
+    train, held_out = (manifest.splits[name].totals() for name in ("train", "eval"))
+    pairs = manifest.ledger["pairs"]
+    if held_out["tokens"] * manifest.settings["copies"] > train["tokens"]:
+        yield (
+            f"warning: more is held out ({held_out['tokens']:,} tokens) than there is to train on; the documents are few: set "
+            "--eval-fraction 0, or another --document"
+        )
     if train["forced_not_next"] > 0.9 * train["sequences"]:
         yield "warning: nearly all pairs had no choice, because documents have one sentence; check that --document fits"
     lost = pairs["train"]["unpaired"] / max(1, pairs["train"]["made"])
