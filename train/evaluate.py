@@ -36,6 +36,7 @@ from train.data.shard_uses import uses_in_sequence
 from train.metrics import finite
 from train.model import PackedBert
 from train.ranks import Ranks, autocast, is_first, joined, use_half
+from train.stopping import end_at_once
 from train.weights import bert_of, check_fit, quiet
 
 SPLIT, TRAINING_SPLIT = "eval", "train"
@@ -198,7 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    interrupt_once()
+    end_at_once()
     with silenced(not is_first()):
         arguments = make_parser().parse_args(argv)
     return guarded("train.evaluate", lambda: _run(arguments), quiet=not is_first())
@@ -213,6 +214,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UserError("--data or --checkpoint is empty")
     quiet()
     with joined() as ranks:
+        interrupt_once()
         half = use_half(arguments.precision, ranks.device)
         manifest, step, packed = ranks.agreed(lambda: _load(arguments, ranks, half))
         shards = manifest.splits[SPLIT].shards
@@ -240,7 +242,7 @@ def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Mani
     )
     if saved.record["tokenizer_fingerprint"] != manifest.tokenizer["fingerprint"]:
         raise UserError(f"{arguments.checkpoint}: was trained with another tokenizer than that of {arguments.data}")
-    bert = bert_of(config, tensors)
+    bert = bert_of(config, tensors, saved.url)
     attention.choose("auto", ranks.device, half, bert)
     check_fit(arguments.checkpoint, bert.config, manifest)
     return manifest, saved.step, PackedBert(bert).to(ranks.device)
