@@ -46,7 +46,7 @@ from prep.corpus.documents import rule_of
 from prep.plan import make_plan
 from prep.settings import Settings, Splitting
 from prep.tokens.sentences import split_sentences
-from prep.tokens.tokenizer import load_tokenizer
+from prep.tokens.tokenizer_source import load_tokenizer
 from prep.tokens.vocabulary import train_vocabulary
 from shards.errors import UserError
 

@@ -71,7 +71,6 @@ def test_what_makes_no_cache(remote: Manifest, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_two_ranks_from_a_slow_and_failing_bucket(
     bucket: Any, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from shards import storage
 from shards.command.console import size
+from shards.dataset import fetch_whole
 from shards.errors import UserError
 from shards.manifest import ShardInfo
 from shards.storage import StorageError
 from train.data.cache import OVERHEAD_BYTES, Cache, Refusal
 from train.data.leases import Lease, Part
 from train.data.shard_uses import ShardUses, UsesAt, needed_bytes
-from train.fetch import fetch_whole
 
 _USES_AHEAD = 2  # per lane, beside the current ones
 _POLL_S = 0.5  # delay until a process notices that another one has ended or given up
