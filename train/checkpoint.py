@@ -103,7 +103,7 @@ def open_checkpoint(url: str) -> Checkpoint:
             raise DamagedError(f"{place}: was changed after it was written (its sha256 does not match)")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, storage.MissingError) as error:
         raise DamagedError(f"{place}: not a checkpoint's record ({error or type(error).__name__})") from error
-    if record.get("version") != VERSION:
+    if type(record.get("version")) is not int or record["version"] != VERSION:  # True is no version
         raise UserError(f"{place}: version is {record.get('version')!r}, this release reads {VERSION}; use its release")
     for fault in _record_faults(record):
         raise UserError(f"{place}: {fault}; it is not a checkpoint of this program, do not use it")

@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from train.data.shard_uses import uses_in_sequence
 from train.metrics import finite
 from train.model import PackedBert
 from train.ranks import Ranks, autocast, is_first, joined, use_half
+from train.settings import Precision
 from train.stopping import end_at_once
 from train.weights import bert_of, check_fit, quiet
 
@@ -187,7 +188,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--micro-batch", type=int, default=32, metavar="ROWS", help="rows per forward pass (default: 32)")
     parser.add_argument("--rows", type=int, default=0, metavar="N", help="score only the first N rows (default: 0, all)")
     parser.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 on a GPU that has it (default: auto)"
+        "--precision", default="auto", choices=get_args(Precision), help="auto: bf16 on a GPU that has it (default: auto)"
     )
     parser.add_argument(
         "--cache", default="", metavar="DIR", help="folder on a local disk that keeps shards from a bucket (default: none)"

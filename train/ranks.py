@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import UserError
+from train.settings import Precision
 
 Value = TypeVar("Value")
 _POLL_S = 0.02
@@ -115,7 +116,7 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def use_half(precision: str, device: torch.device) -> bool:
+def use_half(precision: Precision, device: torch.device) -> bool:
     """Whether `--precision auto|fp32|bf16` means bf16 on this device."""
     return precision == "bf16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
