@@ -444,7 +444,7 @@ def test_show_marks_masks_segments_and_labels(corpus: Path, build: BuildRunner) 
 
 @pytest.mark.parametrize("command", ["verify", "show"])
 def test_what_is_no_data_set_is_one_line(command: str, tmp_path: Path) -> None:
-    assert "is no finished data set" in refused(run_prep(command, tmp_path))
+    assert "not a finished data set" in refused(run_prep(command, tmp_path))
     (tmp_path / "manifest.json").write_text("{")
     done = run_prep(command, tmp_path)
     assert "not a manifest" in (done.stdout if command == "verify" else refused(done))
