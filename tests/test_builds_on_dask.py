@@ -143,7 +143,7 @@ def test_a_build_through_dask_survives_its_workers_and_its_scheduler(
     assert again.returncode == 0 and "tokenize 100% kept from an earlier run" in again.stderr, again.stderr
     manifest = json.loads(bucket.get_object(Bucket="bucket", Key="killed/manifest.json")["Body"].read())
     assert manifest["data_fingerprint"] == expected["data_fingerprint"] and manifest["ledger"] == expected["ledger"]
-    assert before and not keys(bucket, "killed/_build/share")
+    assert before and not keys(bucket, "killed/_build/pair")
 
 
 def test_shards_of_every_stage_in_any_order_into_a_bucket(

@@ -125,7 +125,7 @@ def test_a_bad_corpus_is_one_line(make: Callable[[Path], tuple[object, str]], pl
         (["--mask-prob", "2"], "--mask-prob is 2.0"),
         (["--format", "csv"], "argument --format: invalid choice: 'csv'"),
         (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
-        (["--shard-bytes", "huge"], "'huge' is no size"),
+        (["--shard-bytes", "huge"], "'huge' is not a size"),
         (["--tokenizer", "nowhere/tokenizer.json"], "nowhere/tokenizer.json: no such file or folder"),
         (["--tokenizer", "train:x"], "must be train:N"),
         (["--config", "nowhere.toml"], "nowhere.toml: cannot read it: No such file"),

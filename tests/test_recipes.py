@@ -224,7 +224,7 @@ BAD = {
     "nan weight": (("--corpus-weight", "nan"), "--corpus-weight nan of"),
     "cross": (("--cross-documents",), "--cross-documents goes with --pairing none"),
     "short": (("--pairing", "paragraph", "--short-seq-prob", 0.1), "--short-seq-prob means nothing with --pairing paragraph"),
-    "shares": (("--mask-replace-prob", 0.8, "--random-replace-prob", 0.3), "come to more than 1"),
+    "shares": (("--mask-replace-prob", 0.8, "--random-replace-prob", 0.3), "add up to more than 1"),
     "spans": (("--mask-unit", "span", "--mask-prob", 0.6), "at most 0.5 with --mask-unit span"),
     "lines": (
         (

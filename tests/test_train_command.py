@@ -113,7 +113,7 @@ def test_a_damaged_shard_is_named_with_what_was_expected(damage: str, data: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab_size": 499}, "knows 499 ids, the data set has 500"),
+        ({"vocab_size": 499}, "has 499 ids, the data set has 500"),
         ({"max_position_embeddings": 31}, "has 31 positions, the data set has sequences of 32 tokens"),
         ({"type_vocab_size": 1}, "has 1 token types, sentence pairs need 2"),
         ({"pad_token_id": 7}, "its pad_token_id is 7, the data set's 0"),
@@ -134,7 +134,7 @@ def test_what_is_no_model(data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     for name, message in (
         ("huge", "cannot be loaded"),
         (tmp_path / "none" / "model", "no such file or folder, no size"),
-        (tmp_path / "config.json", "no configuration of a BERT model"),
+        (tmp_path / "config.json", "not the configuration of a BERT model"),
         (tmp_path / "broken.json", "not JSON"),
         (data, "the folder has no config.json"),
     ):
@@ -315,7 +315,10 @@ def test_pretrained_weights_with_the_same_tokenizer_go_on_and_others_are_refused
     text = (tmp_path / "encoder" / "tokenizer.json").read_text().replace('"w77": 77', '"other": 77')
     (tmp_path / "encoder" / "tokenizer.json").write_text(text)
     line = refused(*tiny(data, tmp_path / "run2"), "--model", tmp_path / "encoder")
-    assert "its tokenizer is not the data set's: 2 entries differ, for example 'other' is 77 there and none here" in line
+    assert (
+        "its tokenizer is not the data set's: 2 entries differ, for example 'other' is 77 in it and none in the data set"
+        in line
+    )
 
 
 def test_a_published_encoder_goes_on_with_its_own_tokenizer(corpus: Path, tmp_path: Path) -> None:

@@ -38,6 +38,16 @@ def check_sizes(url: str, manifest: Manifest, split: str) -> None:
             raise UserError(f"{storage.join(url, shard.path)}: {found}, the manifest says {shard.bytes}; build it again")
 
 
+def read_group(url: str, manifest: Manifest, shard: ShardInfo, group: int) -> Rows:
+    """The rows of one row group, read by ranges, without a look at the rest of its shard. Raises UserError."""
+    place = storage.join(url, shard.path)
+    try:
+        data = _part(partial(storage.read_bytes, place), shard, group)
+        return FORMATS[manifest.settings["format"]].read(data, shard.row_groups, [group])
+    except (ValueError, OSError) as error:
+        raise UserError(f"{place}: row group {group} cannot be decoded ({error}); `prep verify` says more") from error
+
+
 class DecodedGroups:
     """The row groups that are wanted now, as futures of their rows. For one thread to call; its own threads do the work."""
 
