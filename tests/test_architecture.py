@@ -101,10 +101,3 @@ def test_only_one_module_draws_random_numbers() -> None:
         text = path.read_text(encoding="utf8")
         assert "np.random" not in text, path
         assert "hash(" not in text.replace("content_hash(", ""), path
-
-
-def test_an_init_holds_a_drawing_and_nothing_else() -> None:
-    for path in SOURCES:
-        if path.name == "__init__.py":
-            tree = parse(path)
-            assert len(tree.body) == 1 and ast.get_docstring(tree), path
