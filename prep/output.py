@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from prep.card import CARD_NAME, make_card
-from prep.corpus.files import InputFile
+from prep.corpus.documents import InputFile
 from prep.pairing.pair import RECIPE_VERSION
 from prep.plan import Plan
 from prep.records import ShareRecord, UnitRecord, make_ledger
@@ -32,6 +33,7 @@ RECORDS = "_build"
 _OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/share-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
 """What a build writes before its manifest, and may remove again."""
 _LISTED_INPUTS = 1000
+_MADE_WITH = ("numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")
 
 
 def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Manifest | None:
@@ -153,8 +155,7 @@ def commit(
             name: Split(tuple(shard for share in shares if share.split == name for shard in share.shards)) for name in SPLITS
         },
         ledger=make_ledger(total, shares, settings.corpus_weight),
-        made_with={"python": platform.python_version()}
-        | {name: version(name) for name in ("fastwarc", "numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")},
+        made_with={"python": platform.python_version()} | {name: version(name) for name in _MADE_WITH if find_spec(name)},
         recipe_version=RECIPE_VERSION,
     )
     if not manifest.splits["train"].shards:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from prep.corpus.documents import Fault
-from prep.corpus.files import InputFile
+from prep.corpus.documents import Fault, InputFile
 from prep.pairing.sequences import Tally
 from shards import storage
 from shards.manifest import SPLITS, ShardInfo

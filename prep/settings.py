@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from prep.corpus.documents import Rule
+from prep.corpus.names import INPUTS
 from shards import storage
 from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
@@ -57,9 +59,7 @@ class Settings:
     dedup: str = option(
         "exact: of documents with the same text (a hash of it), in the whole corpus, only one stays", "none", ("none", "exact")
     )
-    input: str = option(
-        "format of the inputs; auto goes by their names", "auto", ("auto", "text", "jsonl", "parquet", "warc", "tar")
-    )
+    input: str = option("format of the inputs; auto goes by their names", "auto", INPUTS)
     document: str = option("where the documents of a plain text end", "line", ("line", "blank-line", "file"))
     text_field: str = option(
         "the field or column that holds the text, in JSON and Parquet; in a tar also the ending of its texts, beside .txt",
@@ -219,6 +219,11 @@ class Settings:
         if not number.isdecimal() or not 100 <= int(number) <= 1_000_000:
             raise UserError(f"--tokenizer is {self.tokenizer!r}, must be train:N with N from 100 to 1000000")
         return int(number)
+
+    @property
+    def rule(self) -> Rule:
+        """What a document is."""
+        return Rule(self.document, self.text_field)
 
     @property
     def splitting(self) -> Splitting:
