@@ -45,7 +45,7 @@ from benchmarks.common import DEMO_ARGUMENTS, ROOT, machine, met, own_folder, sa
 from prep.plan import make_plan
 from prep.settings import Settings, Splitting
 from prep.tokens.sentences import split_sentences
-from prep.tokens.tokenizer import load_tokenizer
+from prep.tokens.tokenizer_source import load_tokenizer
 from prep.tokens.vocabulary import train_vocabulary
 from shards.errors import UserError
 

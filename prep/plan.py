@@ -56,7 +56,7 @@ def make_plan(settings: Settings) -> Plan:
     corpus = Corpus(
         settings.corpus,
         written=(settings.out, settings.scratch),
-        format=settings.input,  # type: ignore[arg-type]  # the choices of the option
+        format=settings.input,
         pass_over=settings.on_error == "skip",
         weighted=bool(settings.corpus_weight),
     )

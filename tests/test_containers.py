@@ -7,7 +7,7 @@ from pathlib import Path
 import containers
 import numpy as np
 import pytest
-from conftest import run_prep
+from commands import run_prep, run_prep_process
 from containers import COMPRESS, CONTAINERS
 from hub_server import serve
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +20,7 @@ from prep.plan import make_plan
 from prep.settings import Settings
 from prep.tokens.store import Documents, join_documents, read_buckets, segment_url
 from prep.tokens.tokenize import TokenizeTask, tokenize_unit
-from prep.tokens.tokenizer import load_tokenizer
+from prep.tokens.tokenizer_source import load_tokenizer
 
 LINES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=40).filter(
     lambda line: bool(line.strip()) and line.strip("\ufeff\x85") != ""
@@ -185,7 +185,7 @@ def test_a_data_set_of_the_hub_is_read_as_if_it_were_on_the_disk(
     assert local.returncode == 0, local.stderr
     with serve(hub_set, "user/set") as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        remote = run_prep("build", "--corpus", "hf://datasets/user/set", "--out", tmp_path / "remote", *places)
+        remote = run_prep_process("build", "--corpus", "hf://datasets/user/set", "--out", tmp_path / "remote", *places)
     assert remote.returncode == 0, remote.stderr
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("local", "remote")]
     assert manifests[0]["data_fingerprint"] == manifests[1]["data_fingerprint"]

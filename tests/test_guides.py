@@ -8,7 +8,8 @@ from pathlib import Path
 
 import containers
 import pytest
-from conftest import ROOT, speeches
+from commands import ROOT
+from corpora import speeches
 from hub_server import serve
 
 GUIDES = ROOT / "docs" / "guides.md"
@@ -30,7 +31,6 @@ def run_line(command: str, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_every_command_of_the_guides_works(tmp_path: Path, paragraphs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "paragraphs.txt").write_text("\n".join(paragraphs[:800]), encoding="utf8")
     for folder in ("texts", "hub/data"):
@@ -65,7 +65,6 @@ README_SHORTER = (
 )
 
 
-@pytest.mark.slow
 def test_the_commands_of_the_readme_work(tmp_path: Path, paragraphs: list[str]) -> None:
     """All but `make shards` and `make train` of the whole demo, and `make test`, which runs this."""
     demo = speeches()[::25]
@@ -88,7 +87,6 @@ def test_the_commands_of_the_readme_work(tmp_path: Path, paragraphs: list[str]) 
     }
 
 
-@pytest.mark.slow
 def test_make_shards_takes_a_corpus_of_ones_own(tmp_path: Path, paragraphs: list[str]) -> None:
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text("\n".join(paragraphs[:300]), encoding="utf8")

@@ -21,8 +21,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from prep.pairing.full_sentences import fill_sentences
 from prep.pairing.nsp import truncate
 from prep.pairing.paragraph import pair_paragraphs, truncate_longest
-from prep.pairing.sequences import Sequences, Tally
+from prep.pairing.sequences import Sequences
 from prep.pairing.sop import pair_sentence_order
+from prep.records import Tally
 from prep.tokens.store import Documents
 
 SEPARATOR = 99

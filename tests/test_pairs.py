@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prep.pairing.nsp import Sequences, Tally, pair_next_sentence
+from prep.pairing.nsp import Sequences, pair_next_sentence
+from prep.records import Tally
 
 Document = list[list[int]]  # sentences of tokens
 

@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 import pytest
 from cached_reader import cached_steps, order_of
-from conftest import ROOT
+from commands import ROOT
 from datasets_of_rows import write_data_set
 from slow_proxy import SlowProxy
 

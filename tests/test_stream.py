@@ -84,9 +84,9 @@ def test_a_state_moves_between_numbers_of_ranks_at_the_end_of_a_step_only(tmp_pa
     halves[0].load_state_dict(halves[1].state_dict())
     within = stream(tmp_path, rank=0, world_size=2)
     next(iter(within))
-    with pytest.raises(UserError, match="within a step of 2 ranks, here are 3"):
+    with pytest.raises(UserError, match="within a step of 2 ranks, this stream has 3"):
         thirds[0].load_state_dict(within.state_dict())
-    with pytest.raises(UserError, match="none of this class"):
+    with pytest.raises(UserError, match="not one of ShardStream"):
         thirds[0].load_state_dict({"epoch": 3})
     with pytest.raises(UserError, match=r"another stream .*seed: 1 -> 2"):
         stream(tmp_path, seed=2).load_state_dict(within.state_dict())
@@ -97,7 +97,7 @@ def test_a_state_at_the_end_of_a_shorter_stream_is_refused(tmp_path: Path) -> No
     write_data_set(tmp_path, [30, 20])
     short = stream(tmp_path)
     assert len(list(short)) == 17
-    with pytest.raises(UserError, match="of another length, at its end"):
+    with pytest.raises(UserError, match="the end of a stream of another length"):
         stream(tmp_path, epochs=2).load_state_dict(short.state_dict())
 
 

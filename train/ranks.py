@@ -1,6 +1,6 @@
-"""The processes of a run: who they are, and the few words they exchange beside gradients.
+"""The processes of a run: how they find each other, and the few values that they exchange beside gradients.
 
-Started by torchrun they find each other by its environment variables; started alone, a process is a run of one.
+torchrun's environment variables name them. Without torchrun a process is a run of one.
 """
 
 import json
@@ -25,12 +25,12 @@ from shards.errors import UserError
 
 Value = TypeVar("Value")
 _POLL_S = 0.02
+# torch's errors, in several wordings, when the process at the other end is gone.
 _LOST = re.compile(r"gloo|NCCL|[Pp]eer|process group|Broken pipe")
-"""What torch says, in many words, when a process at the other end is gone."""
 
 
 class LostRankError(Exception):
-    """Another process of the run ended without a word. torchrun ends them all, and starts them again if it may."""
+    """Another process of the run ended unexpectedly. torchrun ends them all, and with --max-restarts starts them again."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Ranks:
     local: range = range(1)  # the ranks of this machine
 
     def sum_later(self, values: Sequence[int]) -> Callable[[], list[int]]:
-        """Begins to add up the values of all ranks; what is returned waits for the sums."""
+        """Starts to add up the values of all ranks, element by element. The returned function waits for the sums."""
         total = torch.tensor(values, dtype=torch.int64)
         if self.world_size == 1:
             return total.tolist
@@ -71,31 +71,31 @@ class Ranks:
         return values
 
     def agreed(self, action: Callable[[], Value]) -> Value:
-        """Runs `action`, in which ranks must not talk, on every rank; raises the first rank's UserError on all of them."""
+        """Runs `action` on every rank. The first rank's UserError is raised on all. Ranks must not communicate in it."""
         fault, value = None, None
         try:
             value = action()
         except UserError as error:
             fault = str(error)
-        for told in self.gather(fault):
-            if told is not None:
-                raise UserError(told)
-        return value  # type: ignore[return-value]  # no fault, so it is there
+        for message in self.gather(fault):
+            if message is not None:
+                raise UserError(message)
+        return value  # type: ignore[return-value]  # there is no fault, so there is a value
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """What `make` returns on rank 0, on every rank; its UserError is everybody's."""
+        """The result of `make` on rank 0, on every rank. Its UserError is raised on every rank."""
         values = [self.agreed(lambda: make() if self.rank == 0 else None)]
         if self.world_size > 1:
             dist.broadcast_object_list(values, 0, group=self.control)
-        return values[0]  # type: ignore[return-value]  # rank 0's is there
+        return values[0]  # type: ignore[return-value]  # rank 0 has a value
 
     def share_tensor(self, tensor: torch.Tensor) -> None:
-        """Overwrites the tensor with rank 0's."""
+        """Overwrites the tensor with that of rank 0."""
         if self.world_size > 1:
             dist.broadcast(tensor, 0)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with DDP around it, gradients summed, not averaged: losses are divided by global counts already."""
+        """The model in DDP. Gradients are summed, not averaged: losses are divided by global counts already."""
         if self.world_size == 1:
             return model
         wrapped = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -109,7 +109,7 @@ def _sum_gradients(_: Any, bucket: dist.GradBucket) -> torch.futures.Future[torc
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks."""
+    """Whether this process is the one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -121,7 +121,7 @@ def use_half(precision: str, device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, half: bool) -> Any:
-    """The context of a forward pass: bf16 where that is asked, weights stay fp32."""
+    """The context of a forward pass, in bf16 if `half`. Weights stay fp32."""
     return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
@@ -135,11 +135,15 @@ def joined() -> Iterator[Ranks]:
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_size > torch.cuda.device_count():
-            raise UserError(f"{local_size} processes on a machine with {torch.cuda.device_count()} GPUs; start one for each")
+            raise UserError(
+                f"{local_size} processes on a machine with {torch.cuda.device_count()} GPUs; start one process per GPU"
+            )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # sums depend on it: so they are the same on any number of processes; those are faster too
+        # The order of sums depends on the number of threads. With one, results are the same on any number of processes per
+        # machine; and processes scale better than threads here.
+        torch.set_num_threads(1)
     if world_size == 1:
         yield Ranks(0, 1, device)
         return

@@ -1,4 +1,7 @@
-"""`--model`: a BERT from scratch, by size or configuration, or pretrained weights, held against the data set's tokenizer."""
+"""`--model`: a BERT from scratch, by size or configuration, or pretrained weights; checked against the data set.
+
+name -> configuration -> fits the data set? same tokenizer? -> weights -> BertForPreTraining
+"""
 
 import json
 from collections.abc import Iterator
@@ -15,20 +18,20 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.randomness import Purpose, address
 
+# Layers and features: BERT's own two sizes and the smaller ones of Turc et al. 2019 (arXiv:1908.08962). Heads of 64 features.
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
-"""Layers and features: BERT's own two and the smaller ones of Turc et al. 2019 (arXiv:1908.08962); heads of 64 features."""
 
 
 def quiet() -> None:
-    """For a command: what transformers says of loading is said here, in a line."""
+    """Silences transformers: the commands report on loading themselves, in one line."""
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # here and below: transformers' own
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed: int) -> tuple[BertForPreTraining, list[str]]:
-    """The model that `--model` names, and what to say of it.
+    """The model of `--model`, and messages for the user.
 
-    Raises UserError for a name that is nothing, for weights of another kind, and where model and data set do not fit.
+    Raises UserError for an unknown name, for weights of another kind, and when model and data set do not fit.
     """
     torch.manual_seed(int(address(seed, Purpose.INITIAL_WEIGHTS)) >> 1)
     probabilities = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
@@ -40,16 +43,17 @@ def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed
         bert = _new(name, config)
         return bert, [f"{name}: {_millions(bert)} parameters, from scratch"]
     check_fit(name, _pretrained(BertConfig, name), manifest)
-    said = list(_compare_tokenizers(name, data_url, manifest))
+    messages = list(_compare_tokenizers(name, data_url, manifest))
     bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, dtype=torch.float32, **probabilities)
-    strange = sorted(key for key in info["missing_keys"] if _head(key) is None)
-    if strange:
+    missing = sorted(key for key in info["missing_keys"] if _head(key) is None)
+    if missing:
         raise UserError(
-            f"--model {name}: its weights are not those of a BERT: {len(strange)} are missing, such as {strange[0]}"
+            f"--model {name}: its weights are not those of a BERT: {len(missing)} are missing, such as {missing[0]}"
         )
     fresh = sorted({str(_head(key)) for key in info["missing_keys"]})
-    said.append(f"{name}: {_millions(bert)} parameters, pretrained" + (f"; from scratch: {', '.join(fresh)}" if fresh else ""))
-    return bert, said
+    from_scratch = f"; from scratch: {', '.join(fresh)}" if fresh else ""
+    messages.append(f"{name}: {_millions(bert)} parameters, pretrained{from_scratch}")
+    return bert, messages
 
 
 def bert_of(config: bytes, tensors: dict[str, torch.Tensor]) -> BertForPreTraining:
@@ -65,7 +69,7 @@ def _new(name: str, config: BertConfig) -> BertForPreTraining:
     try:
         return BertForPreTraining(config)
     except Exception as error:  # values that contradict each other fail in many ways
-        raise UserError(f"--model {name}: its configuration makes no model ({error!r}); mend it") from error
+        raise UserError(f"--model {name}: its configuration makes no model ({error!r}); correct it") from error
 
 
 def _shape(name: str, manifest: Manifest) -> BertConfig:
@@ -82,9 +86,9 @@ def _shape(name: str, manifest: Manifest) -> BertConfig:
 
 
 def longest_sequence(manifest: Manifest) -> int:
-    """Tokens of the longest sequence there may be in the data set."""
-    most = max(split.totals()["max_row_tokens"] for split in manifest.splits.values())
-    return int(min(most, manifest.settings.get("max_seq_len", most)))
+    """Tokens of the longest sequence that the data set can have."""
+    longest_row = max(split.totals()["max_row_tokens"] for split in manifest.splits.values())
+    return int(min(longest_row, manifest.settings["max_seq_len"]))
 
 
 def _config(path: Path) -> BertConfig:
@@ -92,33 +96,36 @@ def _config(path: Path) -> BertConfig:
         values = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"--model {path}: not JSON: {error}") from error
-    named = isinstance(values, dict) and {"hidden_size", "num_hidden_layers"} <= values.keys()
-    if not named or values.get("model_type", "bert") != "bert":
-        raise UserError(f"--model {path}: is no configuration of a BERT model (hidden_size, num_hidden_layers, ...)")
+    is_config = isinstance(values, dict) and {"hidden_size", "num_hidden_layers"} <= values.keys()
+    if not is_config or values.get("model_type", "bert") != "bert":
+        raise UserError(f"--model {path}: is not the configuration of a BERT model (hidden_size, num_hidden_layers, ...)")
     try:
         return BertConfig.from_dict(values)
     except Exception as error:  # the library checks values with errors of many kinds
-        raise UserError(f"--model {path}: not a configuration that transformers takes: {error}") from error
+        raise UserError(f"--model {path}: transformers refuses the configuration: {error}") from error
 
 
 def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
-    """Raises UserError when the data set holds what the model cannot take."""
+    """Raises UserError when the model cannot be trained on the data set."""
     if config.model_type != "bert":
         raise UserError(f"--model {name}: is a {config.model_type} model, must be a BERT one")
     vocab_size, longest = manifest.tokenizer["vocab_size"], longest_sequence(manifest)
     if vocab_size > config.vocab_size:
-        raise UserError(f"--model {name}: knows {config.vocab_size} ids, the data set has {vocab_size}; use its own tokenizer")
+        raise UserError(
+            f"--model {name}: has {config.vocab_size} ids, the data set has {vocab_size}; build it with the model's tokenizer"
+        )
     if longest > config.max_position_embeddings:
         raise UserError(
             f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of {longest} tokens; "
             "build it with a smaller --max-seq-len"
         )
     if config.is_decoder or config.num_hidden_layers < 1:
-        raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; mend its config.json")
+        raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; correct its config.json")
     pad_id = manifest.tokenizer["special_ids"]["pad"]
     if config.pad_token_id not in (None, pad_id):
-        told = f"its pad_token_id is {config.pad_token_id}, the data set's {pad_id}"
-        raise UserError(f"--model {name}: {told}; mend its config.json")
+        raise UserError(
+            f"--model {name}: its pad_token_id is {config.pad_token_id}, the data set's {pad_id}; correct its config.json"
+        )
     if config.type_vocab_size < 2:
         raise UserError(f"--model {name}: has {config.type_vocab_size} token types, sentence pairs need 2")
 
@@ -126,31 +133,34 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
 def _pretrained(kind: Any, name: str, **options: Any) -> Any:
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"--model {name}: the folder has no config.json; give one that transformers saved")
+        raise UserError(f"--model {name}: the folder has no config.json; use one that transformers saved")
     if not folder.exists() and ("://" in name or name.startswith((".", "/")) or name.count("/") > 1):
-        raise UserError(f"--model {name}: no such file or folder, no size ({', '.join(SHAPES)}), and no name on the hub")
+        raise UserError(f"--model {name}: no such file or folder, no size ({', '.join(SHAPES)}), and not a hub name")
     try:
         return kind.from_pretrained(name, **options)
     except Exception as error:  # the library and the hub raise errors of many kinds
         reason = " ".join(str(error).split())[:300]
-        place = "check the folder" if folder.exists() else "check the name and the network, or give a folder or a size"
+        place = "check the folder" if folder.exists() else "check the name and the network, or use a folder or a size"
         raise UserError(f"--model {name}: cannot be loaded ({reason}); {place}") from error
 
 
 def _compare_tokenizers(name: str, data_url: str, manifest: Manifest) -> Iterator[str]:
-    """Raises UserError when the model came with another vocabulary; says so when it came with none."""
-    theirs = _vocabulary_of(name)
-    if theirs is None:
+    """Raises UserError when the model has another vocabulary. Yields a message when it has none to compare."""
+    model_vocabulary = _vocabulary_of(name)
+    if model_vocabulary is None:
         yield f"{name}: has no tokenizer of its own; only the number of ids could be compared with the data set's"
         return
     url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
-    ours = _vocabulary(storage.read_bytes(url), url)
-    if theirs != ours:
-        different = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
+    vocabulary = _vocabulary(storage.read_bytes(url), url)
+    if model_vocabulary != vocabulary:
+        different = sorted(
+            token for token in {*vocabulary, *model_vocabulary} if vocabulary.get(token) != model_vocabulary.get(token)
+        )
         first = different[0]
         raise UserError(
             f"--model {name}: its tokenizer is not the data set's: {len(different)} entries differ, for example {first!r} is "
-            f"{theirs.get(first, 'none')} there and {ours.get(first, 'none')} here; build the data set with --tokenizer {name}"
+            f"{model_vocabulary.get(first, 'none')} in it and {vocabulary.get(first, 'none')} in the data set; "
+            f"build the data set with --tokenizer {name}"
         )
 
 
@@ -158,7 +168,7 @@ def _vocabulary_of(name: str) -> dict[str, int] | None:
     for file in ("tokenizer.json", "vocab.txt"):
         try:
             path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-        except OSError:  # the hub was there a moment ago, for the configuration
+        except OSError:  # the hub answered a moment ago, for the configuration
             path = None
         if path:
             return _vocabulary(Path(path).read_bytes(), path)
@@ -166,7 +176,7 @@ def _vocabulary_of(name: str) -> dict[str, int] | None:
 
 
 def _vocabulary(data: bytes, place: str) -> dict[str, int]:
-    """Token -> id of a tokenizer.json or a vocab.txt."""
+    """token -> id, of a tokenizer.json or a vocab.txt."""
     try:
         if not place.endswith(".json"):
             return {token.rstrip("\r"): number for number, token in enumerate(data.decode().rstrip("\n").split("\n"))}

@@ -6,8 +6,7 @@ from typing import Literal
 from prep.corpus.compression import COMPRESSIONS
 
 FormatName = Literal["text", "jsonl", "parquet", "warc", "tar", "other"]  # other: cannot be read
-InputName = Literal["auto", "text", "jsonl", "parquet", "warc", "tar"]
-INPUTS: tuple[InputName, ...] = ("auto", "text", "jsonl", "parquet", "warc", "tar")  # the choices of --input
+InputName = Literal["auto", "text", "jsonl", "parquet", "warc", "tar"]  # the choices of --input
 _OTHER = (
     "lz4 zip 7z rar csv tsv xls xlsx xml html htm pdf doc docx odt epub arc arrow feather orc avro npy npz h5 hdf5 pkl pickle "
     "db sqlite bin exe so png jpg jpeg gif mp3 mp4 wav pt safetensors"

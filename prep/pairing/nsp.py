@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prep.pairing.sequences import FIRST_CHUNK, Sequences, Tally, target_length
+from prep.pairing.sequences import FIRST_CHUNK, Sequences, target_length
+from prep.records import Tally
 from shards.compiled import compiled
 from shards.randomness import below, combine, draw, fraction
 from shards.schema import Offsets

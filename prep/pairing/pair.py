@@ -1,4 +1,4 @@
-"""The second task: a share of a partition -> sequences -> rows -> masks -> shards.
+"""The pair task: the documents of a partition, or of a key range of it -> sequences -> rows -> masks -> shards.
 
 It is a function of the task alone, publishes its record last, and does nothing when the record is there.
 """
@@ -16,10 +16,10 @@ from prep.pairing.full_sentences import fill_sentences
 from prep.pairing.nsp import pair_next_sentence
 from prep.pairing.packing import pack
 from prep.pairing.paragraph import pair_paragraphs
-from prep.pairing.sequences import Sequences, Tally
+from prep.pairing.sequences import Sequences
 from prep.pairing.sop import pair_sentence_order
 from prep.progress import Progress, save_progress
-from prep.records import Duplicates, ShareRecord, finished
+from prep.records import Duplicates, PairRecord, Tally, finished
 from prep.tokens.store import Documents, empty_documents, join_documents, ranges, read_buckets, segment_url
 from shards import storage
 from shards.compiled import compiled
@@ -59,10 +59,10 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class ShareTask:
+class PairTask:
     """Documents of buckets [first_bucket, last_bucket) with a content hash in [hash_from, hash_below), for one copy.
 
-    Of those, the ones whose place in the global shuffle is in the `share`-th of `num_shares` equal ranges.
+    Of those, the ones whose place in the global shuffle is in range number `key_range` of `num_key_ranges` equal ones.
     """
 
     number: int
@@ -72,8 +72,8 @@ class ShareTask:
     last_bucket: int
     hash_from: int
     hash_below: int
-    share: int
-    num_shares: int
+    key_range: int
+    num_key_ranges: int
     store: str
     segments: tuple[int, ...]  # how many each unit has
     recipe: Recipe
@@ -88,16 +88,16 @@ class ShareTask:
     @property
     def record_url(self) -> str:
         """Where the task's record is once it is done."""
-        return storage.join(self.records, f"share-{self.number:06d}.json")
+        return storage.join(self.records, f"pair-{self.number:06d}.json")
 
-    def shards_of(self, record: ShareRecord) -> list[tuple[str, int]]:
+    def shards_of(self, record: PairRecord) -> list[tuple[str, int]]:
         """The URL and the bytes of each shard that the record speaks of."""
         return [(storage.join(self.out, shard.path), shard.bytes) for shard in record.shards]
 
 
-def build_share(task: ShareTask) -> ShareRecord:
-    """Builds the shards of a share, or returns the record of when that was done and the shards are still there."""
-    done = finished(task.record_url, ShareRecord.load, task.shards_of)
+def pair_partition(task: PairTask) -> PairRecord:
+    """Builds the shards of the task, or returns the record of an earlier run whose shards are still there."""
+    done = finished(task.record_url, PairRecord.load, task.shards_of)
     if done:
         return done
     recipe = task.recipe
@@ -114,13 +114,13 @@ def build_share(task: ShareTask) -> ShareRecord:
         forced = int(np.count_nonzero(sequences.forced[chosen]))
         shards.append(_write_shard(task, number, rows, forced))
         save_progress(PAIR_STAGE, task.number, Progress(tally.made * row_starts[last] // len(order), 0, 0, tally.made))
-    record = ShareRecord(task.split, task.copy, len(documents.keys), tally, duplicates, tuple(shards))
+    record = PairRecord(task.split, task.copy, len(documents.keys), tally, duplicates, tuple(shards))
     storage.publish(task.record_url, record.to_json())
     return record
 
 
 def _make_sequences(documents: Documents, recipe: Recipe, copy: int) -> tuple[npt.NDArray[Any], Sequences, Tally]:
-    """The sequences of the share's documents, the ids that they are indices of, and what became of the tokens."""
+    """The sequences of the documents, the ids that they are indices of, and what became of the tokens."""
     places = address(recipe.seed, Purpose.DOCUMENT_ORDER, documents.keys)
     order = np.argsort(places, kind="stable")
     keys = address(recipe.seed, Purpose.PAIR, copy, documents.keys)
@@ -137,8 +137,8 @@ def _make_sequences(documents: Documents, recipe: Recipe, copy: int) -> tuple[np
     return documents.ids, sequences, tally
 
 
-def _read_documents(task: ShareTask) -> tuple[Documents, Duplicates]:
-    """The share's documents, in the order of the units; of those with one key, which are copies, the first where asked for."""
+def _read_documents(task: PairTask) -> tuple[Documents, Duplicates]:
+    """The task's documents, in the order of the units; of those with one key, which are copies, the first where asked for."""
     id_type = token_dtype(task.recipe.vocab_size)
     blocks = [empty_documents(id_type)]
     duplicates = Duplicates()
@@ -173,11 +173,11 @@ def _keep_first(block: Documents, ours: npt.NDArray[np.bool_], seen: set[int], d
         seen.add(key)
 
 
-def _ours(block: Documents, task: ShareTask) -> npt.NDArray[np.bool_]:
+def _ours(block: Documents, task: PairTask) -> npt.NDArray[np.bool_]:
     ours = (block.hashes >= np.uint64(task.hash_from)) & (block.hashes <= np.uint64(task.hash_below - 1))
-    if task.num_shares > 1:
+    if task.num_key_ranges > 1:
         places = address(task.recipe.seed, Purpose.DOCUMENT_ORDER, block.keys)
-        edges = [-(-(index << 64) // task.num_shares) for index in (task.share, task.share + 1)]
+        edges = [-(-(index << 64) // task.num_key_ranges) for index in (task.key_range, task.key_range + 1)]
         ours &= (places >= np.uint64(edges[0])) & (places <= np.uint64(edges[1] - 1))
     return ours
 
@@ -266,7 +266,7 @@ def _copy_segments(
             at += 1
 
 
-def _write_shard(task: ShareTask, number: int, rows: Rows, forced: int) -> ShardInfo:
+def _write_shard(task: PairTask, number: int, rows: Rows, forced: int) -> ShardInfo:
     recipe, output = task.recipe, FORMATS[task.recipe.format]
     group_rows = max(1, GROUP_SEQUENCES * recipe.max_seq_len // recipe.row_capacity)
     data, groups = output.write(rows, group_rows)

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from prep.pairing.nsp import ATTEMPTS, agrees
-from prep.pairing.sequences import Sequences, Tally
+from prep.pairing.sequences import Sequences
+from prep.records import Tally
 from shards.compiled import compiled
 from shards.randomness import below, combine, draw, fraction
 from shards.schema import Offsets

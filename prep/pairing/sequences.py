@@ -1,4 +1,4 @@
-"""What every pairing makes of documents: sequences of one or two segments, as indices into flat token ids, and a tally."""
+"""What every pairing makes of documents: sequences of one or two segments, as indices into flat token ids."""
 
 from typing import Any, NamedTuple
 
@@ -26,19 +26,6 @@ class Sequences(NamedTuple):
     def lengths(self, num_special: int) -> npt.NDArray[np.int64]:
         """[S] tokens of each sequence, special tokens counted."""
         return self.a_lengths + self.b_lengths + num_special
-
-
-class Tally(NamedTuple):
-    """Where the documents' tokens went (`made = placed + truncated + unpaired`), and what else was counted."""
-
-    made: int
-    placed: int  # in a sequence of their own document
-    truncated: int  # cut off to fit
-    unpaired: int  # in no sequence: of segments without a partner, or that the recipe does not take
-    negatives: int  # tokens of other documents, placed as random next segments on top
-    redrawn: int  # random next segments that were rejected
-    dropped: int  # pairs given up
-    separators: int = 0  # between documents in one sequence
 
 
 @compiled
