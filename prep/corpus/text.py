@@ -5,6 +5,7 @@ the blank line before it. So however a file is cut into ranges, each document is
 Lines end with LF, CR LF or CR alone.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -12,6 +13,7 @@ from prep.corpus import documents
 from prep.corpus.documents import Document, Fault, InputFile, Rule, Span, too_long
 
 _CHUNK_BYTES = 1 << 20
+_LONE_CR = re.compile(r"\r(?!\n)")  # a line end; whatever splits the text into sentences looks for LF
 _LINE_ENDS = (b"\n", b"\r")
 Piece = tuple[int, bytes | Fault]  # where a document begins in the stream, and its bytes
 
@@ -46,7 +48,8 @@ def _text_document(position: int, raw: bytes) -> Document | Fault:
         text = raw.decode()
     except UnicodeDecodeError as error:
         return Fault(position, "invalid_utf8", len(raw), f"byte {error.object[error.start]:#04x} at {position + error.start}")
-    return Document(position, text.removeprefix("\ufeff") if position == 0 else text, len(raw))
+    text = text.removeprefix("\ufeff") if position == 0 else text
+    return Document(position, _LONE_CR.sub("\n", text) if "\r" in text else text, len(raw))
 
 
 def _blocks(file: Any) -> Iterator[bytes]:
