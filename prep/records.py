@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
 
-from prep.corpus.documents import Fault
-from prep.corpus.files import InputFile
+from prep.corpus.documents import Fault, InputFile
 from shards import storage
 from shards.manifest import SPLITS, ShardInfo
 
