@@ -86,7 +86,7 @@ def remove_unfinished(out: str) -> None:
         name = storage.relative(info.url, folder).partition("/")[0]
         if _FOLDER_NAME.fullmatch(name) and storage.join(folder, name) not in finished:
             storage.remove(info.url)
-    storage.tidy(folder, re.compile(rf"{_NAME.pattern}/[^/]+"), _NAME)
+    storage.tidy(folder, re.compile(rf"{_FOLDER_NAME.pattern}/[^/]+"), _FOLDER_NAME)
 
 
 def open_checkpoint(url: str) -> Checkpoint:
