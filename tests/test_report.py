@@ -237,7 +237,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     manifest = write(tmp_path / "set")
     (tmp_path / "file").write_text("")
     for arguments, message in (
-        ((tmp_path,), "is no finished data set"),
+        ((tmp_path,), "not a finished data set"),
         ((tmp_path / "set", "--html", ""), "--html is empty"),
         ((tmp_path / "set", "--html", tmp_path / "file" / "report.html"), "cannot write it"),
         ((tmp_path / "set", "--seed", -1), "--seed is -1"),
