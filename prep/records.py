@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from prep.corpus.documents import Fault
-from prep.corpus.files import InputFile
+from prep.corpus.documents import Fault, InputFile
 from prep.tally import Duplicates, Tally
 from shards import storage
 from shards.manifest import SPLITS, ShardInfo
