@@ -1,6 +1,7 @@
 """The content of a WARC record -> a document. Imported where a WARC is read: it needs the packages of the extra `warc`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from resiliparse.extract.html2text import extract_plain_text
@@ -66,8 +67,9 @@ def _may_be_deep(html: str) -> bool:
     return bool(np.cumsum(steps).max() - min(0, int(np.cumsum(steps).min())) > _MAX_DEPTH)
 
 
-def _is_deep(tree: HTMLTree) -> bool:
-    node, depth = tree.document, 0
+def _is_deep(tree: Any) -> bool:
+    node: Any = tree.document
+    depth = 0
     while node is not None and depth <= _MAX_DEPTH:
         if node.first_child is not None:
             node, depth = node.first_child, depth + 1
