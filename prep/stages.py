@@ -12,7 +12,8 @@ from typing import Any
 
 from prep.engines.engine import Engine, ResultT, TaskT, run_tasks
 from prep.engines.local import cores
-from prep.pairing.pair import PAIR_STAGE, PairTask, find_pair, pair_partition
+from prep.pairing.pair import find_pair, pair_partition
+from prep.pairing.task import PAIR_STAGE, PairTask
 from prep.progress import Progress, StageDisplay
 from prep.records import MAX_LISTED_FAULTS, PairRecord, UnitRecord
 from prep.tokens.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit

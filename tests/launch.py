@@ -22,6 +22,11 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 SMALL = ("--global-batch", 12, "--micro-batch", 3, "--lr", 1e-3, "--log-every", 1, "--eval-every", 0)
 
 
+def tiny(data: Path, out: Path, epochs: int = 4, every: int = 2) -> tuple[object, ...]:
+    model = ("--data", data, "--out", out, "--model", "tiny", "--epochs", epochs)
+    return (*model, *SMALL, "--dropout", 0.1, "--checkpoint-every", every)
+
+
 def torchrun(ranks: int, *arguments: object, restarts: int = 0, module: str = "train") -> subprocess.Popen[str]:
     """A run of so many processes as users start one."""
     launcher = [*TORCHRUN, "--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]

@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from batches import bert
 from commands import HANG_S
 from datasets_of_rows import write_data_set
-from launch import SMALL, RankProcesses, metrics, row_log, run, torchrun, weights, workers
+from launch import SMALL, RankProcesses, metrics, row_log, run, tiny, torchrun, weights, workers
 from safetensors.torch import load_file
-from test_model import bert
 
 ROWS = 72
 """Of the data set: six steps of twelve an epoch."""
@@ -35,11 +35,6 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, _, err = run(2, *tiny(data, out / "run"), "--row-log", out / "row_log")
     assert code == 0, err
     return out
-
-
-def tiny(data: Path, out: Path, epochs: int = 4, every: int = 2) -> tuple[object, ...]:
-    model = ("--data", data, "--out", out, "--model", "tiny", "--epochs", epochs)
-    return (*model, *SMALL, "--dropout", 0.1, "--checkpoint-every", every)
 
 
 def losses(out: Path) -> dict[int, float]:

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from batches import bert
 from commands import HANG_S
 from datasets_of_rows import write_data_set
-from launch import SMALL, metrics, run, torchrun, weights
+from launch import SMALL, metrics, run, tiny, torchrun, weights
 from safetensors.torch import load_file, save_file
-from test_model import bert
-from test_train import tiny
 from transformers import AutoTokenizer, BertForPreTraining
 
 from shards.manifest import Manifest

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from batches import bert
 from datasets_of_rows import write_data_set
 from safetensors.torch import save_file
-from test_model import bert
 
 from shards.errors import UserError
 from shards.manifest import Manifest
