@@ -113,7 +113,7 @@ def test_a_damaged_shard_is_named_with_what_was_expected(damage: str, data: Path
     ("changes", "message"),
     [
         ({"vocab_size": 499}, "has 499 ids, the data set has 500"),
-        ({"max_position_embeddings": 31}, "has 31 positions, the data set has sequences of 32 tokens"),
+        ({"max_position_embeddings": 31}, "has 31 positions, the data set allows sequences of up to 32 tokens"),
         ({"type_vocab_size": 1}, "has 1 token types, sentence pairs need 2"),
         ({"pad_token_id": 7}, "its pad_token_id is 7, the data set's 0"),
         ({"is_decoder": True}, "must be an encoder"),
