@@ -19,7 +19,7 @@ from typing import Any
 
 from prep.card import CARD_NAME, make_card
 from prep.corpus.documents import InputFile
-from prep.pairing.pair import RECIPE_VERSION
+from prep.pairing.task import RECIPE_VERSION
 from prep.records import PairRecord, UnitRecord, make_ledger
 from prep.tokens.tokenizer import PreparedTokenizer
 from shards import storage

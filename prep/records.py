@@ -4,9 +4,10 @@ import heapq
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from prep.corpus.documents import Fault, InputFile
+from prep.tally import Duplicates, Tally
 from shards import storage
 from shards.manifest import SPLITS, ShardInfo
 
@@ -90,34 +91,6 @@ class UnitRecord:
 def _sum(mine: Sequence[int], theirs: Sequence[int]) -> list[int]:
     """Item by item; an empty list is all zeros."""
     return [a + b for a, b in zip(mine, theirs, strict=True)] if mine and theirs else list(mine or theirs)
-
-
-class Tally(NamedTuple):
-    """Where the documents' tokens went (`made = placed + truncated + unpaired`), and what else was counted."""
-
-    made: int
-    placed: int  # in a sequence of their own document
-    truncated: int  # cut off to fit
-    unpaired: int  # in no sequence: of segments without a partner, or that the recipe does not take
-    negatives: int  # tokens of other documents that were placed too, as random next segments
-    redrawn: int  # random next segments that were rejected
-    dropped: int  # pairs given up
-    separators: int = 0  # between documents in one sequence
-
-
-@dataclass
-class Duplicates:
-    """Copies of documents that were left out: how many, their bytes of text, and their tokens, a weight's copies included."""
-
-    documents: int = 0
-    bytes: int = 0
-    tokens: int = 0
-
-    def count(self, num_bytes: int, tokens: int) -> None:
-        """Counts one; of 0 bytes, a further copy that a weight asked for."""
-        self.documents += num_bytes > 0
-        self.bytes += num_bytes
-        self.tokens += tokens
 
 
 @dataclass(frozen=True)

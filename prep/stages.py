@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from prep.engines.engine import Engine, ResultT, TaskT, run_tasks
-from prep.pairing.pair import PAIR_STAGE, PairTask, pair_partition
+from prep.pairing.pair import pair_partition
+from prep.pairing.task import PAIR_STAGE, PairTask
 from prep.progress import Progress, StageDisplay
 from prep.records import MAX_LISTED_FAULTS, PairRecord, UnitRecord
 from prep.tokens.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
