@@ -6,6 +6,8 @@ from shards.gate.fields import Field
 from shards.gate.rows import MAX_GROUP_TOKENS, MAX_SEQ_LEN, MAX_VOCAB_SIZE
 from shards.schema import token_dtype
 
+PAIRINGS = ("nsp", "paragraph", "sop", "none")
+MASK_UNITS = ("token", "word", "span", "ngram")
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar.gz"}
 TOKENIZER_FOLDER = "tokenizer"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "word_starts.npy")
@@ -41,10 +43,10 @@ def _check_settings(settings: Field) -> int:
     settings["format"].one_of(SUFFIXES)
     settings["masking"].one_of(("static", "dynamic"))
     settings["mask_prob"].number(0.0, 1.0)
-    settings["mask_unit"].text("[a-z]{1,20}")
+    settings["mask_unit"].one_of(MASK_UNITS)
     for name in ("mask_replace_prob", "random_replace_prob"):
         settings[name].number(0.0, 1.0)
-    settings["pairing"].text("[a-z_]{1,40}")
+    settings["pairing"].one_of(PAIRINGS)
     settings["cross_documents"].flag()
     settings["copies"].integer(1, 1_000)
     settings["seed"].integer()
