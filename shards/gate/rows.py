@@ -83,11 +83,15 @@ def _check_sequences(rows: Rows, limits: Limits) -> None:
 
 
 def _check_masks(rows: Rows, limits: Limits, offsets: Offsets) -> None:
-    assert rows.masked_positions is not None and rows.masked_labels is not None
-    counts = np.diff(offsets)
-    if (rows.masked_positions >= np.repeat(np.diff(rows.token_offsets), counts)).any():
-        raise ValueError("masked_positions holds a position outside its row")
-    if (np.diff(rows.masked_indices()) <= 0).any():
+    positions = rows.masked_positions
+    assert positions is not None and rows.masked_labels is not None
+    has_masked = offsets[1:] > offsets[:-1]
+    last = offsets[1:][has_masked] - 1
+    ascends = positions[1:] > positions[:-1]
+    ascends[last[:-1]] = True  # the next position is in another row
+    if not ascends.all():
         raise ValueError("masked_positions is not strictly ascending in every row")
+    if (positions[last] >= np.diff(rows.token_offsets)[has_masked]).any():
+        raise ValueError("masked_positions holds a position outside its row")
     if int(rows.masked_labels.max(initial=0)) >= limits.vocab_size:
         raise ValueError(f"masked_labels holds {rows.masked_labels.max()}, the vocabulary has {limits.vocab_size} entries")
