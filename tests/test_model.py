@@ -1,51 +1,26 @@
 """The packed model is the padded one: losses, every gradient, and no look at a neighbour."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
-from datasets_of_rows import MAX_SEQ_LEN, ROW_TOKENS
-from test_batch import SHAPE, masked_rows, pack
-from test_masking import SPECIAL, VOCAB_SIZE
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention as sdpa
-from transformers import AttentionInterface, BertConfig, BertForPreTraining
+from batches import SHAPE, bert, counts_of, masked_rows, pack
+from datasets_of_rows import MAX_SEQ_LEN
+from rows_of_ids import SPECIAL, VOCAB_SIZE
+from torch import nn
+from transformers import BertForPreTraining
 
-from shards.errors import UserError
 from shards.schema import Rows, concatenate
 from train import attention
 from train.data.batch import PackedBatch, pad_batch
 from train.data.reader import empty_rows
 from train.model import PackedBert
-from train.step import Counts, backward, dropout_seed
-
-
-def bert(name: str = "sdpa", dropout: float = 0.0, seed: int = 0) -> BertForPreTraining:
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=ROW_TOKENS,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        initializer_range=0.2,  # so that attention is far from uniform
-    )
-    config._attn_implementation = name
-    return BertForPreTraining(config)
+from train.step import backward, dropout_seed
 
 
 def packed_and_padded() -> tuple[PackedBert, BertForPreTraining]:
     return PackedBert(bert(attention.PADDED)).train(), bert().train()
-
-
-def counts_of(*batches: PackedBatch) -> Counts:
-    return Counts(*(sum(getattr(b, name) for b in batches) for name in ("tokens", "masked", "pairs", "attended")))
 
 
 def gradients(model: PackedBert | BertForPreTraining) -> dict[str, torch.Tensor]:
@@ -201,6 +176,7 @@ def test_scores_count_what_is_right_in_evaluation_only() -> None:
 def test_bf16_autocast_stays_near() -> None:
     """Products are rounded to 8 bits, which moves the loss little and the gradient hardly in direction; sums stay fp32."""
     packed, _ = packed_and_padded()
+<<<<<<< HEAD
     batch, losses, flat = pack(masked_rows(5, 3)), [], []
     for half in (False, True):
         packed.zero_grad()
@@ -260,3 +236,9 @@ def test_attention_refuses_what_it_does_not_know(name: str) -> None:
     if name == attention.PADDED:
         out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), sliding_window=None, deterministic=True)
         assert out.shape == (SHAPE.rows, ROW_TOKENS, 4, 16)
+=======
+    batch = pack(masked_rows(5, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = packed(batch).mlm_loss.item()
+    assert half == pytest.approx(packed(batch).mlm_loss.item(), rel=0.02)
+>>>>>>> main

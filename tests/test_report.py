@@ -12,7 +12,7 @@ import pytest
 from commands import ROOT, run_prep
 from conftest import BuildRunner
 from datasets_of_rows import ROW_TOKENS, write_data_set
-from test_masking import SPECIAL
+from rows_of_ids import SPECIAL
 
 from prep.inspect import sample as sampling
 from prep.inspect.figures import Overview, binned_padding, clustered, make_overview, padding, wilson
