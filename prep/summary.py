@@ -14,6 +14,8 @@ from prep.tokens.tokenize import SEGMENT_BYTES
 from shards.command.console import clock, short, size
 from shards.manifest import Manifest
 
+# A tokenizer that fits its corpus leaves far fewer tokens unknown.
+MAX_UNKNOWN_SHARE = 0.01
 # Orders of magnitude, measured on web text and books.
 TOKENS_PER_TEXT_BYTE = 0.23
 SHARD_BYTES_PER_TOKEN = 1.8
@@ -148,5 +150,10 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
     lost = pairs["train"]["unpaired"] / max(1, pairs["train"]["made"])
     if lost > 0.05:
         yield f"note: {lost:.0%} of the tokens are in no sequence: --pairing {manifest.settings['pairing']} leaves them out"
+    unknown_share = manifest.ledger["unknown_tokens"] / max(1, manifest.ledger["tokens"])
+    if unknown_share > MAX_UNKNOWN_SHARE:
+        yield f"warning: {unknown_share:.1%} of the tokens are [UNK]; choose a --tokenizer that fits the corpus, or train:N"
+    if manifest.splits["eval"].totals()["tokens"] > train["tokens"]:
+        yield "warning: more tokens are held out than trained on; whole documents are held out: check --document"
     if 0 < pairs["eval"]["documents"] < MIN_HELD_OUT:
         yield f"warning: only {pairs['eval']['documents']} documents are held out; the corpus is very small"
