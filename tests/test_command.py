@@ -146,7 +146,7 @@ def test_the_hub_out_of_reach_is_one_line(places: list[object], tmp_path: Path, 
 
 
 def test_a_name_on_the_hub_is_loaded_from_its_cache(
-    build: BuildRunner, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: BuildRunner, vocabulary: Path, places: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hub itself cannot be reached from everywhere; what was fetched from it once can."""
     cache = tmp_path / "hf" / "hub" / "models--some-one--some-model"
@@ -157,8 +157,9 @@ def test_a_name_on_the_hub_is_loaded_from_its_cache(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     corpus = lines_file(tmp_path / "a.txt")
-    by_name, by_path = build(corpus, "--tokenizer", "some-one/some-model", name="hub"), build(corpus, name="path")
-    assert manifest_of(by_name) == manifest_of(by_path)
+    done = run_prep_process("build", "--corpus", corpus, *places, "--tokenizer", "some-one/some-model")
+    assert done.returncode == 0, done.stderr
+    assert manifest_of(tmp_path / "out") == manifest_of(build(corpus, name="path"))
 
 
 def test_a_folder_of_other_things_is_not_taken(tmp_path: Path) -> None:
@@ -444,7 +445,7 @@ def test_show_marks_masks_segments_and_labels(corpus: Path, build: BuildRunner) 
 
 @pytest.mark.parametrize("command", ["verify", "show"])
 def test_what_is_no_data_set_is_one_line(command: str, tmp_path: Path) -> None:
-    assert "is no finished data set" in refused(run_prep(command, tmp_path))
+    assert "not a finished data set" in refused(run_prep(command, tmp_path))
     (tmp_path / "manifest.json").write_text("{")
     done = run_prep(command, tmp_path)
     assert "not a manifest" in (done.stdout if command == "verify" else refused(done))

@@ -54,7 +54,7 @@ def copied(data: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_no_data_set_and_one_of_another_version(data: Path, tmp_path: Path) -> None:
-    assert "is no finished data set" in refused(*tiny(tmp_path / "none", tmp_path / "run"))
+    assert "not a finished data set" in refused(*tiny(tmp_path / "none", tmp_path / "run"))
     other, _ = copied(data, tmp_path)
     text = (other / "manifest.json").read_text().replace('"format_version": 1', '"format_version": 9')
     (other / "manifest.json").write_text(text)
@@ -65,7 +65,7 @@ def test_under_torchrun_every_rank_ends_and_one_line_is_said(tmp_path: Path) -> 
     process = torchrun(2, *tiny(tmp_path / "none", tmp_path / "run"))
     _, err = process.communicate(timeout=HANG_S)
     assert process.returncode == 1 and err.count("exitcode  : 2 ") == 2, "every process ends with exit code 2"
-    assert err.count("train: error: ") == 1 and "is no finished data set" in err
+    assert err.count("train: error: ") == 1 and "not a finished data set" in err
 
 
 def test_a_damaged_shard_ends_every_rank_with_one_line(data: Path, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_dry_run_says_much_and_writes_nothing(data: Path, tmp_path: Path) -> Non
         "resident",
     ):
         assert words in out
-    assert "is no finished data set" in refused(*tiny(tmp_path / "none", tmp_path / "run"), "--dry-run")
+    assert "not a finished data set" in refused(*tiny(tmp_path / "none", tmp_path / "run"), "--dry-run")
 
 
 def test_scores_are_the_same_on_any_number_of_ranks(data: Path, trained: Path, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Files as wholes: found, listed, published, removed; and the lock of a folder."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from shards.storage import disk
 from shards.storage.backend import (
@@ -21,6 +21,11 @@ from shards.storage.backend import (
 from shards.storage.disk import FileInfo
 from shards.storage.faults import BusyError, MissingError, retried, translated
 from shards.storage.urls import is_local, local_path
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError("bert-shards runs on Linux only, because it locks folders with flock; on Windows use WSL") from error
 
 
 def find(url: str) -> FileInfo | None:
@@ -95,6 +100,15 @@ def tidy(url: str, empty_folders: bool = False) -> None:
             disk.remove_abandoned(local_path(url))
             if empty_folders:
                 disk.remove_empty_folders(local_path(url))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[str]:
+    """A folder for temporary files on a local disk, removed at the end. Raises StorageError where there is none."""
+    with translated("TMPDIR", "use"):
+        folder = TemporaryDirectory()
+    with folder as path:
+        yield path
 
 
 @contextmanager
