@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from prep.card import CARD_NAME, make_card
-from prep.corpus.files import InputFile
+from prep.corpus.documents import InputFile
 from prep.pairing.pair import RECIPE_VERSION
 from prep.records import PairRecord, UnitRecord, make_ledger
 from prep.tokens.tokenizer import PreparedTokenizer
@@ -30,6 +31,7 @@ RECORDS = "_build"
 # What a build writes before its manifest, and may remove again.
 _OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/pair-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
 _LISTED_INPUTS = 1000
+_MADE_WITH = ("numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")
 
 
 def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Manifest | None:
@@ -151,8 +153,7 @@ def commit(
         inputs=summarize(inputs, recipe["corpus_weight"]),
         splits={name: Split(tuple(shard for pair in pairs if pair.split == name for shard in pair.shards)) for name in SPLITS},
         ledger=make_ledger(total, pairs, recipe["corpus_weight"]),
-        made_with={"python": platform.python_version()}
-        | {name: version(name) for name in ("fastwarc", "numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")},
+        made_with={"python": platform.python_version()} | {name: version(name) for name in _MADE_WITH if find_spec(name)},
         recipe_version=RECIPE_VERSION,
     )
     if not manifest.splits["train"].shards:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from prep.corpus.documents import Fault
-from prep.corpus.files import InputFile
+from prep.corpus.documents import Fault, InputFile
 from shards import storage
 from shards.manifest import SPLITS, ShardInfo
 

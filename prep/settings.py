@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
+from prep.corpus.documents import Rule
+from prep.corpus.names import InputName
 from shards import storage
 from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
@@ -63,9 +65,7 @@ class Settings:
     dedup: Literal["none", "exact"] = option(
         "exact: keep one of all documents with identical text (64-bit hash), corpus-wide", "none"
     )
-    input: Literal["auto", "text", "jsonl", "parquet", "warc", "tar"] = option(
-        "format of the inputs; auto: by the extension of each file", "auto"
-    )
+    input: InputName = option("format of the inputs; auto: by the extension of each file", "auto")
     document: Literal["line", "blank-line", "file"] = option("where a document of plain text ends", "line")
     text_field: str = option(
         "field or column that holds the text, in JSON and Parquet; in a tar, the extension of its texts besides .txt",
@@ -223,6 +223,11 @@ class Settings:
         if not number.isdecimal() or not 100 <= int(number) <= 1_000_000:
             raise UserError(f"--tokenizer is {self.tokenizer!r}, must be train:N with N from 100 to 1000000")
         return int(number)
+
+    @property
+    def rule(self) -> Rule:
+        """What a document is."""
+        return Rule(self.document, self.text_field)
 
     @property
     def splitting(self) -> Splitting:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prep import output
-from prep.corpus.documents import rule_of
-from prep.corpus.warc import EXTRACTOR
+from prep.corpus.read import READER_VERSION
+from prep.corpus.warc import extractor_version
 from prep.pairing.pair import BYTES_PER_TOKEN, PairTask, Recipe
 from prep.partitions import held_out_below, hold_out, plan_pairs
 from prep.plan import PLAN_VERSION, Plan
@@ -31,8 +31,8 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
     """The task that trains the vocabulary of `--tokenizer train:N`."""
     size = settings.trained_vocab_size
     assert size is not None
-    rule = rule_of(settings)
-    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS, EXTRACTOR])
+    rule = settings.rule
+    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS, *_reader(plan)])
     return VocabularyTask(
         spans=tuple(span for unit in plan.units for span in unit.spans),
         rule=rule,
@@ -48,19 +48,19 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
     """One task per unit, in order, all with one token store. `tokenizer_url` is where workers load the tokenizer from."""
     recipe = {
         "inputs": _inputs(plan),
-        "rule": rule_of(settings),
+        "rule": settings.rule,
         "splitting": settings.splitting,
         "weights": settings.corpus_weight,
         "dedup": settings.dedup,
         "tokenizer": tokenizer.identity,
         "eval_fraction": settings.eval_fraction,
-        "versions": [SPLITTER, TOKENIZERS, EXTRACTOR, STORE_VERSION, PLAN_VERSION],
+        "versions": [SPLITTER, TOKENIZERS, *_reader(plan), STORE_VERSION, PLAN_VERSION],
     }
     store = storage.join(settings.scratch, f"tokens-{fingerprint(recipe)[:32]}")
     return [
         TokenizeTask(
             unit=unit,
-            rule=rule_of(settings),
+            rule=settings.rule,
             splitting=settings.splitting,
             on_error=settings.on_error,
             tokenizer_url=tokenizer_url,
@@ -128,6 +128,11 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
         format=settings.format,
         shard_tokens=settings.shard_bytes // BYTES_PER_TOKEN,
     )
+
+
+def _reader(plan: Plan) -> list[int | str]:
+    """The versions of what reads the inputs; of what takes text out of pages only if there are pages."""
+    return [READER_VERSION, *([extractor_version()] if any(file.format == "warc" for file in plan.inputs) else [])]
 
 
 def _inputs(plan: Plan) -> list[Any]:

@@ -37,8 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, paragraphs: Sequence[str]) 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """The tokenizer.json of a small vocabulary, trained once."""
-    from prep.corpus.documents import Rule, Span
-    from prep.corpus.files import InputFile
+    from prep.corpus.documents import InputFile, Rule, Span
     from prep.settings import Splitting
     from prep.tokens.vocabulary import train_vocabulary
 

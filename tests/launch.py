@@ -35,11 +35,11 @@ def torchrun(ranks: int, *arguments: object, restarts: int = 0, module: str = "t
 class RankProcesses:
     """The ranks of a run as torchrun would start them, in processes that need not import torch first."""
 
-    def __init__(self, ranks: int, *arguments: object, module: str = "train") -> None:
+    def __init__(self, ranks: int, *arguments: object, module: str = "train", cwd: Path = ROOT) -> None:
         start = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
         environment = os.environ | start | {"LOCAL_WORLD_SIZE": str(ranks)}
         self.ranks = [
-            warm.start(module, *arguments, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            warm.start(module, *arguments, cwd=cwd, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank in range(ranks)
         ]
 
@@ -75,7 +75,12 @@ def run(ranks: int, *arguments: object, module: str = "train") -> tuple[int, str
     if not ranks:
         done = call("train.__main__" if module == "train" else module, arguments)
         return done.returncode, done.stdout, done.stderr
-    processes = RankProcesses(ranks, *arguments, module=module)
+    return run_ranks(ranks, *arguments, module=module)
+
+
+def run_ranks(ranks: int, *arguments: object, module: str = "train", cwd: Path = ROOT) -> tuple[int, str, str]:
+    """The same in processes of its own."""
+    processes = RankProcesses(ranks, *arguments, module=module, cwd=cwd)
     out, err = processes.communicate()
     return processes.poll() or 0, out, err
 

@@ -123,7 +123,7 @@ def _parse_config(data: bytes, place: str) -> BertConfig:
     try:
         config = BertConfig.from_dict({name: value for name, value in values.items() if name not in _ATTENTION_KEYS})
     except Exception as error:  # the library checks values with errors of many kinds
-        raise UserError(f"{place}: transformers refuses the configuration: {error}") from error
+        raise UserError(f"{place}: transformers refuses the configuration: {' '.join(str(error).split())}") from error
     return config
 
 

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prep.corpus.documents import HARMLESS, Document, Fault, Rule, fault_error
-from prep.corpus.files import InputFile
+from prep.corpus.documents import HARMLESS, Document, Fault, InputFile, Rule, fault_error
 from prep.corpus.read import read_documents
 from prep.plan import Unit
 from prep.progress import Progress, save_progress

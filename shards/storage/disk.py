@@ -3,6 +3,7 @@
 Everything here raises OSError; `files` and `reading` turn it into a StorageError.
 """
 
+import errno
 import os
 import shutil
 import socket
@@ -81,12 +82,20 @@ def find(path: Path) -> FileInfo | None:
     return _info(path) if path.is_file() else None
 
 
-def list_files(folder: Path) -> Iterator[FileInfo]:
-    """Every regular file below, except those that are being published. A dead link is an error; it is not skipped."""
-    for parent, _, names in os.walk(folder, onerror=_raise) if folder.is_dir() else ():
+def list_files(folder: Path, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]:
+    """Every regular file below, except those that are being published, and names that begin with one of `hidden`.
+
+    A dead link is an error, not a file less; one whose name is hidden is not looked at.
+    """
+    for parent, folders, names in os.walk(folder, onerror=_raise) if folder.is_dir() else ():
+        folders[:] = [name for name in folders if not name.startswith(hidden)]
         for path in (Path(parent) / name for name in names if not (name.startswith(".") and _TEMPORARY in name)):
-            if path.is_file() or not path.exists():
+            if path.name.startswith(hidden):
+                continue
+            if path.is_file():
                 yield _info(path)
+            elif not path.exists():
+                raise OSError(errno.ENOENT, f"{path} is a link to nothing")
 
 
 def remove(path: Path) -> None:

@@ -16,6 +16,7 @@ from shards.storage.backend import (
     file_infos,
     filesystem,
     local_glob,
+    relative,
     transfer_limit_s,
 )
 from shards.storage.disk import FileInfo
@@ -41,18 +42,24 @@ def find(url: str) -> FileInfo | None:
     return file_info(fs, entry) if entry["type"] == "file" else None
 
 
-def list_files(url: str) -> list[FileInfo]:
+def list_files(url: str, hidden: tuple[str, ...] = ()) -> list[FileInfo]:
     """Every file in a folder and below, sorted by URL; an empty list where there is no such folder.
 
-    Files that are being published are left out, and so is what is no regular file.
+    Files that are being published are left out, and so is what is no regular file. Files and folders whose names begin with
+    one of `hidden` are not looked at.
     """
     if is_local(url):
         with translated(url, "list"):
-            infos = list(disk.list_files(local_path(url)))
+            infos = list(disk.list_files(local_path(url), hidden))
     else:
         fs, path = filesystem(url)
         infos = file_infos(fs, retried(url, "list", lambda: call_fresh(fs, "find", LISTING_S, path, detail=True)))
+        infos = [info for info in infos if not _is_hidden(relative(info.url, url), hidden)]
     return sorted(infos, key=lambda info: info.url)
+
+
+def _is_hidden(path: str, hidden: tuple[str, ...]) -> bool:
+    return bool(hidden) and any(part.startswith(hidden) for part in path.split("/"))
 
 
 def glob(pattern: str) -> list[FileInfo]:
