@@ -11,11 +11,10 @@ from prep.plan import Plan
 from prep.settings import Settings
 from prep.tasks import find_task_part
 from prep.tokens.tokenize import SEGMENT_BYTES
+from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
 from shards.command.console import clock, short, size
 from shards.manifest import Manifest
 
-# A tokenizer that fits its corpus leaves far fewer tokens unknown.
-MAX_UNKNOWN_SHARE = 0.01
 # Orders of magnitude, measured on web text and books.
 TOKENS_PER_TEXT_BYTE = 0.23
 SHARD_BYTES_PER_TOKEN = 1.8

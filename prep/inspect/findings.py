@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from prep.inspect.figures import Overview, Rate
 from prep.partitions import MIN_HELD_OUT
-from prep.summary import MAX_UNKNOWN_SHARE
+from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
 from shards.report.sheet import Finding
 
 # Limits beyond which a figure is a finding.
