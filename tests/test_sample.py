@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_sets_with_ledger import write
 from datasets_of_rows import ROW_TOKENS
-from test_masking import SPECIAL
+from rows_of_ids import SPECIAL
 
 from prep.inspect import sample as sampling
 from prep.inspect.report import report

@@ -8,6 +8,7 @@ import numpy as np
 
 from prep.engines.engine import DeadlyTaskError, Engine, run_tasks
 from prep.engines.open import open_engine
+from prep.pairing.recipes import recipe_of
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
 from shards.checks import row_faults
@@ -96,7 +97,7 @@ def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
                 capacity=settings["pack_to"] or settings["max_seq_len"],
                 masking=masking if static else None,
                 max_seq_len=settings["max_seq_len"],
-                template=Template.of(tokenizer, settings["pairing"] != "none"),
+                template=Template.of(tokenizer, recipe_of(settings).template == "pair"),
                 cross_documents=settings["cross_documents"],
             )
 
@@ -157,7 +158,7 @@ def ledger_faults(manifest: Manifest) -> Iterator[str]:
         if entry["in"] != entry["used"] + sum(entry["dropped"].values()):
             yield f"ledger.{unit}: {entry['in']} in is not {entry['used']} used + {sum(entry['dropped'].values())} dropped"
     made = 0
-    template = Template.of(manifest.tokenizer, manifest.settings["pairing"] != "none")
+    template = Template.of(manifest.tokenizer, recipe_of(manifest.settings).template == "pair")
     for name, split in manifest.splits.items():
         tally, total = ledger["pairs"][name], split.totals()
         made += tally["made"] * (manifest.settings["copies"] if name == "eval" else 1)
