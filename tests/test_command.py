@@ -17,7 +17,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import ROOT, manifest_of, run_prep, run_prep_process
+from commands import HANG_S, ROOT, manifest_of, run_prep, run_prep_process
 from conftest import BuildRunner
 
 from shards.storage import disk
@@ -374,6 +374,15 @@ def test_an_interrupted_build_ends_at_once_and_can_go_on(number: int, corpus: Pa
     assert gone(children)
     again = start(corpus, tmp_path / "out", "--tokenizer", vocabulary)
     assert again.wait(timeout=120) == 0
+
+
+@pytest.mark.parametrize("after_s", [0.05, 0.5])
+def test_sigterm_ends_a_build_that_is_starting(after_s: float, corpus: Path, vocabulary: Path, tmp_path: Path) -> None:
+    running = start(corpus, tmp_path / "out", "--tokenizer", vocabulary, "--workers", 2)
+    time.sleep(after_s)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=HANG_S) in (-signal.SIGTERM, 130)
+    assert "Traceback" not in (tmp_path / "errors.txt").read_text() and not (tmp_path / "out" / "manifest.json").exists()
 
 
 def wait_for_workers(running: subprocess.Popen[Any]) -> list[psutil.Process]:
