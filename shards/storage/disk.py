@@ -167,7 +167,7 @@ def list_files(folder: Path, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]
             if path.is_file():
                 yield _info(path)
             elif not path.exists():
-                raise OSError(errno.ENOENT, f"{path} is a link to nothing")
+                raise OSError(errno.ENOENT, "it is a link to nothing", str(path))
 
 
 def remove(path: Path) -> None:
