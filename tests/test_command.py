@@ -248,7 +248,9 @@ def test_pipes_are_passed_over_and_dead_links_named(vocabulary: Path, places: li
     os.mkfifo(folder / "pipe")
     assert run_prep("plan", "--corpus", folder, *places).stdout.startswith("inputs:      1 files")
     (folder / "link.txt").symlink_to("nowhere")
-    assert "folder/link.txt: cannot list it: No such file" in refused(run_prep("plan", "--corpus", folder, *places))
+    assert "folder/link.txt: cannot list it: it is a link to nothing; check the path" in refused(
+        run_prep("plan", "--corpus", folder, *places)
+    )
 
 
 def broken_corpora(folder: Path) -> dict[str, tuple[Path, str, list[str]]]:
