@@ -12,6 +12,7 @@ from prep.plan import Plan
 from prep.settings import Settings
 from prep.tasks import find_task_part
 from prep.tokens.tokenize import SEGMENT_BYTES
+from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
 from shards.command.console import clock, short, size
 from shards.manifest import Manifest
 
@@ -153,5 +154,8 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
     lost = pairs["train"]["unpaired"] / max(1, pairs["train"]["made"])
     if lost > 0.05:
         yield f"note: {lost:.0%} of the tokens are in no sequence: --pairing {manifest.settings['pairing']} leaves them out"
+    unknown_share = manifest.ledger["unknown_tokens"] / max(1, manifest.ledger["tokens"])
+    if unknown_share > MAX_UNKNOWN_SHARE:
+        yield f"warning: {unknown_share:.1%} of the tokens are [UNK]; choose a --tokenizer that fits the corpus, or train:N"
     if 0 < pairs["eval"]["documents"] < MIN_HELD_OUT:
         yield f"warning: only {pairs['eval']['documents']} documents are held out; the corpus is very small"
