@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prep import output
-from prep.corpus.documents import rule_of
-from prep.corpus.warc import EXTRACTOR
-from prep.pairing.pair import BYTES_PER_TOKEN, PairTask, Recipe
+from prep.corpus.read import READER_VERSION
+from prep.corpus.warc import extractor_version
+from prep.pairing.recipes import RECIPES
+from prep.pairing.task import BYTES_PER_TOKEN, PairTask, Recipe
 from prep.partitions import held_out_below, hold_out, plan_pairs
 from prep.plan import PLAN_VERSION, Plan
 from prep.records import UnitRecord
@@ -31,8 +32,8 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
     """The task that trains the vocabulary of `--tokenizer train:N`."""
     size = settings.trained_vocab_size
     assert size is not None
-    rule = rule_of(settings)
-    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS, EXTRACTOR])
+    rule = settings.rule
+    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS, *_reader(plan)])
     return VocabularyTask(
         spans=tuple(span for unit in plan.units for span in unit.spans),
         rule=rule,
@@ -48,19 +49,19 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
     """One task per unit, in order, all with one token store. `tokenizer_url` is where workers load the tokenizer from."""
     recipe = {
         "inputs": _inputs(plan),
-        "rule": rule_of(settings),
+        "rule": settings.rule,
         "splitting": settings.splitting,
         "weights": settings.corpus_weight,
         "dedup": settings.dedup,
         "tokenizer": tokenizer.identity,
         "eval_fraction": settings.eval_fraction,
-        "versions": [SPLITTER, TOKENIZERS, EXTRACTOR, STORE_VERSION, PLAN_VERSION],
+        "versions": [SPLITTER, TOKENIZERS, *_reader(plan), STORE_VERSION, PLAN_VERSION],
     }
     store = storage.join(settings.scratch, f"tokens-{fingerprint(recipe)[:32]}")
     return [
         TokenizeTask(
             unit=unit,
-            rule=rule_of(settings),
+            rule=settings.rule,
             splitting=settings.splitting,
             on_error=settings.on_error,
             tokenizer_url=tokenizer_url,
@@ -81,7 +82,7 @@ def pair_tasks(
     settings: Settings, plan: Plan, store: str, segments: tuple[int, ...], total: UnitRecord, tokenizer: PreparedTokenizer
 ) -> list[PairTask]:
     """The pair tasks, in order. `segments` and `total` are what tokenizing all units gave."""
-    held_out = hold_out(total, settings.eval_fraction, 2 if settings.pairing == "nsp" else 1)
+    held_out = hold_out(total, settings.eval_fraction, RECIPES[settings.pairing].min_documents)
     key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.identity)])
     records = storage.join(settings.out, output.RECORDS, key[:32])
     recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
@@ -123,11 +124,16 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
         pack=settings.pack_to > 0,
         row_capacity=settings.row_capacity,
         masking=masking if settings.masking == "static" or split == "eval" else None,
-        template=tokenizer.templates["single" if settings.pairing == "none" else "pair"],
+        template=tokenizer.templates[RECIPES[settings.pairing].template],
         vocab_size=tokenizer.vocab_size,
         format=settings.format,
         shard_tokens=settings.shard_bytes // BYTES_PER_TOKEN,
     )
+
+
+def _reader(plan: Plan) -> list[int | str]:
+    """The versions of what reads the inputs; of what takes text out of pages only if there are pages."""
+    return [READER_VERSION, *([extractor_version()] if any(file.format == "warc" for file in plan.inputs) else [])]
 
 
 def _inputs(plan: Plan) -> list[Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,11 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 SMALL = ("--global-batch", 12, "--micro-batch", 3, "--lr", 1e-3, "--log-every", 1, "--eval-every", 0)
 
 
+def tiny(data: Path, out: Path, epochs: int = 4, every: int = 2) -> tuple[object, ...]:
+    model = ("--data", data, "--out", out, "--model", "tiny", "--epochs", epochs)
+    return (*model, *SMALL, "--dropout", 0.1, "--checkpoint-every", every)
+
+
 def torchrun(ranks: int, *arguments: object, restarts: int = 0, module: str = "train") -> subprocess.Popen[str]:
     """A run of so many processes as users start one."""
     launcher = [*TORCHRUN, "--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
@@ -35,11 +41,11 @@ def torchrun(ranks: int, *arguments: object, restarts: int = 0, module: str = "t
 class RankProcesses:
     """The ranks of a run as torchrun would start them, in processes that need not import torch first."""
 
-    def __init__(self, ranks: int, *arguments: object, module: str = "train") -> None:
+    def __init__(self, ranks: int, *arguments: object, module: str = "train", cwd: Path = ROOT) -> None:
         start = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
         environment = os.environ | start | {"LOCAL_WORLD_SIZE": str(ranks)}
         self.ranks = [
-            warm.start(module, *arguments, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            warm.start(module, *arguments, cwd=cwd, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank in range(ranks)
         ]
 
@@ -75,9 +81,29 @@ def run(ranks: int, *arguments: object, module: str = "train") -> tuple[int, str
     if not ranks:
         done = call("train.__main__" if module == "train" else module, arguments)
         return done.returncode, done.stdout, done.stderr
-    processes = RankProcesses(ranks, *arguments, module=module)
+    return run_ranks(ranks, *arguments, module=module)
+
+
+def run_ranks(ranks: int, *arguments: object, module: str = "train", cwd: Path = ROOT) -> tuple[int, str, str]:
+    """The same in processes of its own."""
+    processes = RankProcesses(ranks, *arguments, module=module, cwd=cwd)
     out, err = processes.communicate()
     return processes.poll() or 0, out, err
+
+
+def refused(*arguments: object, ranks: int = 0, module: str = "train") -> str:
+    """The one line of a run that ends with exit code 2 (torchrun: 1) and without a traceback of ours."""
+    code, _, err = run(ranks, *arguments, module=module)
+    lines = [line for line in err.splitlines() if line.startswith(f"{module}: error: ")]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+    assert ranks or err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+def copied(data: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of a data set, and the path of one of its shards."""
+    shutil.copytree(data, tmp_path / "data")
+    return tmp_path / "data", tmp_path / "data" / "train" / "000001-0000.parquet"
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:

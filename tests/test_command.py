@@ -17,8 +17,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import ROOT, manifest_of, run_prep, run_prep_process
+from commands import HANG_S, ROOT, manifest_of, run_prep, run_prep_process
 from conftest import BuildRunner
+
+from shards.storage import disk
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -146,7 +148,7 @@ def test_the_hub_out_of_reach_is_one_line(places: list[object], tmp_path: Path, 
 
 
 def test_a_name_on_the_hub_is_loaded_from_its_cache(
-    build: BuildRunner, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: BuildRunner, vocabulary: Path, places: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hub itself cannot be reached from everywhere; what was fetched from it once can."""
     cache = tmp_path / "hf" / "hub" / "models--some-one--some-model"
@@ -157,8 +159,9 @@ def test_a_name_on_the_hub_is_loaded_from_its_cache(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     corpus = lines_file(tmp_path / "a.txt")
-    by_name, by_path = build(corpus, "--tokenizer", "some-one/some-model", name="hub"), build(corpus, name="path")
-    assert manifest_of(by_name) == manifest_of(by_path)
+    done = run_prep_process("build", "--corpus", corpus, *places, "--tokenizer", "some-one/some-model")
+    assert done.returncode == 0, done.stderr
+    assert manifest_of(tmp_path / "out") == manifest_of(build(corpus, name="path"))
 
 
 def test_a_folder_of_other_things_is_not_taken(tmp_path: Path) -> None:
@@ -180,10 +183,8 @@ def test_a_build_removes_nothing_that_is_not_its_own(tmp_path: Path, vocabulary:
 
 
 def test_a_kill_before_the_first_file_is_published_leaves_the_folder_usable(build: BuildRunner, tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / f".build.json.tmp-{os.uname().nodename}-{dead.pid}").touch()
+    (tmp_path / "out" / f".build.json.tmp-{disk._boot()}-0").touch()
     out = build(lines_file(tmp_path / "a.txt"))
     assert not list(out.glob(".*"))
 
@@ -375,6 +376,15 @@ def test_an_interrupted_build_ends_at_once_and_can_go_on(number: int, corpus: Pa
     assert again.wait(timeout=120) == 0
 
 
+@pytest.mark.parametrize("after_s", [0.05, 0.5])
+def test_sigterm_ends_a_build_that_is_starting(after_s: float, corpus: Path, vocabulary: Path, tmp_path: Path) -> None:
+    running = start(corpus, tmp_path / "out", "--tokenizer", vocabulary, "--workers", 2)
+    time.sleep(after_s)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=HANG_S) in (-signal.SIGTERM, 130)
+    assert "Traceback" not in (tmp_path / "errors.txt").read_text() and not (tmp_path / "out" / "manifest.json").exists()
+
+
 def wait_for_workers(running: subprocess.Popen[Any]) -> list[psutil.Process]:
     process = psutil.Process(running.pid)
     deadline = time.monotonic() + 30
@@ -422,19 +432,6 @@ def test_plan_says_much_and_does_nothing(corpus: Path, places: list[object], tmp
         assert word in done.stdout
 
 
-def test_clean_removes_what_builds_keep_and_nothing_else(corpus: Path, build: BuildRunner, tmp_path: Path) -> None:
-    build(corpus)
-    names = ["notes.txt", "tokens-mine/unit-1.json", "models/tokenizer-bert.json", f"tokens-{'0' * 32}/precious"]
-    foreign = [tmp_path / "scratch" / name for name in names]
-    for path in foreign:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("keep")
-    done = run_prep("clean", "--scratch", tmp_path / "scratch")
-    assert done.returncode == 0 and done.stdout.startswith("removed ")
-    assert sorted(path for path in (tmp_path / "scratch").rglob("*") if path.is_file()) == sorted(foreign)
-    assert "holds nothing of a build" in refused(run_prep("clean", "--scratch", tmp_path / "scratch"))
-
-
 def test_show_marks_masks_segments_and_labels(corpus: Path, build: BuildRunner) -> None:
     done = run_prep("show", build(corpus), "-n", 30)
     assert done.returncode == 0 and "\x1b" not in done.stdout
@@ -444,7 +441,7 @@ def test_show_marks_masks_segments_and_labels(corpus: Path, build: BuildRunner) 
 
 @pytest.mark.parametrize("command", ["verify", "show"])
 def test_what_is_no_data_set_is_one_line(command: str, tmp_path: Path) -> None:
-    assert "is no finished data set" in refused(run_prep(command, tmp_path))
+    assert "not a finished data set" in refused(run_prep(command, tmp_path))
     (tmp_path / "manifest.json").write_text("{")
     done = run_prep(command, tmp_path)
     assert "not a manifest" in (done.stdout if command == "verify" else refused(done))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -22,9 +23,11 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import UserError
+from train.settings import Precision
 
 Value = TypeVar("Value")
 _POLL_S = 0.02
+_CONNECT_LIMIT = timedelta(seconds=60)  # to reach the store that torchrun holds; it exists before its processes do
 # torch's errors, in several wordings, when the process at the other end is gone.
 _LOST = re.compile(r"gloo|NCCL|[Pp]eer|process group|Broken pipe")
 
@@ -72,14 +75,14 @@ class Ranks:
 
     def agreed(self, action: Callable[[], Value]) -> Value:
         """Runs `action` on every rank. The first rank's UserError is raised on all. Ranks must not communicate in it."""
-        fault, value = None, None
+        own_fault, value = None, None
         try:
             value = action()
         except UserError as error:
-            fault = str(error)
-        for message in self.gather(fault):
-            if message is not None:
-                raise UserError(message)
+            own_fault = error
+        for rank, fault in enumerate(self.gather(own_fault)):  # as an object: its class holds the exit code
+            if fault is not None:
+                raise own_fault if rank == self.rank and own_fault else fault
         return value  # type: ignore[return-value]  # there is no fault, so there is a value
 
     def from_first(self, make: Callable[[], Value]) -> Value:
@@ -113,7 +116,7 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def use_half(precision: str, device: torch.device) -> bool:
+def use_half(precision: Precision, device: torch.device) -> bool:
     """Whether `--precision auto|fp32|bf16` means bf16 on this device."""
     return precision == "bf16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -147,7 +150,10 @@ def joined() -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(0, 1, device)
         return
-    store, _, _ = next(rendezvous("env://"))
+    has_agent_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    limit = _CONNECT_LIMIT if has_agent_store else dist.default_pg_timeout  # without it, the store waits for rank 0
+    store, _, _ = next(rendezvous("env://", timeout=limit))
+    store.set_timeout(dist.default_pg_timeout)  # from here on it waits for slower ranks
     store = PrefixStore(_name_of_start(store, rank, world_size), store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
@@ -159,7 +165,8 @@ def joined() -> Iterator[Ranks]:
             reason = str(error).splitlines()[0][:200]
             raise LostRankError(f"rank {rank}: another process of the run was lost, or cannot be reached ({reason})") from error
         raise
-    dist.destroy_process_group()
+    finally:
+        dist.destroy_process_group()
 
 
 def _name_of_start(store: Store, rank: int, world_size: int) -> str:

@@ -1,6 +1,9 @@
 """A data set as a stream of batches, for your own training loop and for transformers' Trainer."""
 
-from collections.abc import Iterator, Mapping
+import atexit
+import weakref
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,10 +21,22 @@ from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups, check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
 from train.run import choose_masking
+from train.settings import MaskSource
 from train.weights import longest_sequence
 
+Item = dict[str, torch.Tensor] | PackedBatch
+_OPEN: "weakref.WeakSet[Generator[Item, None, None]]" = weakref.WeakSet()
 
-class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
+
+@atexit.register
+def _close_open_streams() -> None:
+    """Ends the threads of iterators that a program has left open: as Python exits, they would end with errors."""
+    for items in list(_OPEN):
+        with suppress(ValueError):  # another thread is in it
+            items.close()
+
+
+class ShardStream(IterableDataset[Item]):
     """The micro-batches of one rank. Their order depends on the data set, the seed and the batch only.
 
     A *step* is the next `global_batch` rows. They are cut into micro-batches, and the ranks share these evenly. The last
@@ -49,7 +64,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         world_size: int = 1,
         epochs: int = 1,
         seed: int = 0,
-        masking: str = "auto",
+        masking: MaskSource = "auto",
         drop_last: bool = False,
         packed: bool = False,
         threads: int = 2,
@@ -76,6 +91,11 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         self._end = epochs * self._order.groups.num_rows
         if drop_last:
             self._end -= self._end % global_batch
+        if not self._end:
+            raise UserError(
+                f"{url}: {epochs} epochs of {self._order.groups.num_rows} rows are less than a global batch of {global_batch}, "
+                "and drop_last leaves out the short step; use a smaller batch"
+            )
         if world_size > self._order.num_micro_batches and not packed:
             raise UserError(
                 f"{world_size} ranks, but a step has {self._order.num_micro_batches} micro-batches; each rank needs one"
@@ -131,11 +151,16 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
             raise UserError(f"{self._url}: the state is the end of a stream of another length; use the same number of epochs")
         self._step, self._taken, self._has_ended = int(state["step"]), int(state["taken"]), False
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor] | PackedBatch]:
+    def __iter__(self) -> Iterator[Item]:
         """The items from the position on.
 
         A stream that has ended starts again. A position loaded at the end gives no items, and then starts again.
         """
+        items = self._items()
+        _OPEN.add(items)
+        return items
+
+    def _items(self) -> Generator[Item, None, None]:
         if get_worker_info() is not None:
             raise UserError("this stream reads ahead with threads; give it to a DataLoader with num_workers=0")
         if self._has_ended:
@@ -168,6 +193,6 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         uses_at = uses_in_training(self._order, self._lanes(rank_slice.start), rank_slice.end)
         return Prefetcher(self._cache, self._url, self._manifest.splits[self._split].shards, uses_at, self._threads)
 
-    def _batch(self, rows: Rows) -> dict[str, torch.Tensor] | PackedBatch:
+    def _batch(self, rows: Rows) -> Item:
         pad_id = self._manifest.tokenizer["special_ids"]["pad"]
         return pack_batch(rows, self._shape, pad_id) if self._packed else pad_batch(rows, self._longest, pad_id)

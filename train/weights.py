@@ -4,22 +4,27 @@ name -> configuration -> fits the data set? same tokenizer? -> weights -> BertFo
 """
 
 import json
-from collections.abc import Iterator
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import BertConfig, BertForPreTraining
-from transformers.utils.hub import cached_file
 
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.randomness import Purpose, address
+from train.checkpoint import CONFIG, copy_tensors
+from train.data.tokenizer import compare_tokenizers
 
 # Layers and features: BERT's own two sizes and the smaller ones of Turc et al. 2019 (arXiv:1908.08962). Heads of 64 features.
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
+
+_LAYER = re.compile(r"bert\.encoder\.layer\.\d+\.output\.dense\.weight")
+_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 
 
 def quiet() -> None:
@@ -40,11 +45,11 @@ def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed
         config = _shape(name, manifest) if name in SHAPES else _config(path)
         config.update(probabilities)
         check_fit(name, config, manifest)
-        bert = _new(name, config)
+        bert = _new(f"--model {name}", config)
         return bert, [f"{name}: {_millions(bert)} parameters, from scratch"]
     check_fit(name, _pretrained(BertConfig, name), manifest)
-    messages = list(_compare_tokenizers(name, data_url, manifest))
-    bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, dtype=torch.float32, **probabilities)
+    messages = list(compare_tokenizers(name, data_url, manifest))
+    bert, info = _pretrained_weights(name, probabilities)
     missing = sorted(key for key in info["missing_keys"] if _head(key) is None)
     if missing:
         raise UserError(
@@ -56,20 +61,31 @@ def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed
     return bert, messages
 
 
-def bert_of(config: bytes, tensors: dict[str, torch.Tensor]) -> BertForPreTraining:
-    """The model of a checkpoint, from its config.json and its tensors."""
-    bert = BertForPreTraining(BertConfig.from_dict(json.loads(config)))
-    with torch.no_grad():
-        for name, parameter in bert.named_parameters():
-            parameter.copy_(tensors[name])
+def bert_of(config_json: bytes, tensors: dict[str, torch.Tensor], url: str) -> BertForPreTraining:
+    """The model of the checkpoint at `url`, from its config.json and its tensors. Raises UserError when they do not fit."""
+    place = storage.join(url, CONFIG)
+    config = _parse_config(config_json, place)
+    # Layers are counted, and shapes compared on torch's meta device, before memory is allocated for what the file asks.
+    num_layers = sum(bool(_LAYER.fullmatch(name)) for name in tensors)
+    if config.num_hidden_layers != num_layers:
+        raise UserError(f"{place}: num_hidden_layers is {config.num_hidden_layers}, the checkpoint has weights of {num_layers}")
+    with torch.device("meta"):
+        shapes = dict(_new(place, config).named_parameters())
+    for name, parameter in shapes.items():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            raise UserError(f"{place}: needs {name} of shape {list(parameter.shape)}, which the checkpoint does not have")
+    bert = _new(place, config)
+    copy_tensors(dict(bert.named_parameters()), tensors, url)
     return bert
 
 
 def _new(name: str, config: BertConfig) -> BertForPreTraining:
+    # A configuration may name an attention on the hub, which transformers would fetch and run. Ours is set later.
+    config._attn_implementation = "sdpa"
     try:
         return BertForPreTraining(config)
     except Exception as error:  # values that contradict each other fail in many ways
-        raise UserError(f"--model {name}: its configuration makes no model ({error!r}); correct it") from error
+        raise UserError(f"{name}: its configuration makes no model ({error!r}); correct it") from error
 
 
 def _shape(name: str, manifest: Manifest) -> BertConfig:
@@ -92,17 +108,22 @@ def longest_sequence(manifest: Manifest) -> int:
 
 
 def _config(path: Path) -> BertConfig:
+    return _parse_config(path.read_bytes(), f"--model {path}")
+
+
+def _parse_config(data: bytes, place: str) -> BertConfig:
     try:
-        values = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"--model {path}: not JSON: {error}") from error
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON: {error}") from error
     is_config = isinstance(values, dict) and {"hidden_size", "num_hidden_layers"} <= values.keys()
     if not is_config or values.get("model_type", "bert") != "bert":
-        raise UserError(f"--model {path}: is not the configuration of a BERT model (hidden_size, num_hidden_layers, ...)")
+        raise UserError(f"{place}: is not the configuration of a BERT model (hidden_size, num_hidden_layers, ...)")
     try:
-        return BertConfig.from_dict(values)
+        config = BertConfig.from_dict({name: value for name, value in values.items() if name not in _ATTENTION_KEYS})
     except Exception as error:  # the library checks values with errors of many kinds
-        raise UserError(f"--model {path}: transformers refuses the configuration: {error}") from error
+        raise UserError(f"{place}: transformers refuses the configuration: {' '.join(str(error).split())}") from error
+    return config
 
 
 def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
@@ -116,8 +137,8 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
         )
     if longest > config.max_position_embeddings:
         raise UserError(
-            f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of {longest} tokens; "
-            "build it with a smaller --max-seq-len"
+            f"--model {name}: has {config.max_position_embeddings} positions, the data set allows sequences of up to {longest} "
+            f"tokens; build it with --max-seq-len {config.max_position_embeddings} or less"
         )
     if config.is_decoder or config.num_hidden_layers < 1:
         raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; correct its config.json")
@@ -144,48 +165,18 @@ def _pretrained(kind: Any, name: str, **options: Any) -> Any:
         raise UserError(f"--model {name}: cannot be loaded ({reason}); {place}") from error
 
 
-def _compare_tokenizers(name: str, data_url: str, manifest: Manifest) -> Iterator[str]:
-    """Raises UserError when the model has another vocabulary. Yields a message when it has none to compare."""
-    model_vocabulary = _vocabulary_of(name)
-    if model_vocabulary is None:
-        yield f"{name}: has no tokenizer of its own; only the number of ids could be compared with the data set's"
-        return
-    url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
-    vocabulary = _vocabulary(storage.read_bytes(url), url)
-    if model_vocabulary != vocabulary:
-        different = sorted(
-            token for token in {*vocabulary, *model_vocabulary} if vocabulary.get(token) != model_vocabulary.get(token)
-        )
-        first = different[0]
+def _pretrained_weights(name: str, probabilities: dict[str, float]) -> tuple[BertForPreTraining, dict[str, Any]]:
+    """The model and transformers' report on what was loaded. From safetensors only: a pickle can run code."""
+    folder = Path(name)
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
         raise UserError(
-            f"--model {name}: its tokenizer is not the data set's: {len(different)} entries differ, for example {first!r} is "
-            f"{model_vocabulary.get(first, 'none')} in it and {vocabulary.get(first, 'none')} in the data set; "
-            f"build the data set with --tokenizer {name}"
+            f"--model {name}: the folder has no *.safetensors; load its weights with transformers where you trust them, and "
+            "save them again with save_pretrained"
         )
-
-
-def _vocabulary_of(name: str) -> dict[str, int] | None:
-    for file in ("tokenizer.json", "vocab.txt"):
-        try:
-            path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-        except OSError:  # the hub answered a moment ago, for the configuration
-            path = None
-        if path:
-            return _vocabulary(Path(path).read_bytes(), path)
-    return None
-
-
-def _vocabulary(data: bytes, place: str) -> dict[str, int]:
-    """token -> id, of a tokenizer.json or a vocab.txt."""
-    try:
-        if not place.endswith(".json"):
-            return {token.rstrip("\r"): number for number, token in enumerate(data.decode().rstrip("\n").split("\n"))}
-        value = json.loads(data)
-        vocab = value["model"]["vocab"]
-        vocab = vocab if isinstance(vocab, dict) else {token: number for number, (token, _) in enumerate(vocab)}  # Unigram's
-        return vocab | {token["content"]: token["id"] for token in value["added_tokens"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place}: not a vocabulary that can be compared ({error!r})") from error
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask a service on the hub to convert them
+    options = {"use_safetensors": True, "attn_implementation": "sdpa", "dtype": torch.float32, **probabilities}
+    bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, **options)
+    return bert, info
 
 
 def _head(key: str) -> str | None:

@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import AbstractContextManager, contextmanager, suppress
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from prep.engines.adapter import AHEAD, AdaptedExecutor, lost_error, one_line
@@ -12,6 +11,7 @@ from prep.engines.engine import Engine
 from prep.engines.local import LocalExecutor, cores
 from prep.engines.on_dask import dask_engine
 from prep.engines.on_ray import ray_engine
+from shards import storage
 from shards.errors import UserError
 
 
@@ -32,7 +32,7 @@ def open_engine(engine: str, workers: int) -> AbstractContextManager[Engine]:
 
 @contextmanager
 def _local(workers: int) -> Iterator[Engine]:
-    with TemporaryDirectory() as folder, LocalExecutor(workers, folder) as executor:
+    with storage.temporary_folder() as folder, LocalExecutor(workers, folder) as executor:
         yield Engine(executor, lambda: workers, elsewhere=False, progress_folder=folder)
 
 

@@ -1,20 +1,31 @@
-"""Folders and files of a local disk: published whole, listed with care, cleaned of what dead processes left.
+"""Folders and files of a local disk: published whole, listed, and cleaned of the leftovers of dead processes.
 
-Everything here raises OSError; `storage` says what it means.
+A file is written under a temporary name beside its target, `.NAME.tmp-BOOT-NUMBER`, and is locked meanwhile. BOOT names
+the running kernel, so it is the same in all containers of a machine. A lock ends with its process, whatever kills it.
+
+Everything here raises OSError; `files` and `reading` turn it into a StorageError.
 """
 
+import errno
+import fcntl
 import os
+import re
 import shutil
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 _TEMPORARY = ".tmp-"
+_TEMPORARY_NAME = re.compile(rf"\.(?P<target>.+){re.escape(_TEMPORARY)}(?P<boot>[0-9a-f]{{8}})-[0-9]+", re.DOTALL)
+# A temporary file of another machine that is older than this is abandoned.
 _ABANDONED_S = 24 * 3600.0
-"""A file that another machine has not finished for so long never will be."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +38,61 @@ class FileInfo:
 
 
 def publish(path: Path, data: bytes | bytearray | memoryview, first: bool = False) -> None:
-    """Writes beside the target, flushes to the disk, and takes the target's name in one step; if `first`, while it is free."""
+    """Writes a temporary file, flushes it to the disk, and renames it to the target; if `first`, only if there is none.
+
+    So the target is there complete or not at all. After a power cut it may be missing: see `flush_names`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}{socket.gethostname()}-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
+    with _temporary_file(path) as file:
+        temporary = Path(file.name)
+        try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if not first:
-            temporary.replace(path)
-        else:
-            _take_if_free(path, temporary)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            if first:
+                _take_if_free(path, temporary)
+            else:
+                temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _temporary_file(path: Path) -> BinaryIO:
+    """A new file beside `path`, locked until it is closed."""
+    for number in count():
+        try:
+            file = open(path.with_name(f".{path.name}{_TEMPORARY}{_boot()}-{number}"), "xb")  # noqa: SIM115
+        except FileExistsError:  # another process or thread writes the same target, or died while it did
+            continue
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # between the two calls, `remove_abandoned` of another process removed it
+    raise AssertionError("unreachable")
+
+
+@cache
+def _boot() -> str:
+    """A name of the running kernel, the same in all containers of a machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        return sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def flush_names(folder: Path) -> None:
+    """Flushes the names in a folder to the disk: a rename survives a power cut only after that.
+
+    It takes as long as the flush of a small file, so it is not done for each one.
+    """
+    with suppress(OSError):  # some file systems cannot
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _take_if_free(path: Path, temporary: Path) -> None:
@@ -55,25 +106,34 @@ def _take_if_free(path: Path, temporary: Path) -> None:
     temporary.unlink(missing_ok=True)
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Removes the temporary files below that dead processes of this machine left behind, and old ones of any other."""
-    mine = f"{_TEMPORARY}{socket.gethostname()}-"
-    for path in folder.glob(f"**/.*{_TEMPORARY}*"):
-        pid = path.name.rpartition("-")[2]
-        with suppress(FileNotFoundError):
-            old = time.time() - path.stat().st_mtime > _ABANDONED_S
-            if pid.isdigit() and (not _is_alive(int(pid)) if mine in path.name else old):
-                path.unlink()
+def remove_abandoned(folder: Path, files: re.Pattern[str]) -> None:
+    """Removes the temporary files of dead processes below the folder.
+
+    Only those whose target, as a path below the folder, matches `files`: others may belong to another program.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            match = _TEMPORARY_NAME.fullmatch(name)
+            if match and files.fullmatch((Path(parent) / match["target"]).relative_to(folder).as_posix()):
+                with suppress(FileNotFoundError):
+                    _remove_if_abandoned(Path(parent) / name, here=match["boot"] == _boot())
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another's
-        pass
-    return True
+def _remove_if_abandoned(path: Path, here: bool) -> None:
+    """Removes the file if no process has locked it. `here`: it was written on this machine, since its last start."""
+    is_old = time.time() - path.stat().st_mtime > _ABANDONED_S
+    if not (here or is_old):
+        return
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:  # no locks on this file system
+            if not is_old:
+                return
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it was finished, and its name taken again
+            path.unlink()
 
 
 def find(path: Path) -> FileInfo | None:
@@ -81,27 +141,36 @@ def find(path: Path) -> FileInfo | None:
     return _info(path) if path.is_file() else None
 
 
-def list_files(folder: Path) -> Iterator[FileInfo]:
-    """Every regular file below, but for those that are being published. A dead link is an error, not a file less."""
-    for parent, _, names in os.walk(folder, onerror=_raise) if folder.is_dir() else ():
+def list_files(folder: Path, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]:
+    """Every regular file below, except those that are being published, and names that begin with one of `hidden`.
+
+    A dead link is an error, not a file less; one whose name is hidden is not looked at.
+    """
+    for parent, folders, names in os.walk(folder, onerror=_raise) if folder.is_dir() else ():
+        folders[:] = [name for name in folders if not name.startswith(hidden)]
         for path in (Path(parent) / name for name in names if not (name.startswith(".") and _TEMPORARY in name)):
-            if path.is_file() or not path.exists():
+            if path.name.startswith(hidden):
+                continue
+            if path.is_file():
                 yield _info(path)
+            elif not path.exists():
+                raise OSError(errno.ENOENT, f"{path} is a link to nothing")
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder with all that is in it; nothing where there is none."""
+    """Removes a file, or a folder with everything in it; nothing where there is none."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def remove_empty_folders(folder: Path) -> None:
-    """Removes the folder and those below it that hold nothing."""
+def remove_empty_folders(folder: Path, folders: re.Pattern[str]) -> None:
+    """Removes the empty folders whose path below the folder matches `folders`; "." is the folder itself."""
     for parent, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):  # not empty
-            Path(parent).rmdir()
+        if folders.fullmatch(Path(parent).relative_to(folder).as_posix()):
+            with suppress(OSError):  # not empty
+                Path(parent).rmdir()
 
 
 def _info(path: Path) -> FileInfo:

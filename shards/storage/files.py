@@ -1,10 +1,11 @@
 """Files as wholes: found, listed, published, removed; and the lock of a folder."""
 
-import fcntl
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from shards.storage import disk
 from shards.storage.backend import (
@@ -16,11 +17,17 @@ from shards.storage.backend import (
     file_infos,
     filesystem,
     local_glob,
+    relative,
     transfer_limit_s,
 )
 from shards.storage.disk import FileInfo
 from shards.storage.faults import BusyError, MissingError, retried, translated
 from shards.storage.urls import is_local, local_path
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError("bert-shards runs on Linux only, because it locks folders with flock; on Windows use WSL") from error
 
 
 def find(url: str) -> FileInfo | None:
@@ -36,18 +43,24 @@ def find(url: str) -> FileInfo | None:
     return file_info(fs, entry) if entry["type"] == "file" else None
 
 
-def list_files(url: str) -> list[FileInfo]:
+def list_files(url: str, hidden: tuple[str, ...] = ()) -> list[FileInfo]:
     """Every file in a folder and below, sorted by URL; an empty list where there is no such folder.
 
-    Files that are being published are left out, and so is what is no regular file.
+    Files that are being published are left out, and so is what is no regular file. Files and folders whose names begin with
+    one of `hidden` are not looked at.
     """
     if is_local(url):
         with translated(url, "list"):
-            infos = list(disk.list_files(local_path(url)))
+            infos = list(disk.list_files(local_path(url), hidden))
     else:
         fs, path = filesystem(url)
         infos = file_infos(fs, retried(url, "list", lambda: call_fresh(fs, "find", LISTING_S, path, detail=True)))
+        infos = [info for info in infos if not _is_hidden(relative(info.url, url), hidden)]
     return sorted(infos, key=lambda info: info.url)
+
+
+def _is_hidden(path: str, hidden: tuple[str, ...]) -> bool:
+    return bool(hidden) and any(part.startswith(hidden) for part in path.split("/"))
 
 
 def glob(pattern: str) -> list[FileInfo]:
@@ -76,6 +89,16 @@ def publish(url: str, data: bytes | bytearray | memoryview, first: bool = False)
         retried(url, "write", lambda: call(fs, "pipe_file", limit_s, path, bytes(data)))
 
 
+def flush_names(*urls: str) -> None:
+    """Flushes the names of the files in local folders to the disk, so that they survive a power cut.
+
+    Call it before you publish a file that promises the others, such as a manifest.
+    """
+    for url in urls:
+        if is_local(url):
+            disk.flush_names(local_path(url))
+
+
 def remove(url: str) -> None:
     """Removes a file, or a folder with everything in it; nothing where there is none. Never takes a name for a pattern."""
     if is_local(url):
@@ -88,13 +111,25 @@ def remove(url: str) -> None:
             retried(name, "remove", partial(call, fs, "rm_file", ANSWER_S, path))
 
 
-def tidy(url: str, empty_folders: bool = False) -> None:
-    """Removes the half-written files of dead processes below a local folder and, if asked, empty folders."""
+def tidy(url: str, files: re.Pattern[str], folders: re.Pattern[str] | None = None) -> None:
+    """Removes the half-written files of dead processes below a local folder and, with `folders`, empty folders.
+
+    `files` and `folders` match paths below the folder. What they do not match belongs to others and stays.
+    """
     if is_local(url):
         with translated(url, "clean"):
-            disk.remove_abandoned(local_path(url))
-            if empty_folders:
-                disk.remove_empty_folders(local_path(url))
+            disk.remove_abandoned(local_path(url), files)
+            if folders:
+                disk.remove_empty_folders(local_path(url), folders)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[str]:
+    """A folder for temporary files on a local disk, removed at the end. Raises StorageError where there is none."""
+    with translated("TMPDIR", "use"):
+        folder = TemporaryDirectory()
+    with folder as path:
+        yield path
 
 
 @contextmanager
