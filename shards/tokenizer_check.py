@@ -7,7 +7,7 @@ chain of replacements, a table of characters, a long template. Nothing of the li
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shards.errors import UserError
@@ -19,6 +19,8 @@ MAX_UNUSED_IDS = 1 << 16
 # How many times longer the normalizer may make a text; Unicode's own NFKC makes a character 18 times longer.
 MAX_GROWTH = 64
 MAX_FRAME_TOKENS = 256
+# The flags of BERT's normalizer: field of tokenizer_config.json -> field of the normalizer.
+FLAGS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
 _COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor")
 _LISTS = ("normalizers", "pretokenizers", "processors")
 
@@ -49,10 +51,42 @@ def lossy_features(definition: Mapping[str, Any]) -> list[str]:
     return features + ["dropout"] * (definition["model"].get("dropout") is not None)
 
 
+def read_flag(config: Mapping[str, Any], field: str, place: str) -> bool | None:
+    """One of FLAGS, or what transformers takes if it is absent: true, and for strip_accents None (as do_lower_case)."""
+    value = config.get(field)
+    if value is not None and type(value) is not bool:
+        raise UserError(f"{place}: {field} is {value!r}, must be true or false")
+    return True if value is None and field != "strip_accents" else value
+
+
+def follow_flags(definition: Mapping[str, Any], config: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The definition with the flags that a tokenizer_config.json beside it sets, as transformers sets them.
+
+    It applies to BERT's normalizer only. `place` is that of the configuration. Raises UserError if a flag is no flag.
+    """
+    normalizer = definition.get("normalizer") or {}
+    if normalizer.get("type") != "BertNormalizer":
+        return dict(definition)
+    flags = {FLAGS[field]: read_flag(config, field, place) for field in FLAGS if config.get(field) is not None}
+    if _behaviour(normalizer) == _behaviour(normalizer | flags):
+        return dict(definition)
+    return dict(definition) | {"normalizer": normalizer | flags}
+
+
+def _behaviour(normalizer: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    lowercase, strip = normalizer["lowercase"], normalizer["strip_accents"]
+    return lowercase, lowercase if strip is None else strip, normalizer["handle_chinese_chars"]
+
+
 def vocabulary(definition: Mapping[str, Any]) -> dict[str, int]:
     """Token -> id, added tokens included."""
     added = definition.get("added_tokens") or []
     return _vocabulary(definition["model"]) | {token["content"]: token["id"] for token in added}
+
+
+def expand_runs(runs: Iterable[Sequence[int]]) -> list[int]:
+    """The ids of runs [first, end), such as a manifest's `unused_ids`."""
+    return [number for first, end in runs for number in range(first, end)]
 
 
 def _vocabulary(model: Mapping[str, Any]) -> dict[str, int]:

@@ -4,21 +4,17 @@ transformers makes a BertTokenizer from the vocabulary and the fields of this fi
 its tokenizer.json as it is. Both ways must give the ids that the data were made with.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import Tokenizer, normalizers
-
 from shards.errors import UserError
 from shards.template import Template
+from shards.tokenizer_check import FLAGS, read_flag
 
 DEFAULT_LIMIT = 512
 MAX_LIMIT = 1 << 30  # "no limit" is 1e30 in transformers
 # Classes that make the tokens of BertTokenizer from a vocab.txt.
 BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert", "LayoutLM", "Lxmert")
-# Field -> the value that BertTokenizer takes if it is absent; None for strip_accents: as do_lower_case.
-_FLAGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 _SIDES = ("left", "right")
 
 
@@ -44,42 +40,7 @@ def bert_flags(config: Mapping[str, Any], place: str) -> dict[str, Any]:
             raise UserError(f"{place}: {field} is {config[field]!r}, and only {value!r} is possible; choose another tokenizer")
     if config.get("never_split"):
         raise UserError(f"{place}: never_split is {config['never_split']!r}, which is not possible; remove it")
-    return {field: _flag(config, field, default, place) for field, default in _FLAGS.items()}
-
-
-def _flag(config: Mapping[str, Any], field: str, default: bool | None, place: str) -> bool | None:
-    value = config.get(field, default)
-    if value is None and field != "strip_accents":
-        value = default
-    if value is not None and type(value) is not bool:
-        raise UserError(f"{place}: {field} is {value!r}, must be true or false")
-    return value
-
-
-def follow_flags(tokenizer: Tokenizer, config: Mapping[str, Any], place: str) -> list[str]:
-    """Sets what the configuration says of BERT's normalizer, as transformers does, and returns what that changes.
-
-    It applies to a tokenizer.json with BERT's normalizer. A named class such as BertTokenizer sets all flags, else those
-    that are present are set.
-    """
-    definition = json.loads(tokenizer.to_str())
-    old = definition["normalizer"] or {}
-    if old.get("type") != "BertNormalizer" or definition["model"].get("type", "WordPiece") != "WordPiece":
-        return []
-    names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
-    fields = names if is_bert_class(config) else [field for field in names if field in config]
-    new = {names[field]: _flag(config, field, _FLAGS[field], place) for field in fields}
-    if _behaviour(old) == _behaviour(old | new):
-        return []
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        **{"clean_text": old["clean_text"], **{name: (old | new)[name] for name in names.values()}}
-    )
-    return [f"{name}: {old[name]} -> {new[name]}" for name in new if old[name] != new[name]]
-
-
-def _behaviour(normalizer: Mapping[str, Any]) -> tuple[bool, bool, bool]:
-    strip = normalizer["lowercase"] if normalizer["strip_accents"] is None else normalizer["strip_accents"]
-    return normalizer["lowercase"], strip, normalizer["handle_chinese_chars"]
+    return {field: read_flag(config, field, place) for field in FLAGS}
 
 
 def kept_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from prep.tokens.tokenizer import (
     prepare,
     wordpiece,
 )
-from prep.tokens.tokenizer_config import bert_flags, follow_flags
+from prep.tokens.tokenizer_config import bert_flags
 from shards import storage
 from shards.command.console import say
 from shards.errors import UserError
-from shards.tokenizer_check import lossy_features, read_definition
+from shards.tokenizer_check import follow_flags, lossy_features, read_definition
 
 # Older releases of transformers keep the names of the special tokens, and tokens that were added, in files of their own.
 _SPECIAL_NAME, _ADDED_NAME = "special_tokens_map.json", "added_tokens.json"
@@ -51,11 +51,7 @@ def _load(name: str, url: str, cased: bool) -> PreparedTokenizer:
     folder = url.rpartition("/")[0] or "."
     config = _read_object(folder, _SPECIAL_NAME) | _read_object(folder, CONFIG_NAME)
     if not url.endswith(".txt"):
-        tokenizer = _read_tokenizer(url)
-        changes = follow_flags(tokenizer, config, storage.join(folder, CONFIG_NAME))
-        if changes:
-            say(f"--tokenizer {name}: {CONFIG_NAME} sets {', '.join(changes)}, which is done, as transformers does")
-        return prepare(tokenizer, config, name)
+        return prepare(_read_tokenizer(url, config), config, name)
     added = _read_object(folder, _ADDED_NAME).keys() | _added_tokens(config)
     return prepare(_read_vocabulary(url, cased, config, added), config, name)
 
@@ -82,8 +78,12 @@ def _added_tokens(config: dict[str, Any]) -> set[str]:
     )
 
 
-def _read_tokenizer(url: str) -> Tokenizer:
-    definition = read_definition(storage.read_bytes(url), f"--tokenizer {url}")
+def _read_tokenizer(url: str, config: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, with the flags of the configuration."""
+    original = read_definition(storage.read_bytes(url), f"--tokenizer {url}")
+    definition = follow_flags(original, config, CONFIG_NAME)
+    if definition != original:
+        say(f"--tokenizer {url}: its {CONFIG_NAME} changes its normalizer to {json.dumps(definition['normalizer'])}")
     for feature in lossy_features(definition):
         if feature != "dropout":  # `prepare` switches that off
             definition[feature] = None
