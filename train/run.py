@@ -189,9 +189,15 @@ def _fixed_files(url: str, manifest: Manifest, bert: BertForPreTraining) -> dict
         if sha256(files[name]).hexdigest() != digest:
             raise UserError(f"{place}: its sha256 is not the manifest's: it was changed or damaged; build the data set again")
     if TOKENIZER_CONFIG in files:
-        config = json.loads(files[TOKENIZER_CONFIG]) | {"model_max_length": bert.config.max_position_embeddings}
-        files[TOKENIZER_CONFIG] = json.dumps(config, indent=1).encode()
+        files[TOKENIZER_CONFIG] = _with_limit(files[TOKENIZER_CONFIG], bert.config.max_position_embeddings, url)
     return files
+
+
+def _with_limit(config: bytes, limit: int, url: str) -> bytes:
+    try:
+        return json.dumps(dict(json.loads(config)) | {"model_max_length": limit}, indent=1).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{url}: its {TOKENIZER_CONFIG} is not a JSON object; build the data set again") from error
 
 
 def join_ranks(run: Run) -> None:
