@@ -6,6 +6,7 @@ It is a function of the manifest alone, so it holds no place or time of any mach
 import shlex
 from collections.abc import Iterator
 
+from prep.pairing.recipes import recipe_of
 from prep.settings import Settings
 from shards.command.console import printable, size
 from shards.command.options import flag
@@ -16,13 +17,6 @@ CARD_NAME = "README.md"
 _SIZES = ((1_000, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _LARGER_SIZES = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
 _MAX_NAMED_FILES = 8
-_NEXT, _ORDER = ["- next-sentence-prediction"], ["- sentence-order-prediction"]
-_TASKS = {"nsp": _NEXT, "paragraph": _NEXT, "sop": _ORDER, "none": []}
-_LABELS = {
-    "nsp": "0, B follows A in its document; 1, it does not",
-    "paragraph": "0, B follows A in its document; 1, it does not",
-    "sop": "0, A and B are in order; 1, they are swapped",
-}
 
 
 def make_card(manifest: Manifest) -> bytes:
@@ -37,7 +31,9 @@ def _front_matter(manifest: Manifest) -> Iterator[str]:
     yield f'language:\n- "{settings["language"].partition("-")[0]}"'  # quoted: to YAML a bare `no` is false
     yield f"size_categories:\n- {next((name for most, name in (*_SIZES, *_LARGER_SIZES) if rows < most), '100B<n<1T')}"
     yield "task_categories:\n- fill-mask"
-    yield "\n".join(["tags:", "- bert", "- masked-language-modeling", *_TASKS[manifest.settings["pairing"]], "- pretraining"])
+    labels = recipe_of(settings).labels
+    tasks = ["masked-language-modeling", *([labels.task] if labels else []), "pretraining"]
+    yield "\n".join(["tags:", "- bert", *(f"- {task}" for task in tasks)])
     yield "configs:"
     yield from _configs(manifest)
     yield "---"
@@ -96,8 +92,9 @@ def _columns(manifest: Manifest) -> Iterator[str]:
     yield "| `input_ids` | its tokens, special tokens included |"
     yield "| `sequence_lengths` | tokens per sequence; sequences must not attend to each other |"
     yield "| `segment_a_lengths` | tokens of `[CLS] A [SEP]`, per sequence |"
-    if manifest.settings["pairing"] in _LABELS:
-        yield f"| `next_sentence_label` | per sequence: {_LABELS[manifest.settings['pairing']]} |"
+    labels = recipe_of(manifest.settings).labels
+    if labels:
+        yield f"| `next_sentence_label` | per sequence: {labels.meaning} |"
     dynamic = " (held-out rows only)" if manifest.settings["masking"] == "dynamic" and manifest.splits["eval"].shards else ""
     yield f"| `masked_positions`, `masked_labels` | positions of the masked tokens, and the tokens that were there{dynamic} |"
     yield ""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from prep import output
+from prep.pairing.recipes import RECIPES
 from prep.plan import Plan, make_plan
 from prep.settings import Settings
 from prep.tokens.tokenizer import PreparedTokenizer
@@ -42,12 +43,13 @@ def check_tokenizer(settings: Settings, tokenizer: PreparedTokenizer) -> None:
     """Raises UserError if the recipe needs something that the tokenizer does not have."""
     name = settings.tokenizer
     pair = tokenizer.templates.get("pair")
-    if settings.pairing != "none" and (pair is None or not pair.prefix):
+    template = RECIPES[settings.pairing].template
+    if template == "pair" and (pair is None or not pair.prefix):
         raise UserError(
             f"--tokenizer {name}: has no template for pairs (a post-processor that sets {'a classifier and ' if pair else ''}"
             f"separator tokens around two segments), which --pairing {settings.pairing} needs; use --pairing none or another"
         )
-    if settings.pairing == "none" and "single" not in tokenizer.templates:
+    if template == "single" and "single" not in tokenizer.templates:
         raise UserError(
             f"--tokenizer {name}: gives no token for any plain text, so its special tokens cannot be found; use another"
         )

@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple
 
 from prep.corpus.documents import Rule
 from prep.corpus.names import InputName
+from prep.pairing.recipes import RECIPES, Pairing
 from shards import storage
 from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
 from shards.schema import MaskUnit
 
 SplitRule = Literal["language", "line", "fullstop"]
-Pairing = Literal["nsp", "paragraph", "sop", "none"]
 OnError = Literal["stop", "skip"]
 StageName = Literal["vocabulary", "tokenize", "pair", "commit"]
 
@@ -148,7 +148,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_types(self)
         if self.short_seq_prob is None:
-            object.__setattr__(self, "short_seq_prob", 0.1 if self.pairing in ("nsp", "sop") else 0.0)
+            object.__setattr__(self, "short_seq_prob", RECIPES[self.pairing].short_seq_prob or 0.0)
         for name in ("short_seq_prob", "mask_prob", "mask_replace_prob", "random_replace_prob", "eval_fraction"):
             object.__setattr__(self, name, float(getattr(self, name)))  # 0 and 0.0 are one setting
         object.__setattr__(self, "corpus_weight", tuple(float(weight) for weight in self.corpus_weight))
@@ -188,10 +188,12 @@ class Settings:
             )
         if self.mask_unit == "span" and self.mask_prob > MAX_SPAN_PROB:
             raise UserError(f"--mask-prob is {self.mask_prob}, must be at most {MAX_SPAN_PROB} with --mask-unit span")
-        if self.cross_documents and self.pairing != "none":
+        if self.cross_documents and not RECIPES[self.pairing].crosses_documents:
             raise UserError(f"--cross-documents needs --pairing none; with {self.pairing}, a sequence comes from one document")
-        if self.short_seq_prob and self.pairing == "paragraph":
-            raise UserError("--short-seq-prob has no effect with --pairing paragraph, which uses whole sentences; leave it out")
+        if self.short_seq_prob and RECIPES[self.pairing].short_seq_prob is None:
+            raise UserError(
+                f"--short-seq-prob has no effect with --pairing {self.pairing}, which uses whole sentences; leave it out"
+            )
         if self.corpus_weight and len(self.corpus_weight) != len(self.corpus):
             raise UserError(
                 f"--corpus-weight has {len(self.corpus_weight)} weights for {len(self.corpus)} --corpus; set one per corpus"
@@ -235,8 +237,7 @@ class Settings:
     @property
     def splitting(self) -> Splitting:
         """Where sentences end."""
-        automatic: SplitRule = "fullstop" if self.pairing == "paragraph" else "language"
-        return Splitting(automatic if self.sentences == "auto" else self.sentences, self.language)
+        return Splitting(RECIPES[self.pairing].split_rule if self.sentences == "auto" else self.sentences, self.language)
 
     @property
     def row_capacity(self) -> int:

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from prep.job import make_job
+from prep.pairing.recipes import Labels, recipe_of
 from prep.partitions import MAX_TOKENS, MIN_HELD_OUT
 from prep.plan import Plan
 from prep.settings import Settings
 from prep.tasks import find_task_part
 from prep.tokens.tokenize import SEGMENT_BYTES
+from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
 from shards.command.console import clock, short, size
 from shards.manifest import Manifest
 
@@ -102,7 +104,7 @@ def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
         if not total["rows"]:
             yield f"{name}: nothing"
             continue
-        labels = _about_labels(total, manifest.settings["pairing"])
+        labels = _about_labels(total, recipe_of(manifest.settings).labels)
         masked = f"{total['masked_tokens'] / total['tokens']:.1%} masked" if total["masked_tokens"] else "masked when read"
         full = total["tokens"] / (total["rows"] * capacity)
         weight = f"{total['bytes'] / total['tokens']:.2f} bytes per token"
@@ -115,17 +117,15 @@ def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
     yield f"data_fingerprint {manifest.data_fingerprint}"
 
 
-def _about_labels(total: dict[str, int], pairing: str) -> str:
+def _about_labels(total: dict[str, int], labels: Labels | None) -> str:
     """The fraction of label 1 among the pairs that had a choice."""
-    if pairing == "none":
+    if labels is None:
         return ""
     unforced = total["sequences"] - total["forced_not_next"]
     if not unforced:
         return "; no pair had a choice"
     fraction = f"{(total['not_next'] - total['forced_not_next']) / unforced:.1%}"
-    if pairing == "sop":
-        return f"; of the pairs {fraction} are in swapped order"
-    return f"; of the pairs with a choice {fraction} are not next"
+    return f"; of the pairs{' with a choice' if total['forced_not_next'] else ''} {fraction} are {labels.names[1]}"
 
 
 def _about_documents(manifest: Manifest) -> Iterator[str]:
@@ -142,11 +142,20 @@ def _about_documents(manifest: Manifest) -> Iterator[str]:
 
 
 def _warnings(manifest: Manifest) -> Iterator[str]:
-    train, pairs = manifest.splits["train"].totals(), manifest.ledger["pairs"]
+    train, held_out = (manifest.splits[name].totals() for name in ("train", "eval"))
+    pairs = manifest.ledger["pairs"]
+    if held_out["tokens"] * manifest.settings["copies"] > train["tokens"]:
+        yield (
+            f"warning: more is held out ({held_out['tokens']:,} tokens) than there is to train on; the documents are few: set "
+            "--eval-fraction 0, or another --document"
+        )
     if train["forced_not_next"] > 0.9 * train["sequences"]:
         yield "warning: nearly all pairs had no choice, because documents have one sentence; check that --document fits"
     lost = pairs["train"]["unpaired"] / max(1, pairs["train"]["made"])
     if lost > 0.05:
         yield f"note: {lost:.0%} of the tokens are in no sequence: --pairing {manifest.settings['pairing']} leaves them out"
+    unknown_share = manifest.ledger["unknown_tokens"] / max(1, manifest.ledger["tokens"])
+    if unknown_share > MAX_UNKNOWN_SHARE:
+        yield f"warning: {unknown_share:.1%} of the tokens are [UNK]; choose a --tokenizer that fits the corpus, or train:N"
     if 0 < pairs["eval"]["documents"] < MIN_HELD_OUT:
         yield f"warning: only {pairs['eval']['documents']} documents are held out; the corpus is very small"

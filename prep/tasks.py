@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from prep import output
 from prep.corpus.read import READER_VERSION
 from prep.corpus.warc import extractor_version
-from prep.pairing.pair import BYTES_PER_TOKEN, PairTask, Recipe
+from prep.pairing.recipes import RECIPES
+from prep.pairing.task import BYTES_PER_TOKEN, PairTask, Recipe
 from prep.partitions import held_out_below, hold_out, plan_pairs
 from prep.plan import PLAN_VERSION, Plan
 from prep.records import UnitRecord
@@ -81,7 +82,7 @@ def pair_tasks(
     settings: Settings, plan: Plan, store: str, segments: tuple[int, ...], total: UnitRecord, tokenizer: PreparedTokenizer
 ) -> list[PairTask]:
     """The pair tasks, in order. `segments` and `total` are what tokenizing all units gave."""
-    held_out = hold_out(total, settings.eval_fraction, 2 if settings.pairing == "nsp" else 1)
+    held_out = hold_out(total, settings.eval_fraction, RECIPES[settings.pairing].min_documents)
     key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.identity)])
     records = storage.join(settings.out, output.RECORDS, key[:32])
     recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
@@ -123,7 +124,7 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
         pack=settings.pack_to > 0,
         row_capacity=settings.row_capacity,
         masking=masking if settings.masking == "static" or split == "eval" else None,
-        template=tokenizer.templates["single" if settings.pairing == "none" else "pair"],
+        template=tokenizer.templates[RECIPES[settings.pairing].template],
         vocab_size=tokenizer.vocab_size,
         format=settings.format,
         shard_tokens=settings.shard_bytes // BYTES_PER_TOKEN,

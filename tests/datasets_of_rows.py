@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from test_masking import SPECIAL, VOCAB_SIZE, keys_of, make_rows, masking
+from rows_of_ids import SPECIAL, VOCAB_SIZE, keys_of, make_rows, masking
 
 from prep.tokens.tokenizer import PreparedTokenizer, prepare, wordpiece
 from shards import storage

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,11 @@ from servers import free_port
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 SMALL = ("--global-batch", 12, "--micro-batch", 3, "--lr", 1e-3, "--log-every", 1, "--eval-every", 0)
+
+
+def tiny(data: Path, out: Path, epochs: int = 4, every: int = 2) -> tuple[object, ...]:
+    model = ("--data", data, "--out", out, "--model", "tiny", "--epochs", epochs)
+    return (*model, *SMALL, "--dropout", 0.1, "--checkpoint-every", every)
 
 
 def torchrun(ranks: int, *arguments: object, restarts: int = 0, module: str = "train") -> subprocess.Popen[str]:
@@ -83,6 +89,21 @@ def run_ranks(ranks: int, *arguments: object, module: str = "train", cwd: Path =
     processes = RankProcesses(ranks, *arguments, module=module, cwd=cwd)
     out, err = processes.communicate()
     return processes.poll() or 0, out, err
+
+
+def refused(*arguments: object, ranks: int = 0, module: str = "train") -> str:
+    """The one line of a run that ends with exit code 2 (torchrun: 1) and without a traceback of ours."""
+    code, _, err = run(ranks, *arguments, module=module)
+    lines = [line for line in err.splitlines() if line.startswith(f"{module}: error: ")]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+    assert ranks or err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+def copied(data: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of a data set, and the path of one of its shards."""
+    shutil.copytree(data, tmp_path / "data")
+    return tmp_path / "data", tmp_path / "data" / "train" / "000001-0000.parquet"
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:

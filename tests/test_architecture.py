@@ -17,7 +17,7 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 ARROWS = {
     "prep.corpus": {"prep.settings"},
     "prep.tokens": {"prep.corpus", "prep.plan", "prep.progress", "prep.records", "prep.settings"},
-    "prep.pairing": {"prep.tokens", "prep.progress", "prep.records", "prep.settings"},
+    "prep.pairing": {"prep.tokens", "prep.progress", "prep.records", "prep.tally"},
     "prep.engines": {"prep.corpus", "prep.tokens", "prep.pairing", "prep.plan", "prep.progress"},
     "prep.inspect": {"prep.tokens", "prep.pairing", "prep.engines", "prep.partitions", "prep.progress"},
     "train.data": set(),

@@ -8,12 +8,12 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from cache_folders import Sampler, room_for_all
 from cached_reader import cached_steps
 from datasets_of_rows import write_data_set
 from launch import SMALL, metrics, row_log, run
 from slow_proxy import SlowProxy
-from test_prefetch import Sampler, room_for_all
-from test_stream import keys, stream
+from streams import keys, stream
 
 from shards.command.console import size
 from shards.command.options import flag

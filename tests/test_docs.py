@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batches import bert
 from commands import ROOT, manifest_of, run_prep
 from conftest import BuildRunner
 from datasets_of_rows import write_data_set
 from launch import run
-from test_model import bert
 
 from shards.formats import FORMATS
 from shards.manifest import Manifest

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_masking import IDS, keys_of, make_rows, masking
+from rows_of_ids import IDS, keys_of, make_rows, masking
 
 from shards import tar
 from shards.formats import FORMATS

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets_of_rows import write_data_set
-from test_reader import all_rows
+from split_rows import all_rows
 
 from shards.masking import unmask_rows
 from train.data import frequencies

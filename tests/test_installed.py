@@ -91,7 +91,7 @@ def test_the_commands_work_beside_files_with_their_names(run: Run, tmp_path: Pat
     (tmp_path / "loop.py").write_text(
         "from bert_shards import ShardStream, open_data_set\n"
         "stream = ShardStream('data', global_batch=4, micro_batch=4)\n"
-        "print(len(list(stream)), open_data_set('data').splits['train'].rows)\n"
+        "print(len(list(stream)), open_data_set('data').splits['train'].totals()['rows'])\n"
     )
     num_batches, num_rows = map(int, run("python", "loop.py").stdout.split())
     assert num_batches == -(-num_rows // 4)

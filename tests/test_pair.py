@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from test_store import make_documents
 
-from prep.pairing.pair import PairTask, Recipe, pair_partition
+from prep.pairing.pair import pair_partition
+from prep.pairing.task import PairTask, Recipe
 from prep.tokens.store import encode_segment, segment_url
 from shards import storage
 from shards.formats import FORMATS

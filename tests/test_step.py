@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_batch import masked_rows, pack
-from test_model import bert, counts_of
+from batches import bert, counts_of, masked_rows, pack
 
 from train import attention
 from train.data.batch import PackedBatch

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from batches import bert
 from commands import ROOT
 from datasets_of_rows import MAX_SEQ_LEN, write_data_set
-from test_masking import SPECIAL
-from test_model import bert
+from rows_of_ids import SPECIAL
+from streams import NAMES, keys, stream
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
@@ -19,22 +20,6 @@ from shards.errors import UserError
 from train import attention
 from train.data.batch import PackedBatch
 from train.model import PackedBert
-from train.stream import ShardStream
-
-NAMES = {"input_ids", "attention_mask", "token_type_ids", "labels", "next_sentence_label"}
-
-
-def stream(url: Path, **options: Any) -> ShardStream:
-    return ShardStream(str(url), **({"global_batch": 12, "micro_batch": 3, "seed": 1} | options))
-
-
-def keys(batches: Any) -> list[tuple[int, ...]]:
-    """The real tokens of each sequence."""
-    found = []
-    for batch in batches:
-        for ids, real in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-            found.append(tuple(ids[real.bool()].tolist()))
-    return found
 
 
 def test_padded_batches_have_transformers_names_and_types(tmp_path: Path) -> None:

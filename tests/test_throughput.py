@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from test_batch import masked_rows, pack
-from test_model import bert, counts_of
+from batches import bert, counts_of, masked_rows, pack
 from torch.utils.flop_counter import FlopCounterMode
 
 from train import attention

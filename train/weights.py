@@ -6,20 +6,19 @@ name -> configuration -> fits the data set? same tokenizer? -> weights -> BertFo
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import BertConfig, BertForPreTraining
-from transformers.utils.hub import cached_file
 
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.randomness import Purpose, address
 from train.checkpoint import CONFIG, copy_tensors
+from train.data.tokenizer import compare_tokenizers
 
 # Layers and features: BERT's own two sizes and the smaller ones of Turc et al. 2019 (arXiv:1908.08962). Heads of 64 features.
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
@@ -49,7 +48,7 @@ def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed
         bert = _new(f"--model {name}", config)
         return bert, [f"{name}: {_millions(bert)} parameters, from scratch"]
     check_fit(name, _pretrained(BertConfig, name), manifest)
-    messages = list(_compare_tokenizers(name, data_url, manifest))
+    messages = list(compare_tokenizers(name, data_url, manifest))
     bert, info = _pretrained_weights(name, probabilities)
     missing = sorted(key for key in info["missing_keys"] if _head(key) is None)
     if missing:
@@ -138,8 +137,8 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
         )
     if longest > config.max_position_embeddings:
         raise UserError(
-            f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of {longest} tokens; "
-            "build it with a smaller --max-seq-len"
+            f"--model {name}: has {config.max_position_embeddings} positions, the data set allows sequences of up to {longest} "
+            f"tokens; build it with --max-seq-len {config.max_position_embeddings} or less"
         )
     if config.is_decoder or config.num_hidden_layers < 1:
         raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; correct its config.json")
@@ -178,50 +177,6 @@ def _pretrained_weights(name: str, probabilities: dict[str, float]) -> tuple[Ber
     options = {"use_safetensors": True, "attn_implementation": "sdpa", "dtype": torch.float32, **probabilities}
     bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, **options)
     return bert, info
-
-
-def _compare_tokenizers(name: str, data_url: str, manifest: Manifest) -> Iterator[str]:
-    """Raises UserError when the model has another vocabulary. Yields a message when it has none to compare."""
-    model_vocabulary = _vocabulary_of(name)
-    if model_vocabulary is None:
-        yield f"{name}: has no tokenizer of its own; only the number of ids could be compared with the data set's"
-        return
-    url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
-    vocabulary = _vocabulary(storage.read_bytes(url), url)
-    if model_vocabulary != vocabulary:
-        different = sorted(
-            token for token in {*vocabulary, *model_vocabulary} if vocabulary.get(token) != model_vocabulary.get(token)
-        )
-        first = different[0]
-        raise UserError(
-            f"--model {name}: its tokenizer is not the data set's: {len(different)} entries differ, for example {first!r} is "
-            f"{model_vocabulary.get(first, 'none')} in it and {vocabulary.get(first, 'none')} in the data set; "
-            f"build the data set with --tokenizer {name}"
-        )
-
-
-def _vocabulary_of(name: str) -> dict[str, int] | None:
-    for file in ("tokenizer.json", "vocab.txt"):
-        try:
-            path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-        except OSError:  # the hub answered a moment ago, for the configuration
-            path = None
-        if path:
-            return _vocabulary(Path(path).read_bytes(), path)
-    return None
-
-
-def _vocabulary(data: bytes, place: str) -> dict[str, int]:
-    """token -> id, of a tokenizer.json or a vocab.txt."""
-    try:
-        if not place.endswith(".json"):
-            return {token.rstrip("\r"): number for number, token in enumerate(data.decode().rstrip("\n").split("\n"))}
-        value = json.loads(data)
-        vocab = value["model"]["vocab"]
-        vocab = vocab if isinstance(vocab, dict) else {token: number for number, (token, _) in enumerate(vocab)}  # Unigram's
-        return vocab | {token["content"]: token["id"] for token in value["added_tokens"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{place}: not a vocabulary that can be compared ({error!r})") from error
 
 
 def _head(key: str) -> str | None:

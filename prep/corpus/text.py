@@ -37,7 +37,7 @@ def read_text(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fau
     cut = {"line": cut_lines, "blank-line": cut_paragraphs, "file": cut_whole}[rule.document]
     for position, raw in cut(file, span.start, span.stop):
         item = _text_document(position, raw) if isinstance(raw, bytes) else raw
-        if rule.document == "file" or isinstance(item, Fault) or item.text.strip():
+        if rule.document == "file" or isinstance(item, Fault) or (item.text and not item.text.isspace()):
             yield item
 
 
@@ -52,19 +52,16 @@ def _text_document(position: int, raw: bytes) -> Document | Fault:
     return Document(position, _LONE_CR.sub("\n", text) if "\r" in text else text, len(raw))
 
 
-def _blocks(file: Any) -> Iterator[bytes]:
-    """The stream in lines and parts of lines. A line end is never torn, and only ever at the end of a block."""
-    while block := file.readline(_CHUNK_BYTES):
-        if block.endswith(b"\r") and file.peek(1)[:1] == b"\n":
-            block += file.read(1)
-        if block.find(b"\r", 0, -2) >= 0:  # rare: a CR that is not the one of a CR LF at the end
-            yield from block.splitlines(keepends=True)
-        else:
-            yield block
+def _chunks(file: Any) -> Iterator[list[bytes]]:
+    """The stream in lists of lines with their ends; the last of a list may be a part of a line, and only that."""
+    while chunk := file.read1(_CHUNK_BYTES):
+        if chunk.endswith(b"\r") and file.peek(1)[:1] == b"\n":
+            chunk += file.read(1)  # one line end, not two
+        yield chunk.splitlines(keepends=True)  # of bytes: LF, CR LF and CR, nothing else
 
 
 def _lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[tuple[int, bytes, int]]:
-    """(position, line with its end, length) of the lines that begin in [start, stop), and of all after these.
+    """(position, line with its end, length) of the lines that begin at `start` or after it.
 
     Of an overlong line only the beginning is kept, so its length is larger than it. The line that `start` is in began before:
     it is passed over, at most to `stop`, so that one huge line costs each of its ranges no more than the range.
@@ -73,20 +70,28 @@ def _lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[tuple[int, 
     passing = start > 0
     if passing:
         file.seek(position)
-    parts: list[bytes] = []
+    parts: list[bytes] = []  # of a line that began in an earlier chunk
     length = kept = 0
-    for block in _blocks(file):
-        length += len(block)
-        if passing and stop is not None and position + length >= stop:
-            return
+    for lines in _chunks(file):
+        part = lines[0]
+        length += len(part)
         if not passing and kept <= documents.MAX_DOCUMENT_BYTES + 2:
-            parts.append(block)
-            kept += len(block)
-        if block.endswith(_LINE_ENDS):
-            if not passing:
-                yield position, parts[0] if len(parts) == 1 else b"".join(parts), length
-            position += length
-            passing, parts, length, kept = False, [], 0, 0
+            parts.append(part)
+            kept += len(part)
+        if not part.endswith(_LINE_ENDS):
+            if passing and stop is not None and position + length >= stop:
+                return
+            continue
+        if not passing:
+            yield position, b"".join(parts), length
+        position += length
+        passing, parts, length, kept = False, [], 0, 0
+        if len(lines) > 1 and not lines[-1].endswith(_LINE_ENDS):
+            part = lines.pop()
+            parts, length, kept = [part], len(part), len(part)
+        for line in lines[1:]:
+            yield position, line, len(line)
+            position += len(line)
     if length and not passing:
         yield position, b"".join(parts), length
 
@@ -94,6 +99,8 @@ def _lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[tuple[int, 
 def cut_lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
     """A piece per line; blank lines are none."""
     for position, line, length in _lines(file, start, stop):
+        if stop is not None and position >= stop:
+            return
         content = line.rstrip(b"\r\n")
         if length > documents.MAX_DOCUMENT_BYTES + 2 or len(content) > documents.MAX_DOCUMENT_BYTES:
             yield position, too_long(position, length)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from prep.corpus.read import READER_VERSION
 from prep.corpus.warc import extractor_version
 from prep.engines.local import use_one_thread
-from prep.pairing.pair import RECIPE_VERSION
+from prep.pairing.task import RECIPE_VERSION
 from prep.plan import PLAN_VERSION
 from prep.tokens.sentences import SPLITTER
 from prep.tokens.store import STORE_VERSION

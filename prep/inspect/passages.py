@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import decoders
 
+from prep.pairing.recipes import recipe_of
 from prep.tokens.tokenizer import PreparedTokenizer
 from shards.command.console import printable
 from shards.manifest import Manifest
@@ -15,8 +16,7 @@ from shards.report.sheet import Look, Passage, Span
 from shards.schema import Rows
 
 LEGEND = (Span("[shown→original]", "masked"), Span(" a masked token; [shown] if it was kept as it is"))
-_NEXT = {0: Span(", B is next", "next"), 1: Span(", B is not next", "not-next")}
-_ORDER = {0: Span(", A and B are in order", "next"), 1: Span(", A and B are swapped", "not-next")}
+_LABEL_LOOKS: tuple[Look, Look] = ("next", "not-next")
 
 
 class TokenText(NamedTuple):
@@ -62,8 +62,9 @@ def passage(
     a_stop = start + int(rows.segment_a_lengths[sequence])
     headline = [Span(f"{place}, row {first_row + row}: {stop - start} tokens", "strong")]
     if rows.next_sentence_label is not None:
-        labels = _ORDER if manifest.settings["pairing"] == "sop" else _NEXT
-        headline.append(labels[int(rows.next_sentence_label[sequence])])
+        labels, label = recipe_of(manifest.settings).labels, int(rows.next_sentence_label[sequence])
+        if labels:
+            headline.append(Span(f", {labels.sentences[label]}", _LABEL_LOOKS[label]))
     pieces = list(_pieces(rows, texts, manifest.tokenizer["special_ids"]["mask"]))
     segments: list[tuple[str, Look, int, int]] = [("A", "a", start, a_stop), ("B", "b", a_stop, stop)]
     lines = [

@@ -9,6 +9,7 @@ from prep.inspect.figures import Overview, Rate, make_overview, most_frequent
 from prep.inspect.findings import ACTIONS, findings
 from prep.inspect.passages import LEGEND, token_texts
 from prep.inspect.sample import SampleCounts, read_sample
+from prep.pairing.recipes import recipe_of
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
 from shards.command.console import short, size
@@ -107,7 +108,8 @@ def _pairs(overview: Overview) -> Section:
     tally = manifest.ledger["pairs"]["train"]
     cut = [Bar(name, tally[name], f"{short(tally[name])}, {tally[name] / max(1, tally['made']):.1%}") for name in _PLACES]
     facts = [Fact("pairing", overview.settings["pairing"], f"copies: {overview.settings['copies']}")]
-    positive, negative = ("in order", "swapped") if overview.settings["pairing"] == "sop" else ("next", "not next")
+    labels = recipe_of(overview.settings).labels
+    positive, negative = labels.names if labels else ("", "")
     if rate is not None:
         facts += [
             Fact(f"{negative}, given a choice", *_rate(rate, "pairs")) if rate.of else Fact("choice", "no pair had one"),

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.compiled import compiled
 from shards.masking import Masking, mask_rows, unmask_rows
 from shards.randomness import Purpose, address, combine
 from shards.schema import Ints, Offsets, Rows, lengths_to_offsets, rows_from_columns
+from train.data.copying import copy_rows
 from train.data.order import Order, Places
 from train.data.row_groups import DecodedGroups
 
@@ -115,7 +115,7 @@ def gather(places: Places, groups: dict[int, Rows]) -> Rows:
         offsets = lengths_to_offsets(lengths)
         values = np.empty(int(offsets[-1]), template.dtype)
         for part, items in parts:
-            _copy_rows(getattr(part, name), part.offsets(name), places.in_group[items], values, offsets, items)
+            copy_rows(getattr(part, name), part.offsets(name), places.in_group[items], values, offsets, items)
         columns[name] = (offsets, values)
     return rows_from_columns(columns)
 
@@ -124,11 +124,3 @@ def empty_rows() -> Rows:
     """No rows, for a rank without work."""
     none = np.empty(0, np.uint16)
     return Rows(np.zeros(1, np.int64), np.zeros(1, np.int64), none, none, none)
-
-
-@compiled
-def _copy_rows(source: Any, source_offsets: Any, source_rows: Any, out: Any, out_offsets: Any, out_rows: Any) -> None:
-    for i in range(len(source_rows)):
-        start, at = source_offsets[source_rows[i]], out_offsets[out_rows[i]]
-        for j in range(source_offsets[source_rows[i] + 1] - start):
-            out[at + j] = source[start + j]
