@@ -48,15 +48,14 @@ def masking_of(url: str, manifest: Manifest) -> Masking:
     settings, tokenizer = manifest.settings, manifest.tokenizer
     special, unit = tokenizer["special_ids"], settings["mask_unit"]
     return Masking(
-        probability=settings["mask_prob"],
-        vocab_size=tokenizer["vocab_size"],
-        special_ids=tuple(special.values()),
-        mask_id=special["mask"],
-        unit=unit,
-        mask_share=settings["mask_replace_prob"],
-        random_share=settings["random_replace_prob"],
-        word_flags=_word_flags(url, manifest) if unit != "token" else None,
-        unused_ids=tuple((first, end) for first, end in tokenizer.get("unused_ids", ())),
+        settings["mask_prob"],
+        tokenizer["vocab_size"],
+        tuple(special.values()),
+        special["mask"],
+        unit,
+        settings["mask_replace_prob"],
+        settings["random_replace_prob"],
+        _word_flags(url, manifest) if unit != "token" else None,
     )
 
 

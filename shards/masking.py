@@ -34,15 +34,13 @@ class Masking:
 
     probability: float
     vocab_size: int
-    special_ids: tuple[int, ...]
+    special_ids: tuple[int, ...]  # and ids that no token has, if the vocabulary has gaps
     mask_id: int
     unit: MaskUnit = "token"
     mask_share: float = 0.8
     random_share: float = 0.1
     # [vocab_size]: which ids start or end a word (`mask_units`). All units but token need it.
     word_flags: npt.NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
-    # [first, end) of each run of ids below vocab_size that no token has. They are never inserted.
-    unused_ids: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def is_special(self) -> npt.NDArray[np.bool_]:
@@ -53,11 +51,8 @@ class Masking:
 
     @cached_property
     def ordinary_ids(self) -> npt.NDArray[np.uint32]:
-        """Every id that a token has which is not special, ascending."""
-        is_ordinary = ~self.is_special
-        for first, end in self.unused_ids:
-            is_ordinary[first:end] = False
-        return np.flatnonzero(is_ordinary).astype(np.uint32)
+        """Every id that is not special, ascending."""
+        return np.flatnonzero(~self.is_special).astype(np.uint32)
 
     def counts(self, max_length: int) -> npt.NDArray[np.int64]:
         """[max_length + 1]: the count of a sequence of n tokens."""

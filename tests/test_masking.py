@@ -62,6 +62,17 @@ def rows_mean_position() -> float:
     return float(np.mean([*range(1, 64), *range(65, 127)]))
 
 
+def test_ids_that_no_token_has_are_never_inserted() -> None:
+    rng = np.random.default_rng(0)
+    unused = (7, *range(100, 120), VOCAB_SIZE - 2)
+    used = np.setdiff1d(np.arange(5, VOCAB_SIZE), unused)
+    rows = make_rows([rng.choice(used, 125).tolist() for _ in range(500)], [4] * 125)
+    rule = replace(masking(), special_ids=(*SPECIAL.values(), *unused), mask_share=0.0, random_share=1.0)
+    masked = mask_rows(rows, keys_of(rows), rule)
+    inserted = masked.input_ids[masked.masked_indices()]
+    assert len(inserted) == 500 * 19 and np.array_equal(np.unique(inserted), used), "every other id is"
+
+
 def test_rounding_is_half_to_even_and_never_zero() -> None:
     assert masking().counts(30)[[1, 3, 10, 30]].tolist() == [1, 1, 2, 4]
 
