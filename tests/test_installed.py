@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import HANG_S
 from conftest import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -56,7 +57,7 @@ def run(programs: Path, tmp_path: Path) -> Run:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
         command = [str(programs / program), *map(str, arguments)]
         environment["PATH"] = f"{programs}:{environment['PATH']}"
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S)
         assert done.returncode == 0, done.stderr
         return done
 

