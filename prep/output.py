@@ -167,6 +167,7 @@ def commit(
 
     `total` is the sum of all units, `pairs` the records of all pair tasks in order.
     """
+    tokenizer = tokenizer.for_length(recipe["max_seq_len"])
     tokenizer.save(storage.join(out, TOKENIZER_FOLDER))
     manifest = Manifest(
         settings=recipe,

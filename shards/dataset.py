@@ -10,6 +10,7 @@ from shards import storage
 from shards.errors import UserError
 from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shards.masking import Masking
+from shards.tokenizer_check import expand_runs
 
 # The settings of a build, written at its start.
 BUILD_NAME = "build.json"
@@ -50,7 +51,7 @@ def masking_of(url: str, manifest: Manifest) -> Masking:
     return Masking(
         settings["mask_prob"],
         tokenizer["vocab_size"],
-        tuple(special.values()),
+        (*special.values(), *expand_runs(tokenizer["unused_ids"])),  # neither is ever inserted
         special["mask"],
         unit,
         settings["mask_replace_prob"],
