@@ -169,21 +169,22 @@ def make_ledger(total: UnitRecord, pairs: Sequence[PairRecord], weights: Sequenc
         }
         for name in SPLITS
     }
-    first = [pair.duplicates for pair in pairs if pair.copy == 0]
-    gone = {name: sum(getattr(duplicates, name) for duplicates in first) for name in ("documents", "bytes", "tokens")}
+    # Every pass over the corpus leaves out the same documents, so one pass counts them.
+    first_pass = [pair.duplicates for pair in pairs if pair.copy == 0]
+    copies = {name: sum(getattr(duplicates, name) for duplicates in first_pass) for name in ("documents", "bytes", "tokens")}
     dropped = dict(total.dropped)
-    if gone["documents"]:
-        dropped["duplicate"] = [gone["documents"], gone["bytes"]]
+    if copies["documents"]:
+        dropped["duplicate"] = [copies["documents"], copies["bytes"]]
     reasons = sorted(dropped.items())
     return {
         "documents": {
             "in": total.documents,
-            "used": total.used_documents - gone["documents"],
+            "used": total.used_documents - copies["documents"],
             "dropped": {reason: documents for reason, (documents, _) in reasons},
         },
         "bytes": {
             "in": total.bytes,
-            "used": total.used_bytes - gone["bytes"],
+            "used": total.used_bytes - copies["bytes"],
             "dropped": {reason: num_bytes for reason, (_, num_bytes) in reasons},
         },
         "sentences": total.sentences,
@@ -195,7 +196,7 @@ def make_ledger(total: UnitRecord, pairs: Sequence[PairRecord], weights: Sequenc
         "duplicates": {
             "sampled": sum(total.sketch.values()),
             "different": len(total.sketch),
-            "dropped_tokens": gone["tokens"],
+            "dropped_tokens": copies["tokens"],
         },
         "corpora": _parts_of_corpora(total, weights),
         "faults": total.faults[:MAX_LISTED_FAULTS],

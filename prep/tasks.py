@@ -26,6 +26,7 @@ from shards import storage
 from shards.errors import UserError
 from shards.manifest import SPLITS, fingerprint
 from shards.masking import Masking
+from shards.tokenizer_check import expand_runs
 
 
 def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
@@ -106,7 +107,7 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
     masking = Masking(
         settings.mask_prob,
         tokenizer.vocab_size,
-        tuple(special.values()),
+        (*special.values(), *expand_runs(tokenizer.unused_ids)),  # neither is ever inserted
         special["mask"],
         settings.mask_unit,
         settings.mask_replace_prob,

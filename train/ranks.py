@@ -150,6 +150,28 @@ def joined() -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(0, 1, device)
         return
+    with _lost_ranks(rank):
+        _init_process_group(device, rank, world_size)
+        try:
+            local = range(rank - local_rank, rank - local_rank + local_size)
+            yield Ranks(rank, world_size, device, dist.new_group(backend="gloo"), local)
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _lost_ranks(rank: int) -> Iterator[None]:
+    """Raises LostRankError for torch's errors about the other processes."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise LostRankError(f"rank {rank}: another process of the run was lost, or cannot be reached ({reason})") from error
+
+
+def _init_process_group(device: torch.device, rank: int, world_size: int) -> None:
     has_agent_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     limit = _CONNECT_LIMIT if has_agent_store else dist.default_pg_timeout  # without it, the store waits for rank 0
     store, _, _ = next(rendezvous("env://", timeout=limit))
@@ -157,16 +179,6 @@ def joined() -> Iterator[Ranks]:
     store = PrefixStore(_name_of_start(store, rank, world_size), store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-    try:
-        local = range(rank - local_rank, rank - local_rank + local_size)
-        yield Ranks(rank, world_size, device, dist.new_group(backend="gloo"), local)
-    except RuntimeError as error:
-        if _LOST.search(str(error)):
-            reason = str(error).splitlines()[0][:200]
-            raise LostRankError(f"rank {rank}: another process of the run was lost, or cannot be reached ({reason})") from error
-        raise
-    finally:
-        dist.destroy_process_group()
 
 
 def _name_of_start(store: Store, rank: int, world_size: int) -> str:
