@@ -177,8 +177,8 @@ def test_groups_are_decoded_once_an_epoch_and_dropped(tmp_path: Path, monkeypatc
     assert most < 70
 
 
-@pytest.mark.parametrize("unit", ["word", "span"])
-def test_words_and_spans_are_masked_on_reading_as_in_the_shards(unit: str, build: BuildRunner, corpus: Path) -> None:
+@pytest.mark.parametrize("unit", ["word", "ngram", "span"])
+def test_words_ngrams_and_spans_are_masked_on_reading_as_in_the_shards(unit: str, build: BuildRunner, corpus: Path) -> None:
     arguments = ("--masking", "dynamic", "--mask-unit", unit, "--mask-prob", 0.2, "--pairing", "none", "--cross-documents")
     out = str(build(corpus, *arguments))
     manifest = open_data_set(out)

@@ -26,7 +26,7 @@ RECIPES: dict[str, tuple[object, ...]] = {
     "rates": ("--mask-prob", 0.3, "--mask-replace-prob", 0.5, "--random-replace-prob", 0.25, "--pack-to", 0),
     "dedup": ("--dedup", "exact", "--sentences", "fullstop", "--format", "webdataset"),
     "roberta": ("--pairing", "none", "--cross-documents", "--mask-unit", "span", "--tokenizer", "roberta"),
-    "albert": ("--pairing", "sop", "--mask-unit", "span", "--tokenizer", "albert"),
+    "albert": ("--pairing", "sop", "--mask-unit", "ngram", "--tokenizer", "albert"),
     "openai": ("--pairing", "nsp", "--mask-unit", "word", "--tokenizer", "openai"),
 }
 
