@@ -135,7 +135,9 @@ def test_the_engine_is_the_same_for_all_that_have_it_and_named_where_it_is_slow(
         Encoder(tokenizer, "nanotoken 99")
 
 
-def test_the_manifest_names_the_engine(corpus: Path, build: BuildRunner) -> None:
+def test_the_manifest_names_the_engine(paragraphs: list[str], build: BuildRunner, tmp_path: Path) -> None:
+    corpus = tmp_path / "a.txt"
+    corpus.write_text("\n".join(paragraphs[:60]), encoding="utf8")
     fast, slow = build(corpus, name="fast"), build(corpus, "--tokenizer-engine", "reference", name="slow")
     assert manifest_of(fast)["made_with"]["tokenizing_engine"] == installed_engine()
     assert manifest_of(slow)["made_with"]["tokenizing_engine"].startswith("tokenizers ")
