@@ -14,6 +14,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "word
 SPLITS = ("train", "eval")
 _SHA256 = "[0-9a-f]{64}"
 _MAX_SHARD_BYTES = 1 << 40
+_MAX_UNUSED_RUNS = 1 << 16
 _MAX_TEMPLATE = 256  # tokens of one side
 _SHARD_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}"
 
@@ -73,6 +74,11 @@ def _check_tokenizer(tokenizer: Field, pairing: str) -> None:
     tokenizer["id_type"].one_of((token_dtype(vocab_size).name,))
     for _, number in tokenizer["special_ids"].fields():
         number.integer(0, vocab_size - 1)
+    end = 0
+    for run in tokenizer["unused_ids"].items(_MAX_UNUSED_RUNS):
+        edges = [edge.integer(0, vocab_size) for edge in run.items(2)]
+        run.require(len(edges) == 2 and end <= edges[0] < edges[1], "must be [first, end), after the run before it")
+        end = edges[1]
     for role in ("pad", "mask"):
         tokenizer["special_ids"][role].integer()
     for _, template in tokenizer["templates"].fields():
