@@ -155,6 +155,12 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile], share
         yield finished
 
 
+def _made_with(total: UnitRecord) -> dict[str, str]:
+    """The versions of what made the data. `tokenizing_engine` is what encoded the units, which may have been several."""
+    versions = {name: version(name) for name in _MADE_WITH if find_spec(name)}
+    return {"python": platform.python_version(), "tokenizing_engine": ", ".join(sorted(total.engines))} | versions
+
+
 def commit(
     out: str,
     recipe: dict[str, Any],
@@ -175,7 +181,7 @@ def commit(
         inputs=summarize(inputs, recipe["corpus_weight"]),
         splits={name: Split(tuple(shard for pair in pairs if pair.split == name for shard in pair.shards)) for name in SPLITS},
         ledger=make_ledger(total, pairs, recipe["corpus_weight"]),
-        made_with={"python": platform.python_version()} | {name: version(name) for name in _MADE_WITH if find_spec(name)},
+        made_with=_made_with(total),
         recipe_version=RECIPE_VERSION,
     )
     if not manifest.splits["train"].shards:

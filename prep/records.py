@@ -5,6 +5,7 @@ A record's file holds a digest of its content, so a damaged one is found and its
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -44,6 +45,7 @@ class UnitRecord:
     sentence_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     sketch: dict[int, int] = field(default_factory=dict)
     corpora: list[list[int]] = field(default_factory=list)  # per --corpus: documents used, their copies, bytes, tokens
+    engines: dict[str, int] = field(default_factory=dict)  # what encoded, with its version -> units
 
     def leave_out(self, reason: str, num_bytes: int) -> None:
         """Counts a document that is not used."""
@@ -82,6 +84,7 @@ class UnitRecord:
             count = self.dropped.setdefault(reason, [0, 0])
             count[0] += documents
             count[1] += num_bytes
+        self.engines = dict(Counter(self.engines) + Counter(other.engines))
         self.faults = (self.faults + other.faults)[:MAX_LISTED_FAULTS]
         self.see(other.sketch)
 

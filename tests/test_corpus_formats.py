@@ -61,7 +61,7 @@ def token_store(path: Path, scratch: Path, tokenizer: str) -> Documents:
             splitting=asked.splitting,
             on_error="stop",
             tokenizer_url=tokenizer,
-            fast=True,
+            engine="reference",
             store=str(scratch),
             num_partitions=plan.num_partitions,
             num_eval_partitions=plan.num_eval_partitions,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rows_of_ids import IDS, SPECIAL, VOCAB_SIZE, keys_of, make_rows, masking
 
 from shards.checks import row_faults
+from shards.gate.rows import Limits
 from shards.mask_units import ENDS_WORD, STARTS_WORD
 from shards.masking import Masking, mask_rows, unmask_rows
 from shards.randomness import draw_below, draw_fraction
@@ -23,7 +24,7 @@ def test_masks_respect_their_number_and_places(sequences: list[list[int]], proba
     rows = make_rows(sequences, [1] * len(sequences))
     masked = mask_rows(rows, keys_of(rows, seed), masking(probability))
     counts = [max(1, round(probability * int(n))) for n in rows.sequence_lengths]
-    assert row_faults(masked, VOCAB_SIZE, SPECIAL, 65_535, masking(probability), BERT) == []
+    assert row_faults(masked, Limits(VOCAB_SIZE), SPECIAL, masking(probability), BERT) == []
     assert masked.masked_offsets is not None
     ordinary = [sum(i > 4 for i in ids) for ids in sequences]
     assert np.diff(masked.masked_offsets).tolist() == [min(pair) for pair in zip(counts, ordinary, strict=True)]
@@ -123,7 +124,7 @@ def test_words_are_never_half_selected(sequences: list[list[int]], probability: 
     rows = make_rows(sequences, [1] * len(sequences))
     rule = by_words(unit, probability)
     masked = mask_rows(rows, keys_of(rows, seed), rule)
-    assert row_faults(masked, VOCAB_SIZE, SPECIAL, 65_535, rule, BERT) == []
+    assert row_faults(masked, Limits(VOCAB_SIZE), SPECIAL, rule, BERT) == []
     assert columns_sha256(unmask_rows(masked)) == columns_sha256(rows)
     selected = set(masked.masked_indices().tolist())
     starts = rows.sequence_starts()

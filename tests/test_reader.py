@@ -17,6 +17,7 @@ from shards.checks import row_faults
 from shards.dataset import masking_of, open_data_set
 from shards.errors import UserError
 from shards.formats import FORMATS
+from shards.gate.rows import Limits
 from shards.masking import unmask_rows
 from shards.schema import Rows, columns_sha256, concatenate
 from shards.template import Template
@@ -95,7 +96,7 @@ def test_dynamic_masks_follow_seed_epoch_and_row_and_nothing_else(tmp_path: Path
     assert [d for step in zip(*shares, strict=True) for d in digests(list(step))] == digests(alone)
     rows, ids = concatenate([given.rows for given in alone]), np.concatenate([given.row_ids for given in alone])
     template = Template((SPECIAL["cls"],), (SPECIAL["sep"],), (SPECIAL["sep"],), 1)
-    assert not row_faults(rows, VOCAB_SIZE, SPECIAL, ROW_TOKENS, masking(), template)
+    assert not row_faults(rows, Limits(VOCAB_SIZE, row_tokens=ROW_TOKENS), SPECIAL, masking(), template)
     first, second = (np.flatnonzero(ids == row) for row in (4, 5))
     assert digests(alone)[first[0]] != digests(alone)[first[1]], "another epoch, other masks"
     plain = [columns_sha256(unmask_rows(rows.slice(i, i + 1))) for i in (*first, *second)]
@@ -140,7 +141,7 @@ def test_a_thread_that_dies_raises_in_the_loop_with_its_cause(tmp_path: Path, mo
     def die(*_: object) -> None:
         raise MemoryError("no memory for a row group")
 
-    monkeypatch.setattr("train.data.row_groups._part", die)
+    monkeypatch.setattr("train.data.row_groups.read_part", die)
     with pytest.raises(MemoryError, match="row group"):
         read(tmp_path)
 
@@ -190,7 +191,7 @@ def test_words_ngrams_and_spans_are_masked_on_reading_as_in_the_shards(unit: str
     groups.close()
     template = Template.of(manifest.tokenizer, paired=False)
     special, size = manifest.tokenizer["special_ids"], manifest.tokenizer["vocab_size"]
-    assert not row_faults(rows, size, special, 512, rule, template, cross_documents=True)
+    assert not row_faults(rows, Limits(size, row_tokens=512), special, rule, template, cross_documents=True)
     assert rows.masked_offsets is not None
     assert np.diff(rows.masked_offsets).max() <= Shape.of(manifest, "train", 1, rule).masked
     assert abs(len(rows.masked_indices()) / len(rows.input_ids) - 0.2) < 0.005

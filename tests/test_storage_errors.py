@@ -37,6 +37,16 @@ from shards.storage.redaction import redacted
         ("https://h/a?access_token=***: gone", "https://h/a?access_token=hf_x: gone"),
         ("abfs://container@account.dfs.core.windows.net/a?b", "abfs://container@account.dfs.core.windows.net/a?b"),
         ("s3://bucket/a:b@c, and more@here", "s3://bucket/a:b@c, and more@here"),
+        ("ftp://***@host/a", "ftp://SECRET@host/a"),
+        ("https://***@host/a", "https://us'er:p\"w@host/a"),
+        ("https://***@host/a", "https://user:two words@host/a"),
+        ("https://h/a?code=***", "https://h/a?code=4/0Ab"),
+        ("https://h/a?sas=***&x=1", "https://h/a?sas=abc&x=1"),
+        ("https://h/a#access_token=***", "https://h/a#access_token=hf_x"),
+        ("https://h/a;token=***", "https://h/a;token=hf_x"),
+        ("https://h/a?x=1&amp;sig=***", "https://h/a?x=1&amp;sig=Zm9v"),
+        ("AccountName=me;AccountKey=***;EndpointSuffix=x", "AccountName=me;AccountKey=Zm9vYmFy==;EndpointSuffix=x"),
+        ("see https://host/a: it is gone; ask a@b", "see https://host/a: it is gone; ask a@b"),
     ],
 )
 def test_secrets_of_urls_are_not_shown(shown: str, url: str) -> None:

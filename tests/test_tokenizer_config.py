@@ -48,7 +48,7 @@ def saved(prepared: PreparedTokenizer, config: dict[str, Any] | None = None) -> 
 
 
 def check(prepared: PreparedTokenizer, theirs: Any, text: str) -> None:
-    ids, _ = Encoder(prepared, fast=False).encode([text])
+    ids, _ = Encoder(prepared, "reference").encode([text])
     their_ids = np.array(theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"], np.int64)
     special = np.isin(their_ids, [*prepared.special_ids.values()])  # a text that spells one out: unknown, as for prep
     their_ids[special] = prepared.special_ids["unk"]

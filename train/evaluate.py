@@ -179,7 +179,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=program("bert-evaluate", "train.evaluate"),
         description="Score a checkpoint on the held-out split of a data set, on one process or under torchrun on several.",
-        epilog="Exit codes: 0 done, 1 another process was lost, 2 bad input (one line says what), 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 another process was lost, 2 bad input (one line names it), 130 interrupted.",
     )
     parser.add_argument("--data", required=True, metavar="URL", help="the data set")
     parser.add_argument(
