@@ -130,19 +130,21 @@ class PairRecord:
         return PairRecord(value["split"], value["copy"], value["documents"], tally, duplicates, shards)
 
 
-_DIGEST, _CONTENT, _END = b'{"sha256": "', b'", "record": ', b"}"
+# A record's text is that of its value, with one more field at the end: the sha256 of that text without this field.
+_DIGEST, _END = b', "sha256": "', b'"}'
+_DIGEST_BYTES = len(_DIGEST) + 64 + len(_END)
 
 
 def _with_digest(value: Mapping[str, Any]) -> bytes:
-    """The JSON text of the value, after the sha256 of that text."""
+    """The JSON text of the value, which is not empty, with a digest as its last field."""
     content = json.dumps(value).encode()
-    return b"".join((_DIGEST, sha256(content).hexdigest().encode(), _CONTENT, content, _END))
+    return b"".join((content[:-1], _DIGEST, sha256(content).hexdigest().encode(), _END))
 
 
 def _checked(data: bytes) -> dict[str, Any]:
     """The value in a text of `_with_digest`. Raises ValueError if one byte of it was changed."""
-    content = data[len(_DIGEST) + 64 + len(_CONTENT) : -len(_END)]
-    if data != b"".join((_DIGEST, sha256(content).hexdigest().encode(), _CONTENT, content, _END)):
+    content = data[:-_DIGEST_BYTES] + b"}"
+    if data != b"".join((content[:-1], _DIGEST, sha256(content).hexdigest().encode(), _END)):
         raise ValueError("the record is damaged: its sha256 does not match")
     value: dict[str, Any] = json.loads(content)
     return value

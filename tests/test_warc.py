@@ -1,6 +1,7 @@
 """WARC records: one that is broken costs itself alone, and pages are read as browsers read them."""
 
 import gzip
+import sys
 import zlib
 from collections.abc import Sequence
 from io import BytesIO
@@ -11,7 +12,6 @@ import containers
 import pytest
 from containers import read_file, texts_of
 
-from prep.corpus import warc
 from prep.corpus.compression import decompressed
 from prep.corpus.documents import Document, Fault
 from prep.corpus.http import decode_body
@@ -187,7 +187,7 @@ def test_a_page_that_is_nested_absurdly_deep_is_a_fault_at_once() -> None:
 
 def test_without_the_extra_a_warc_is_one_line_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.warc").write_bytes(containers.warc(PAGES))
-    monkeypatch.setattr(warc, "find_spec", lambda name: None if name == "resiliparse" else name)
+    monkeypatch.setitem(sys.modules, "resiliparse", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"a\.warc: a WARC file needs the package resiliparse; install the extra: .*\[warc\]"):
         read_file(tmp_path / "a.warc")
 
