@@ -154,20 +154,30 @@ def find(path: Path) -> FileInfo | None:
     return _info(path) if path.is_file() else None
 
 
+def find_listed(path: Path) -> FileInfo | None:
+    """The same for a name of a listing, where a dead link is an error."""
+    _check_link(path)
+    return find(path)
+
+
+def _check_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise OSError(errno.ENOENT, "it is a link to nothing", str(path))
+
+
 def list_files(folder: Path, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]:
     """Every regular file below, except those that are being published, and names that begin with one of `hidden`.
 
     A dead link is an error, not a file less; one whose name is hidden is not looked at.
     """
+    _check_link(folder)
     for parent, folders, names in os.walk(folder, onerror=_raise) if folder.is_dir() else ():
         folders[:] = [name for name in folders if not name.startswith(hidden)]
         for path in (Path(parent) / name for name in names if not (name.startswith(".") and _TEMPORARY in name)):
             if path.name.startswith(hidden):
                 continue
-            if path.is_file():
-                yield _info(path)
-            elif not path.exists():
-                raise OSError(errno.ENOENT, "it is a link to nothing", str(path))
+            if info := find_listed(path):
+                yield info
 
 
 def remove(path: Path) -> None:

@@ -58,14 +58,19 @@ def _is_hidden(path: str, hidden: tuple[str, ...]) -> bool:
     return bool(hidden) and any(part.startswith(hidden) for part in path.split("/"))
 
 
-def glob(pattern: str) -> list[FileInfo]:
-    """Every file that matches the pattern (`*`, `?`, `[...]`, `**`), sorted by URL."""
+def glob(pattern: str, hidden: tuple[str, ...] = ()) -> list[FileInfo]:
+    """Every file that matches the pattern (`*`, `?`, `[...]`, `**`), sorted by URL.
+
+    Files whose names begin with one of `hidden` are not looked at. Any other dead link on a disk is an error.
+    """
     if is_local(pattern):
         with translated(pattern, "list"):
-            infos = [info for name in local_glob(pattern) if (info := disk.find(Path(name)))]
+            paths = [path for path in map(Path, local_glob(pattern)) if not path.name.startswith(hidden)]
+            infos = [info for path in paths if (info := disk.find_listed(path))]
     else:
         fs, path = filesystem(pattern)
         infos = file_infos(fs, retried(pattern, "list", lambda: call_fresh(fs, "glob", LISTING_S, path, detail=True)))
+        infos = [info for info in infos if not info.url.rpartition("/")[2].startswith(hidden)]
     return sorted(infos, key=lambda info: info.url)
 
 
