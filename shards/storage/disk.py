@@ -150,7 +150,7 @@ def _remove_if_abandoned(path: Path, here: bool) -> None:
 
 
 def find(path: Path) -> FileInfo | None:
-    """The file, or None where there is none (a folder is none)."""
+    """The file, or None if there is no file, for example a folder."""
     return _info(path) if path.is_file() else None
 
 
@@ -181,7 +181,7 @@ def list_files(folder: Path, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder with everything in it; nothing where there is none."""
+    """Removes a file, or a folder with everything in it, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
