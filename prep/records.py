@@ -4,12 +4,10 @@ import heapq
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any, TypeVar
 
-from prep.corpus.documents import Fault
-from prep.corpus.files import InputFile
-from prep.pairing.sequences import Tally
+from prep.corpus.documents import Fault, InputFile
+from prep.tally import Duplicates, Tally
 from shards import storage
 from shards.manifest import SPLITS, ShardInfo
 
@@ -65,23 +63,17 @@ class UnitRecord:
         if len(self.sketch) > SKETCH_SIZE:
             self.sketch = {value: self.sketch[value] for value in heapq.nsmallest(SKETCH_SIZE, self.sketch)}
 
-    @staticmethod
-    def total(units: Iterable["UnitRecord"]) -> "UnitRecord":
-        """The sum of all units."""
-        total = UnitRecord()
-        for unit in units:
-            total.add(unit)
-        return total
-
     def add(self, other: "UnitRecord") -> None:
         """Sums another unit into this one."""
         for name in ("documents", "bytes", "used_documents", "used_bytes", "sentences", "tokens", "unknown_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.segments = self.segments + other.segments
         for name in ("bucket_documents", "bucket_tokens", "document_tokens", "sentence_tokens"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            setattr(self, name, [a + b for a, b in zip(mine, theirs, strict=True)] if mine else list(theirs))
-        pairs = zip(self.corpora, other.corpora, strict=True) if self.corpora else ((entry, ()) for entry in other.corpora)
-        self.corpora = [[a + b for a, b in zip_longest(mine, theirs, fillvalue=0)] for mine, theirs in pairs]
+            setattr(self, name, _sum(getattr(self, name), getattr(other, name)))
+        if self.corpora and other.corpora:
+            self.corpora = [_sum(mine, theirs) for mine, theirs in zip(self.corpora, other.corpora, strict=True)]
+        else:
+            self.corpora = self.corpora or [list(counts) for counts in other.corpora]
         for reason, (documents, num_bytes) in other.dropped.items():
             count = self.dropped.setdefault(reason, [0, 0])
             count[0] += documents
@@ -96,24 +88,14 @@ class UnitRecord:
         return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
 
 
-@dataclass
-class Duplicates:
-    """Copies of documents that were left out: how many, their bytes of text, and their tokens, a weight's copies included."""
-
-    documents: int = 0
-    bytes: int = 0
-    tokens: int = 0
-
-    def count(self, num_bytes: int, tokens: int) -> None:
-        """Counts one; of 0 bytes, a further copy that a weight asked for."""
-        self.documents += num_bytes > 0
-        self.bytes += num_bytes
-        self.tokens += tokens
+def _sum(mine: Sequence[int], theirs: Sequence[int]) -> list[int]:
+    """Item by item; an empty list is all zeros."""
+    return [a + b for a, b in zip(mine, theirs, strict=True)] if mine and theirs else list(mine or theirs)
 
 
 @dataclass(frozen=True)
-class ShareRecord:
-    """What a share came to."""
+class PairRecord:
+    """What a pair task made."""
 
     split: str
     copy: int
@@ -129,12 +111,12 @@ class ShareRecord:
         return json.dumps(value | {"duplicates": vars(self.duplicates), "shards": shards}).encode()
 
     @staticmethod
-    def load(url: str) -> "ShareRecord":
+    def load(url: str) -> "PairRecord":
         """From its file."""
         value = json.loads(storage.read_bytes(url))
         shards = tuple(ShardInfo.from_json(shard) for shard in value["shards"])
         tally, duplicates = Tally(**value["tally"]), Duplicates(**value["duplicates"])
-        return ShareRecord(value["split"], value["copy"], value["documents"], tally, duplicates, shards)
+        return PairRecord(value["split"], value["copy"], value["documents"], tally, duplicates, shards)
 
 
 Record = TypeVar("Record")
@@ -152,16 +134,16 @@ def finished(url: str, load: Callable[[str], Record], outputs: Callable[[Record]
     return record if all(info and info.bytes == size for info, size in found) else None
 
 
-def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord], weights: Sequence[float]) -> dict[str, Any]:
+def make_ledger(total: UnitRecord, pairs: Sequence[PairRecord], weights: Sequence[float]) -> dict[str, Any]:
     """Where every byte of the corpus and every token went; `weights` has one for each --corpus, or none."""
     tallies = {
         name: {
-            "documents": sum(share.documents for share in shares if share.split == name),
-            **{field: sum(getattr(share.tally, field) for share in shares if share.split == name) for field in Tally._fields},
+            "documents": sum(pair.documents for pair in pairs if pair.split == name),
+            **{field: sum(getattr(pair.tally, field) for pair in pairs if pair.split == name) for field in Tally._fields},
         }
         for name in SPLITS
     }
-    first = [share.duplicates for share in shares if share.copy == 0]
+    first = [pair.duplicates for pair in pairs if pair.copy == 0]
     gone = {name: sum(getattr(duplicates, name) for duplicates in first) for name in ("documents", "bytes", "tokens")}
     dropped = dict(total.dropped)
     if gone["documents"]:
@@ -189,12 +171,12 @@ def make_ledger(total: UnitRecord, shares: Sequence[ShareRecord], weights: Seque
             "different": len(total.sketch),
             "dropped_tokens": gone["tokens"],
         },
-        "corpora": _shares_of_corpora(total, weights),
+        "corpora": _parts_of_corpora(total, weights),
         "faults": total.faults[:MAX_LISTED_FAULTS],
     }
 
 
-def _shares_of_corpora(total: UnitRecord, weights: Sequence[float]) -> list[dict[str, Any]]:
+def _parts_of_corpora(total: UnitRecord, weights: Sequence[float]) -> list[dict[str, Any]]:
     """What each --corpus brought in, in their order, and its share of all tokens."""
     names = ("documents", "copies", "bytes", "tokens")
     return [

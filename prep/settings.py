@@ -1,17 +1,26 @@
-"""What a build is asked for: one frozen dataclass, checked once, from flags over a TOML file over the defaults.
+"""The settings of a build: one frozen dataclass, checked once. Flags win over a TOML file, and the file over the defaults.
 
-`recipe()` has the fields that can change the output; the rest say where and how fast.
+`recipe()` holds the fields that can change the output; the others set places and speed.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from prep.corpus.documents import Rule
+from prep.corpus.names import InputName
+from prep.pairing.recipes import RECIPES, Pairing
 from shards import storage
 from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
 
+SplitRule = Literal["language", "line", "fullstop"]
+MaskUnit = Literal["token", "word", "span"]
+OnError = Literal["stop", "skip"]
+StageName = Literal["vocabulary", "tokenize", "pair", "commit"]
+
+# Titles of the sections of the help, by the first field of each.
 SECTIONS = {
     "corpus": "text and tokenizer",
     "max_seq_len": "sequences",
@@ -19,17 +28,16 @@ SECTIONS = {
     "pack_to": "rows and shards",
     "on_error": "the build itself",
 }
-"""Of the help, by the field that each begins with."""
-PAIRINGS = ("nsp", "paragraph", "sop", "none")
 MAX_WEIGHT = 1000
-MAX_SPAN_PROB = 0.5
-"""Spans that do not touch find no room beyond."""
+# Fields that cannot change the output. The tokenizer enters the recipe by its content, --cased only with train:N.
+_NO_RECIPE = ("corpus", "out", "engine", "workers", "stage", "task_shard", "tokenizer_engine", "scratch", "tokenizer", "cased")
+MAX_SPAN_PROB = 0.5  # above this rate, spans that do not touch no longer fit
 
 
 class Splitting(NamedTuple):
     """Where sentences end: by the rules of a language, at every line's end, or at every full stop."""
 
-    rule: str  # language, line or fullstop
+    rule: SplitRule
     language: str
 
 
@@ -38,112 +46,106 @@ class Settings:
     """The settings of one build. Raises UserError for a value that makes no sense."""
 
     corpus: tuple[str, ...] = option(
-        "files, folders, globs or fsspec URLs (hf://datasets/NAME too) of plain text, JSON lines (.jsonl), Parquet, WARC and "
-        "WET, or tars of texts; all but Parquet also as .gz, .zst, .bz2, .xz",
+        "files, folders, globs or fsspec URLs (also hf://datasets/NAME) of plain text, JSON lines (.jsonl), Parquet, WARC, WET "
+        "or tars of texts; all but Parquet also compressed as .gz, .zst, .bz2 or .xz",
         metavar="URL",
     )
     out: str = option("folder or URL of the data set to make", metavar="URL")
     tokenizer: str = option(
-        "hub name, folder, tokenizer.json, vocab.txt, or train:N: a WordPiece vocabulary of up to N entries made of the corpus",
+        "hub name, folder, tokenizer.json, vocab.txt, or train:N: WordPiece of up to N entries, trained on the corpus",
         "train:8192",
         metavar="NAME|PATH|train:N",
     )
-    cased: bool = option("keep upper case: for train:N, and for a bare vocab.txt, which does not say", False)
+    cased: bool = option("keep upper case; only for train:N and for a vocab.txt without a configuration", False)
     corpus_weight: tuple[float, ...] = option(
-        "a weight for each --corpus, in their order: 0.5 takes every second of its documents, by address; 2 takes all twice",
+        "one weight per --corpus, in the same order: 0.5 keeps a fixed pseudo-random half of the documents, 2 uses each twice",
         (),
         metavar="W",
     )
-    dedup: str = option(
-        "exact: of documents with the same text (a hash of it), in the whole corpus, only one stays", "none", ("none", "exact")
+    dedup: Literal["none", "exact"] = option(
+        "exact: keep one of all documents with identical text (64-bit hash), corpus-wide", "none"
     )
-    input: str = option(
-        "format of the inputs; auto goes by their names", "auto", ("auto", "text", "jsonl", "parquet", "warc", "tar")
-    )
-    document: str = option("where the documents of a plain text end", "line", ("line", "blank-line", "file"))
+    input: InputName = option("format of the inputs; auto: by the extension of each file", "auto")
+    document: Literal["line", "blank-line", "file"] = option("where a document of plain text ends", "line")
     text_field: str = option(
-        "the field or column that holds the text, in JSON and Parquet; in a tar also the ending of its texts, beside .txt",
+        "field or column that holds the text, in JSON and Parquet; in a tar, the extension of its texts besides .txt",
         "text",
         metavar="NAME",
     )
-    sentences: str = option(
-        "where sentences end; auto: by the rules of --language, for --pairing paragraph at full stops",
-        "auto",
-        ("auto", "line", "fullstop"),
+    sentences: Literal["auto", "line", "fullstop"] = option(
+        "where a sentence ends; auto: by the rules of --language, or at full stops with --pairing paragraph", "auto"
     )
     language: str = option(
-        "language of the text, for splitting sentences (ISO 639 code); English rules where there are none for it",
+        "language of the text, for splitting sentences (ISO 639 code); a language without rules uses those of English",
         "en",
         metavar="CODE",
     )
-    max_seq_len: int = option("most tokens of a sequence, special tokens counted", 128, metavar="TOKENS")
-    pairing: str = option(
-        "nsp: BERT's next-sentence pairs; paragraph: one pair a document, of single sentences; sop: two segments in or out of "
-        "order; none: full sentences, one segment",
+    max_seq_len: int = option("maximum tokens per sequence, special tokens included", 128, metavar="TOKENS")
+    pairing: Pairing = option(
+        "nsp: BERT's next-sentence pairs; paragraph: one pair per document, of single sentences; sop: two segments in order or "
+        "swapped; none: full sentences, one segment",
         "nsp",
-        PAIRINGS,
     )
-    cross_documents: bool = option("with --pairing none: sequences go on into the next document, a separator between", False)
+    cross_documents: bool = option(
+        "with --pairing none: continue a sequence with the next document, after a separator token", False
+    )
     short_seq_prob: float | None = option(
-        "probability that the sequences of a document aim at a random shorter length",
+        "probability that the sequences of a document get a random shorter target length",
         None,
         metavar="P",
         shown="0.1 for nsp and sop, else 0",
     )
-    copies: int = option("different pairings and maskings of the whole corpus", 1, metavar="N")
-    masking: str = option("masks in the shards, or drawn anew by the reader in each epoch", "static", ("static", "dynamic"))
-    mask_prob: float = option("share of a sequence's tokens that is selected for prediction", 0.15, metavar="P")
-    mask_unit: str = option(
-        "what is selected: single tokens, whole words, or spans of words (3.8 in the mean)", "token", ("token", "word", "span")
+    copies: int = option("number of passes over the corpus, each with other pairs and masks", 1, metavar="N")
+    masking: Literal["static", "dynamic"] = option(
+        "static: store the masks in the shards; dynamic: the reader draws new masks in each epoch", "static"
     )
-    mask_replace_prob: float = option("share of the selected tokens that become the mask token", 0.8, metavar="P")
-    random_replace_prob: float = option("share of them that become a random token; the rest stays", 0.1, metavar="P")
-    pack_to: int = option("tokens of a row, filled with whole sequences; 0: one sequence a row", 512, metavar="TOKENS")
-    format: str = option("file format of the shards", "parquet", ("parquet", "webdataset"))
-    shard_bytes: int = option(
-        "size that a shard does not pass, about; smaller where a partition holds less", 64 << 20, metavar="BYTES", shown="64MB"
+    mask_prob: float = option("fraction of the tokens of a sequence that is selected for prediction", 0.15, metavar="P")
+    mask_unit: MaskUnit = option("what is selected: single tokens, whole words, or spans of words (3.8 on average)", "token")
+    mask_replace_prob: float = option("fraction of the selected tokens that becomes the mask token", 0.8, metavar="P")
+    random_replace_prob: float = option(
+        "fraction of the selected tokens that becomes a random token; the rest stays as it is", 0.1, metavar="P"
     )
-    eval_fraction: float = option("share of the documents held out (at least 8 of them; 0: none)", 0.01, metavar="P")
-    on_error: str = option(
-        "a broken or empty document ends the build, or is left out and counted; over 64 MB it always is",
+    pack_to: int = option("tokens per row, filled with whole sequences; 0: one sequence per row", 512, metavar="TOKENS")
+    format: Literal["parquet", "webdataset"] = option("file format of the shards", "parquet")
+    shard_bytes: int = option("approximate maximum shard size", 64 << 20, metavar="BYTES", shown="64MB")
+    eval_fraction: float = option(
+        "fraction of the documents that is held out for evaluation (at least 8 documents; 0: none)", 0.01, metavar="P"
+    )
+    on_error: OnError = option(
+        "at a broken or empty document: stop the build, or skip and count it; a document over 64 MB is always skipped",
         "stop",
-        ("stop", "skip"),
     )
     seed: int = option("seed of every random draw", 0, metavar="N")
     engine: str = option(
-        "where the tasks run: local processes; Dask or Ray, on this machine or the cluster at ADDRESS; or an Executor of "
-        "concurrent.futures that your FACTORY(workers) returns",
+        "where the tasks run: local processes; Dask or Ray, on this machine or on the cluster at ADDRESS; or the "
+        "concurrent.futures Executor that your function FACTORY(workers) returns",
         "local",
         metavar="local|dask[:ADDRESS]|ray[:ADDRESS]|MODULE:FACTORY",
     )
     workers: int = option(
-        "number of processes; with an engine's ADDRESS the most tasks at once",
+        "number of processes; with the ADDRESS of a cluster, maximum number of tasks at once",
         0,
         metavar="N",
-        shown="the cores, or the cluster's",
+        shown="all cores, or all of the cluster",
     )
-    stage: str = option(
-        "the part of the build to do; each needs those before it, and exits with 75 while they are not done",
-        "all",
-        ("all", "vocabulary", "tokenize", "pair", "commit"),
+    stage: Literal["all", StageName] = option(
+        "run one stage of the build; it needs the stages before it, and exits with 75 until they are done", "all"
     )
     task_shard: str = option(
-        "of a stage's tasks, only those whose number leaves I when divided by N",
+        "run only the tasks i of the stage with i % N == I",
         "",
         metavar="I/N",
-        shown="0/1, or what a Slurm array or an indexed Kubernetes job says",
+        shown="0/1, or the position in a Slurm array or an indexed Kubernetes job",
     )
-    tokenizer_engine: str = option(
-        "auto takes the fast WordPiece (the extra `fast`) where it agrees with the reference; the output is the same",
-        "auto",
-        ("auto", "reference"),
+    tokenizer_engine: Literal["auto", "reference"] = option(
+        "auto: use the fast WordPiece (extra `fast`) if it agrees with the reference on a check; the output is the same", "auto"
     )
     scratch: str = option("folder or URL for tokens, kept for later builds of the same corpus", "data/scratch", metavar="URL")
 
     def __post_init__(self) -> None:
         check_types(self)
         if self.short_seq_prob is None:
-            object.__setattr__(self, "short_seq_prob", 0.1 if self.pairing in ("nsp", "sop") else 0.0)
+            object.__setattr__(self, "short_seq_prob", RECIPES[self.pairing].short_seq_prob or 0.0)
         for name in ("short_seq_prob", "mask_prob", "mask_replace_prob", "random_replace_prob", "eval_fraction"):
             object.__setattr__(self, name, float(getattr(self, name)))  # 0 and 0.0 are one setting
         object.__setattr__(self, "corpus_weight", tuple(float(weight) for weight in self.corpus_weight))
@@ -170,49 +172,53 @@ class Settings:
         if self.tokenizer.startswith("train:"):
             _ = self.trained_vocab_size
         if not all(self.corpus):
-            raise UserError("--corpus names an empty text; give files, folders, globs or URLs")
+            raise UserError("--corpus has an empty name; set files, folders, globs or URLs")
         if not self.corpus:
-            raise UserError("--corpus names nothing; give at least one file, folder, glob or URL")
+            raise UserError("--corpus is empty; set at least one file, folder, glob or URL")
         self._check_places()
 
     def _check_recipe(self) -> None:
         if self.mask_replace_prob + self.random_replace_prob > 1.0 + 1e-9:
             raise UserError(
-                f"--mask-replace-prob {self.mask_replace_prob} and --random-replace-prob {self.random_replace_prob} come "
+                f"--mask-replace-prob {self.mask_replace_prob} and --random-replace-prob {self.random_replace_prob} add up "
                 "to more than 1"
             )
         if self.mask_unit == "span" and self.mask_prob > MAX_SPAN_PROB:
             raise UserError(f"--mask-prob is {self.mask_prob}, must be at most {MAX_SPAN_PROB} with --mask-unit span")
-        if self.cross_documents and self.pairing != "none":
-            raise UserError(f"--cross-documents goes with --pairing none; with {self.pairing} a sequence is of one document")
-        if self.short_seq_prob and self.pairing == "paragraph":
-            raise UserError("--short-seq-prob means nothing with --pairing paragraph, whose pairs have the length they have")
+        if self.cross_documents and not RECIPES[self.pairing].crosses_documents:
+            raise UserError(f"--cross-documents needs --pairing none; with {self.pairing}, a sequence comes from one document")
+        if self.short_seq_prob and RECIPES[self.pairing].short_seq_prob is None:
+            raise UserError(
+                f"--short-seq-prob has no effect with --pairing {self.pairing}, which uses whole sentences; leave it out"
+            )
         if self.corpus_weight and len(self.corpus_weight) != len(self.corpus):
             raise UserError(
-                f"--corpus-weight has {len(self.corpus_weight)} weights for {len(self.corpus)} --corpus; give one each"
+                f"--corpus-weight has {len(self.corpus_weight)} weights for {len(self.corpus)} --corpus; set one per corpus"
             )
         for url, weight in zip(self.corpus, self.corpus_weight, strict=False):
             if not 0.0 < weight <= MAX_WEIGHT:
                 raise UserError(
-                    f"--corpus-weight {weight:g} of {url}: must be above 0 and at most {MAX_WEIGHT}; leave a corpus without "
-                    "weight out"
+                    f"--corpus-weight {weight:g} of {url}: must be above 0 and at most {MAX_WEIGHT}; to leave a "
+                    "corpus out, remove it from --corpus"
                 )
 
     def _check_places(self) -> None:
         for name in ("out", "scratch", "text_field", "tokenizer"):
             if not getattr(self, name):
-                raise UserError(f"{flag(name)} is empty")
+                raise UserError(f"{flag(name)} is empty; set it, or leave it out")
             if getattr(self, name).startswith("memory://"):
                 raise UserError(
                     f"{flag(name)} is {getattr(self, name)}, which other processes cannot see; use a folder or a bucket"
                 )
         out, scratch = (_canonical(url) for url in (self.out, self.scratch))
         if out == scratch or out.startswith(f"{scratch}/") or scratch.startswith(f"{out}/"):
-            raise UserError(f"--out ({self.out}) and --scratch ({self.scratch}) must not lie in each other")
+            raise UserError(
+                f"--out ({self.out}) and --scratch ({self.scratch}) must not contain each other; choose another --scratch"
+            )
 
     @property
     def trained_vocab_size(self) -> int | None:
-        """N of `train:N`; None for a given tokenizer."""
+        """N of `train:N`; None for an existing tokenizer."""
         kind, _, number = self.tokenizer.partition(":")
         if kind != "train" or not number:
             return None
@@ -221,28 +227,25 @@ class Settings:
         return int(number)
 
     @property
+    def rule(self) -> Rule:
+        """What a document is."""
+        return Rule(self.document, self.text_field)
+
+    @property
     def splitting(self) -> Splitting:
         """Where sentences end."""
-        automatic = "fullstop" if self.pairing == "paragraph" else "language"
-        return Splitting(automatic if self.sentences == "auto" else self.sentences, self.language)
+        return Splitting(RECIPES[self.pairing].split_rule if self.sentences == "auto" else self.sentences, self.language)
 
     @property
     def row_capacity(self) -> int:
-        """The most tokens of a row."""
+        """Maximum tokens per row."""
         return self.pack_to or self.max_seq_len
 
     def recipe(self, tokenizer: str) -> dict[str, Any]:
-        """What can change the output, and no place: `tokenizer` is train:N or the identity of a given one."""
-        left_out = {"corpus", "out", "engine", "workers", "stage", "task_shard"}
-        left_out |= {"tokenizer_engine", "scratch", "tokenizer", "cased"}
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        """The settings that can change the output, without places. `tokenizer`: train:N, or the identity of an existing one."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NO_RECIPE}
         values["corpus_weight"] = list(self.corpus_weight)
         return values | {"tokenizer": tokenizer} | ({"cased": self.cased} if self.trained_vocab_size else {})
-
-
-_ADDED = ("dedup", "sentences", "pairing", "cross_documents", "mask_unit", "mask_replace_prob", "random_replace_prob")
-DEFAULTS = {f.name: f.default for f in fields(Settings) if f.name in _ADDED} | {"corpus_weight": []}
-"""What data sets were made with whose settings do not say."""
 
 
 def _canonical(url: str) -> str:
@@ -250,5 +253,5 @@ def _canonical(url: str) -> str:
 
 
 def from_arguments(arguments: Mapping[str, Any]) -> Settings:
-    """Settings from parsed flags over `--config` over the defaults. Raises UserError."""
+    """Settings from parsed flags; flags win over `--config`, and it over the defaults. Raises UserError."""
     return Settings(**read_values(arguments, Settings))

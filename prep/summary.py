@@ -1,26 +1,98 @@
-"""What is said about a build before and after it, in a few lines."""
+"""What is printed before a build (`prep plan`) and after it, a few lines each."""
 
+import math
 import os
-import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 
-from prep import output
-from prep.estimate import SHARD_BYTES_PER_TOKEN, STORE_BYTES_PER_TEXT_BYTE, TOKENS_PER_TEXT_BYTE, estimate
-from prep.partitions import MIN_HELD_OUT
-from prep.plan import Plan, make_plan
+from prep.job import make_job
+from prep.pairing.recipes import Labels, recipe_of
+from prep.partitions import MAX_TOKENS, MIN_HELD_OUT
+from prep.plan import Plan
 from prep.settings import Settings
-from prep.task_shard import find_task_shard
-from prep.tasks import check_tokenizer
-from prep.tokens.tokenizer import load_tokenizer
-from shards import storage
+from prep.tasks import find_task_part
+from prep.tokens.tokenize import SEGMENT_BYTES
 from shards.command.console import clock, short, size
-from shards.errors import UserError
 from shards.manifest import Manifest
 
-_KEPT = re.compile(
-    r"(vocabulary|tokenizer)-[0-9a-f]{32}(\.json|/[a-z_]+\.(json|txt|npy))"
-    r"|tokens-[0-9a-f]{32}/unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json)"
-)
+# Orders of magnitude, measured on web text and books.
+TOKENS_PER_TEXT_BYTE = 0.23
+SHARD_BYTES_PER_TOKEN = 1.8
+STORE_BYTES_PER_TEXT_BYTE = 0.55
+# Bytes of text per second and core. The pair stage takes that long for each copy.
+_TOKENIZE_BYTES_PER_S, _REFERENCE_BYTES_PER_S, _PAIR_BYTES_PER_S = 30e6, 3e6, 35e6
+# Memory of a worker process with its imports and the cache of the fast tokenizer; and what a task holds at once.
+_PROCESS_BYTES = 250 << 20
+_TOKENIZE_BYTES_PER_TEXT_BYTE, _PAIR_BYTES_PER_TOKEN = 3.0, 8.0
+
+
+def describe_plan(settings: Settings) -> Iterator[str]:
+    """What a build would do, line by line."""
+    job = make_job(settings)
+    plan, settings = job.plan, job.settings
+    stages = ", ".join((["vocabulary"] if settings.trained_vocab_size else []) + ["tokenize", "pair", "commit"])
+    if settings.stage != "all":
+        part = find_task_part(settings.stage, settings.task_shard, os.environ)
+        stages = f"{settings.stage} only, part {part} of its tasks"
+    tokens = plan.text_bytes * TOKENS_PER_TEXT_BYTE
+    entries = f", {job.tokenizer.vocab_size:,} entries" if job.tokenizer else ", trained on the corpus"
+    yield f"inputs:      {len(plan.inputs):,} files, {size(plan.bytes)}{_kinds(plan)}"
+    for file in plan.inputs[:10]:
+        yield f"             {file.name} ({size(file.bytes)})"
+    if len(plan.inputs) > 10:
+        yield f"             and {len(plan.inputs) - 10:,} more"
+    if job.finished():
+        yield f"data set:    {settings.out} is finished; build would leave it as it is"
+    yield f"tokenizer:   {settings.tokenizer}{entries}"
+    yield f"stages:      {stages}"
+    yield f"engine:      {settings.engine}, {settings.workers or 'as many tasks as it has workers'} at once"
+    yield f"work units:  {len(plan.units):,} of up to {size(max(unit.bytes for unit in plan.units))}"
+    yield f"partitions:  {plan.num_partitions:,} train, {plan.num_eval_partitions:,} held out (small ones are merged)"
+    yield f"tokens:      about {short(tokens)} per copy, {settings.copies} {'copy' if settings.copies == 1 else 'copies'}"
+    yield f"output:      about {size(tokens * settings.copies * SHARD_BYTES_PER_TOKEN)} of {settings.format} in {settings.out}"
+    yield f"scratch:     about {size(plan.text_bytes * STORE_BYTES_PER_TEXT_BYTE)} in {settings.scratch}"
+    yield from estimate(plan, settings.copies, settings.tokenizer_engine == "auto" and find_spec("nanotoken") is not None)
+
+
+def _kinds(plan: Plan) -> str:
+    kinds = sorted({f"{file.format}.{file.compression}".rstrip(".") for file in plan.inputs})
+    estimated = "" if plan.text_bytes == plan.bytes else f", about {size(plan.text_bytes)} of text"
+    return f" ({', '.join(kinds)}){estimated}"
+
+
+def estimate(plan: Plan, copies: int, fast: bool) -> Iterator[str]:
+    """What a build will cost: requests, bytes, memory and time, line by line. `fast`: with the fast WordPiece.
+
+    A tokenize task writes a segment at once; a pair task reads one range of each segment.
+    """
+    text_bytes = plan.text_bytes
+    expansion = text_bytes / plan.bytes
+    segments = sum(max(1, math.ceil(unit.bytes * expansion / SEGMENT_BYTES)) for unit in plan.units)
+    partition_tokens = text_bytes / plan.num_partitions * TOKENS_PER_TEXT_BYTE
+    key_ranges = max(1, math.ceil(partition_tokens / MAX_TOKENS))
+    tasks = plan.num_partitions * key_ranges * copies + plan.num_eval_partitions
+    ranges = tasks * segments
+    store = text_bytes * STORE_BYTES_PER_TEXT_BYTE
+    read = store * key_ranges * copies
+    yield f"tasks:       {len(plan.units):,} tokenize, {tasks:,} pair"
+    yield (
+        f"requests:    about {short(segments + 4 * len(plan.units))} by tokenize, {short(2 * ranges)} by pair: "
+        f"{segments:,} ranges of about {size(read / ranges)} per task, 2 requests each"
+    )
+    yield f"exchanged:   about {size(store)} written to scratch, {size(read)} read from it"
+    tokenize_bytes = min(SEGMENT_BYTES, text_bytes / len(plan.units)) * _TOKENIZE_BYTES_PER_TEXT_BYTE
+    pair_bytes = partition_tokens / key_ranges * _PAIR_BYTES_PER_TOKEN
+    yield (
+        f"memory:      about {size(_PROCESS_BYTES + tokenize_bytes)} per tokenize task, "
+        f"{size(_PROCESS_BYTES + pair_bytes)} per pair task"
+    )
+    yield f"time:        about {_core_time(text_bytes, copies, fast)}, without start-up and waiting for storage"
+
+
+def _core_time(text_bytes: int, copies: int, fast: bool) -> str:
+    tokenize_s = text_bytes / (_TOKENIZE_BYTES_PER_S if fast else _REFERENCE_BYTES_PER_S)
+    minutes = math.ceil((tokenize_s + text_bytes * copies / _PAIR_BYTES_PER_S) / 60)
+    return f"{minutes / 60:,.0f} core-hours" if minutes > 600 else f"{minutes} core-minute{'s' if minutes > 1 else ''}"
 
 
 def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
@@ -31,90 +103,49 @@ def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:
         if not total["rows"]:
             yield f"{name}: nothing"
             continue
-        labels = _about_labels(total, manifest.settings["pairing"])
+        labels = _about_labels(total, recipe_of(manifest.settings).labels)
         masked = f"{total['masked_tokens'] / total['tokens']:.1%} masked" if total["masked_tokens"] else "masked when read"
         full = total["tokens"] / (total["rows"] * capacity)
-        weight = f"{total['bytes'] / total['tokens']:.2f} bytes a token"
+        weight = f"{total['bytes'] / total['tokens']:.2f} bytes per token"
         yield f"{name}: {total['sequences']:,} sequences, {total['tokens']:,} tokens in {total['rows']:,} rows, {full:.2%} full"
         yield f"    {masked}{labels}"
-        yield f"    {size(total['bytes'])}, {weight}, in {len(split.shards)} shards"
+        yield f"    {size(total['bytes'])}, {weight}, in {len(split.shards)} shard{'s' if len(split.shards) != 1 else ''}"
     yield from _about_documents(manifest)
+    yield from _warnings(manifest)
     yield f"{out}, {clock(seconds)}"
     yield f"data_fingerprint {manifest.data_fingerprint}"
 
 
-def _about_labels(total: dict[str, int], pairing: str) -> str:
-    """The share of label 1 among the pairs that had a choice."""
-    if pairing == "none":
+def _about_labels(total: dict[str, int], labels: Labels | None) -> str:
+    """The fraction of label 1 among the pairs that had a choice."""
+    if labels is None:
         return ""
     unforced = total["sequences"] - total["forced_not_next"]
-    share = f"{(total['not_next'] - total['forced_not_next']) / unforced:.1%} are" if unforced else "there are none"
-    return f"; of the pairs {share} in swapped order" if pairing == "sop" else f"; of the pairs with a choice {share} not next"
+    if not unforced:
+        return "; no pair had a choice"
+    fraction = f"{(total['not_next'] - total['forced_not_next']) / unforced:.1%}"
+    return f"; of the pairs{' with a choice' if total['forced_not_next'] else ''} {fraction} are {labels.names[1]}"
 
 
 def _about_documents(manifest: Manifest) -> Iterator[str]:
-    ledger, train = manifest.ledger, manifest.splits["train"].totals()
+    ledger = manifest.ledger
     documents = ledger["documents"]
     sentences = ledger["sentences"] / max(1, documents["used"])
     dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in documents["dropped"].items())
     yield f"documents: {documents['used']:,} of {documents['in']:,} used, {sentences:.1f} sentences each" + (
         f"; dropped: {dropped}" if dropped else ""
     )
+    for number, corpus in enumerate(ledger["corpora"], 1) if manifest.settings["corpus_weight"] else ():
+        counts = f"weight {corpus['weight']:g}, {corpus['documents']:,} documents, {corpus['copies']:,} with their copies"
+        yield f"--corpus {number}: {counts}, {corpus['share']:.1%} of the tokens"
+
+
+def _warnings(manifest: Manifest) -> Iterator[str]:
+    train, pairs = manifest.splits["train"].totals(), manifest.ledger["pairs"]
     if train["forced_not_next"] > 0.9 * train["sequences"]:
-        yield "warning: nearly all pairs had no choice, because documents have one sentence; does --document fit the corpus?"
-    for corpus, facts in enumerate(ledger["corpora"]) if manifest.settings["corpus_weight"] else ():
-        told = f"weight {facts['weight']:g}, {facts['documents']:,} documents, {facts['copies']:,} with their copies"
-        yield f"--corpus {corpus + 1}: {told}, {facts['share']:.1%} of the tokens"
-    lost = ledger["pairs"]["train"]["unpaired"] / max(1, ledger["pairs"]["train"]["made"])
+        yield "warning: nearly all pairs had no choice, because documents have one sentence; check that --document fits"
+    lost = pairs["train"]["unpaired"] / max(1, pairs["train"]["made"])
     if lost > 0.05:
-        yield f"note: {lost:.0%} of the tokens are in no sequence, as --pairing {manifest.settings['pairing']} has it"
-    if 0 < ledger["pairs"]["eval"]["documents"] < MIN_HELD_OUT:
-        yield f"warning: only {ledger['pairs']['eval']['documents']} documents are held out; the corpus is very small"
-
-
-def describe_plan(settings: Settings) -> Iterator[str]:
-    """What a build would do, a line each."""
-    plan = make_plan(settings)
-    given = None if settings.trained_vocab_size else load_tokenizer(settings.tokenizer, settings.cased)
-    if given:
-        check_tokenizer(settings, given)
-    finished = output.check(settings.out, settings.recipe(given.identity if given else settings.tokenizer), plan.inputs)
-    tokens = plan.text_bytes * TOKENS_PER_TEXT_BYTE
-    stages = ", ".join((["vocabulary"] if settings.trained_vocab_size else []) + ["tokenize", "pair", "commit"])
-    if settings.stage != "all":
-        shard = find_task_shard(settings.stage, settings.task_shard, os.environ)
-        stages = f"{settings.stage} alone, share {shard} of its tasks"
-    yield f"inputs:      {len(plan.inputs):,} files, {size(plan.bytes)}{_kinds(plan)}"
-    for file in plan.inputs[:10]:
-        yield f"             {file.name} ({size(file.bytes)})"
-    if len(plan.inputs) > 10:
-        yield f"             and {len(plan.inputs) - 10:,} more"
-    if finished:
-        yield f"data set:    {settings.out} is finished; build would leave it as it is"
-    yield f"tokenizer:   {settings.tokenizer}" + (f", {given.vocab_size:,} entries" if given else ", made of the corpus")
-    yield f"stages:      {stages}"
-    yield f"engine:      {settings.engine}, {settings.workers or 'as many as there are'} at once"
-    yield f"work units:  {len(plan.units):,} of up to {size(max(unit.bytes for unit in plan.units))}"
-    yield f"partitions:  {plan.num_partitions:,} train, {plan.num_eval_partitions:,} held out (small ones are merged)"
-    yield f"tokens:      about {short(tokens)} a copy, {settings.copies} copies"
-    yield f"output:      about {size(tokens * settings.copies * SHARD_BYTES_PER_TOKEN)} of {settings.format} in {settings.out}"
-    yield f"scratch:     about {size(plan.text_bytes * STORE_BYTES_PER_TEXT_BYTE)} in {settings.scratch}"
-    yield from estimate(settings, plan)
-
-
-def _kinds(plan: Plan) -> str:
-    kinds = sorted({f"{file.format}.{file.compression}".rstrip(".") for file in plan.inputs})
-    estimated = "" if plan.text_bytes == plan.bytes else f", about {size(plan.text_bytes)} of text"
-    return f" ({', '.join(kinds)}){estimated}"
-
-
-def clean(scratch: str) -> str:
-    """Removes what builds keep in a scratch folder, and nothing else; says what was freed."""
-    storage.tidy(scratch)
-    ours = [info for info in storage.list_files(scratch) if _KEPT.fullmatch(storage.relative(info.url, scratch))]
-    if not ours:
-        raise UserError(f"--scratch {scratch}: holds nothing of a build")
-    for info in ours:
-        storage.remove(info.url)
-    storage.tidy(scratch, empty_folders=True)
-    return f"removed {len(ours):,} files, {size(sum(info.bytes for info in ours))}, from {scratch}"
+        yield f"note: {lost:.0%} of the tokens are in no sequence: --pairing {manifest.settings['pairing']} leaves them out"
+    if 0 < pairs["eval"]["documents"] < MIN_HELD_OUT:
+        yield f"warning: only {pairs['eval']['documents']} documents are held out; the corpus is very small"

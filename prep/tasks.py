@@ -1,12 +1,19 @@
-"""Plan and settings -> the tasks of each stage. The same for everyone who asks, so any process can do any part of them."""
+"""Plan and settings -> the tasks of each stage, and the part of them that one process runs.
 
-from typing import Any
+Every process makes the same tasks from the same settings, so any process can run any part of them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from prep import output
-from prep.corpus.documents import rule_of
-from prep.corpus.warc import EXTRACTOR
-from prep.pairing.pair import BYTES_PER_TOKEN, Recipe, ShareTask
-from prep.partitions import held_out_below, hold_out, plan_shares
+from prep.corpus.read import READER_VERSION
+from prep.corpus.warc import extractor_version
+from prep.pairing.recipes import RECIPES
+from prep.pairing.task import BYTES_PER_TOKEN, PairTask, Recipe
+from prep.partitions import held_out_below, hold_out, plan_pairs
 from prep.plan import PLAN_VERSION, Plan
 from prep.records import UnitRecord
 from prep.settings import Settings
@@ -22,11 +29,11 @@ from shards.masking import Masking
 
 
 def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
-    """The training of the vocabulary that the settings ask for."""
+    """The task that trains the vocabulary of `--tokenizer train:N`."""
     size = settings.trained_vocab_size
     assert size is not None
-    rule = rule_of(settings)
-    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS, EXTRACTOR])
+    rule = settings.rule
+    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS, *_reader(plan)])
     return VocabularyTask(
         spans=tuple(span for unit in plan.units for span in unit.spans),
         rule=rule,
@@ -39,22 +46,22 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
 
 
 def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer: PreparedTokenizer) -> list[TokenizeTask]:
-    """A task a unit, in order, all into one token store."""
+    """One task per unit, in order, all with one token store. `tokenizer_url` is where workers load the tokenizer from."""
     recipe = {
         "inputs": _inputs(plan),
-        "rule": rule_of(settings),
+        "rule": settings.rule,
         "splitting": settings.splitting,
         "weights": settings.corpus_weight,
         "dedup": settings.dedup,
         "tokenizer": tokenizer.identity,
         "eval_fraction": settings.eval_fraction,
-        "versions": [SPLITTER, TOKENIZERS, EXTRACTOR, STORE_VERSION, PLAN_VERSION],
+        "versions": [SPLITTER, TOKENIZERS, *_reader(plan), STORE_VERSION, PLAN_VERSION],
     }
     store = storage.join(settings.scratch, f"tokens-{fingerprint(recipe)[:32]}")
     return [
         TokenizeTask(
             unit=unit,
-            rule=rule_of(settings),
+            rule=settings.rule,
             splitting=settings.splitting,
             on_error=settings.on_error,
             tokenizer_url=tokenizer_url,
@@ -73,50 +80,28 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
 
 def pair_tasks(
     settings: Settings, plan: Plan, store: str, segments: tuple[int, ...], total: UnitRecord, tokenizer: PreparedTokenizer
-) -> list[ShareTask]:
-    """A task a share of a partition and copy, in order. `segments` and `total` are of all units, as they were tokenized."""
-    held_out = hold_out(total, settings.eval_fraction, 2 if settings.pairing == "nsp" else 1)
+) -> list[PairTask]:
+    """The pair tasks, in order. `segments` and `total` are what tokenizing all units gave."""
+    held_out = hold_out(total, settings.eval_fraction, RECIPES[settings.pairing].min_documents)
     key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.identity)])
     records = storage.join(settings.out, output.RECORDS, key[:32])
     recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
     return [
-        ShareTask(
+        PairTask(
             number=number,
-            **share,
+            **documents._asdict(),
             store=store,
             segments=segments,
-            recipe=recipes[share["split"]],
+            recipe=recipes[documents.split],
             out=settings.out,
             records=records,
         )
-        for number, share in enumerate(plan_shares(total, held_out, plan, settings.copies))
+        for number, documents in enumerate(plan_pairs(total, held_out, plan, settings.copies))
     ]
 
 
-def check_tokenizer(settings: Settings, tokenizer: PreparedTokenizer) -> None:
-    """Raises UserError when the recipe asks for what the tokenizer does not have."""
-    name = settings.tokenizer
-    pair = tokenizer.templates.get("pair")
-    if settings.pairing != "none" and (pair is None or not pair.prefix):
-        raise UserError(
-            f"--tokenizer {name}: has no template for pairs (a post-processor that sets {'a classifier and ' if pair else ''}"
-            f"separator tokens around two segments), which --pairing {settings.pairing} needs; use --pairing none or another"
-        )
-    if settings.pairing == "none" and "single" not in tokenizer.templates:
-        raise UserError(
-            f"--tokenizer {name}: gives no token for any plain text, so it cannot be told how it frames one; use another"
-        )
-    if settings.cross_documents and "sep" not in tokenizer.roles:
-        raise UserError(f"--tokenizer {name}: has no separator token, which --cross-documents needs; use another")
-    if settings.mask_unit != "token" and tokenizer.word_flags is None:
-        raise UserError(
-            f"--tokenizer {name}: its tokens do not show where words begin, which --mask-unit {settings.mask_unit} needs; use "
-            "--mask-unit token or another"
-        )
-
-
 def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) -> Recipe:
-    """What a share's task needs of the settings. Held-out rows are always masked statically."""
+    """What a pair task needs of the settings. Held-out rows always have static masks."""
     special = tokenizer.special_ids
     masking = Masking(
         settings.mask_prob,
@@ -139,13 +124,81 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
         pack=settings.pack_to > 0,
         row_capacity=settings.row_capacity,
         masking=masking if settings.masking == "static" or split == "eval" else None,
-        template=tokenizer.templates["single" if settings.pairing == "none" else "pair"],
+        template=tokenizer.templates[RECIPES[settings.pairing].template],
         vocab_size=tokenizer.vocab_size,
         format=settings.format,
         shard_tokens=settings.shard_bytes // BYTES_PER_TOKEN,
     )
 
 
+def _reader(plan: Plan) -> list[int | str]:
+    """The versions of what reads the inputs; of what takes text out of pages only if there are pages."""
+    return [READER_VERSION, *([extractor_version()] if any(file.format == "warc" for file in plan.inputs) else [])]
+
+
 def _inputs(plan: Plan) -> list[Any]:
-    """What tells this corpus from any other: places too, since times and sizes alone may be those of another's copy."""
+    """What tells this corpus from any other. Places are part of it: another file may have the same name, size and time."""
     return [[file.name, file.bytes, file.version, file.format, storage.absolute(file.url), file.corpus] for file in plan.inputs]
+
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True)
+class TaskPart:
+    """Part `index` of `count` of the tasks of every stage: the tasks i with i % count == index."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, tasks: Sequence[ItemT]) -> Sequence[ItemT]:
+        """The tasks of this part."""
+        return tasks[self.index :: self.count]
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def find_task_part(stage: str, task_shard: str, environment: Mapping[str, str]) -> TaskPart:
+    """The part that `--task-shard` names; else, for a single stage, the position in an array job; else all tasks.
+
+    Raises UserError for a text that is not I/N with I below N, for one without a stage, and for an incomplete environment.
+    """
+    if stage == "all":
+        if task_shard:
+            raise UserError(f"--task-shard is {task_shard!r}, but needs a stage; add --stage tokenize or --stage pair")
+        return TaskPart()
+    if task_shard:
+        return _parse_part(task_shard, f"--task-shard is {task_shard!r}")
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        return _slurm_part(environment)
+    if "JOB_COMPLETION_INDEX" in environment:
+        if "JOB_COMPLETIONS" not in environment:
+            raise UserError(
+                "JOB_COMPLETION_INDEX is set, but Kubernetes does not tell the number of pods: set JOB_COMPLETIONS in the env "
+                "of the job to its completions, or set --task-shard I/N"
+            )
+        text = f"{environment['JOB_COMPLETION_INDEX']}/{environment['JOB_COMPLETIONS']}"
+        return _parse_part(text, f"JOB_COMPLETION_INDEX/JOB_COMPLETIONS is {text!r}")
+    return TaskPart()
+
+
+def _slurm_part(environment: Mapping[str, str]) -> TaskPart:
+    """The position in a Slurm array, which may begin at any number and go in steps: --array=1-9:2."""
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP")
+    values = [environment.get(name, default) for name, default in zip(names, ("", "", "0", "1"), strict=True)]
+    listed = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+    if not all(re.fullmatch("[0-9]{1,9}", value) for value in values) or values[3] == "0":
+        raise UserError(f"{listed}: these are not the variables of a Slurm array; set --task-shard I/N")
+    number, count, first, step = map(int, values)
+    index, rest = divmod(number - first, step)
+    if rest or not 0 <= index < count:
+        raise UserError(f"{listed}: not an array of evenly spaced numbers; set --task-shard I/N")
+    return TaskPart(index, count)
+
+
+def _parse_part(text: str, place: str) -> TaskPart:
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise UserError(f"{place}, must be I/N with I from 0 to N - 1, such as 0/3, 1/3 and 2/3")
+    return TaskPart(int(match[1]), int(match[2]))

@@ -1,4 +1,4 @@
-"""The formats of shards: each a module with the same two functions and the ending of its files."""
+"""The formats of shards. Each is a module with a suffix for its files and two functions, `write` and `read`."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,7 +9,7 @@ from shards.schema import Rows
 
 
 class Format(Protocol):
-    """Rows to the bytes of a shard and the table of its row groups; and back, all groups or some."""
+    """Rows -> the bytes of a shard and the table of its row groups; and back, all row groups or some."""
 
     SUFFIX: str
 

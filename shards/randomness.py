@@ -5,7 +5,8 @@ takes the index-th output of SplitMix64 (Steele, Lea and Flood, "Fast splittable
 started at that key. Nothing depends on a worker, a rank, or on what was drawn before.
 
 `mix`, `combine`, `draw`, `below` and `fraction` run inside compiled loops and, element by element, on numpy arrays of
-uint64; their arguments must be uint64 already (numba turns a mix of signed and unsigned into floats).
+uint64; their arguments must be uint64 already (numba turns a mix of signed and unsigned into floats). `stream`,
+`draw_below` and `draw_fraction` take plain integers, for loops that read as the algorithm they come from.
 """
 
 from enum import IntEnum
@@ -73,6 +74,24 @@ def below(bits: Any, bound: Any) -> Any:
 def fraction(bits: Any) -> Any:
     """A uniform float64 in [0, 1) from 64 random bits."""
     return (bits >> _S11) * (1.0 / 9007199254740992.0)
+
+
+@compiled
+def stream(key: Any, number: Any) -> Any:
+    """The key of stream `number` below `key`: uint64."""
+    return combine(key, np.uint64(number))
+
+
+@compiled
+def draw_below(key: Any, index: Any, bound: Any) -> Any:
+    """A uniform int64 in [0, bound), for 0 < bound <= 2**32: draw `index` of the stream `key`."""
+    return np.int64(below(draw(key, np.uint64(index)), np.uint64(bound)))
+
+
+@compiled
+def draw_fraction(key: Any, index: Any) -> Any:
+    """A uniform float64 in [0, 1): draw `index` of the stream `key`."""
+    return fraction(draw(key, np.uint64(index)))
 
 
 def address(seed: int, purpose: Purpose, *ids: int | npt.NDArray[np.uint64]) -> Any:

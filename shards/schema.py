@@ -1,4 +1,4 @@
-"""The columns of a shard: the only place that names them, types them and checks them.
+"""The columns of a shard: their names and types, and rows as flat arrays.
 
 `Rows` is a block of rows as flat numpy arrays with offsets. Legend of the shapes: R rows, S sequences, T tokens, M masked.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# Goes up when a reader of the previous version would misread a shard or its manifest.
 FORMAT_VERSION = 1
-"""Raised when a reader of the previous version would misread a shard or its manifest."""
 
 Ints = npt.NDArray[np.integer]
 Offsets = npt.NDArray[np.int64]
@@ -25,7 +25,7 @@ OPTIONAL_COLUMNS = ("next_sentence_label", *MASKED_COLUMNS)
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.integer]:
-    """The type of token ids: uint16 wherever every id fits."""
+    """The type of token ids: uint16 if every id fits, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 65_536 else np.uint32)
 
 
@@ -91,7 +91,7 @@ class Rows:
         return lengths_to_offsets(self.sequence_lengths)
 
     def masked_indices(self) -> Offsets:
-        """Where each masked token stands in `input_ids`: [M]."""
+        """The index of each masked token in `input_ids`: [M]."""
         assert self.masked_offsets is not None and self.masked_positions is not None
         return self.masked_positions.astype(np.int64) + np.repeat(self.token_offsets[:-1], np.diff(self.masked_offsets))
 
@@ -106,7 +106,7 @@ def lengths_to_offsets(lengths: Ints | npt.NDArray[np.bool_]) -> Offsets:
 def rows_from_columns(columns: dict[str, tuple[Offsets, Ints]]) -> Rows:
     """Rows from name -> (offsets, values).
 
-    Raises ValueError when a column is missing, unknown, or cut into rows otherwise than the other columns of its group.
+    Raises ValueError when a column is missing or unknown, or has other lengths per row than the columns of its group.
     """
     required = [name for name in COLUMNS if name not in OPTIONAL_COLUMNS and name not in columns]
     unknown = [name for name in columns if name not in COLUMNS]
@@ -118,7 +118,7 @@ def rows_from_columns(columns: dict[str, tuple[Offsets, Ints]]) -> Rows:
         present = [name for name in names if name in columns]
         for name in present[1:]:
             if not np.array_equal(columns[name][0], columns[present[0]][0]):
-                raise ValueError(f"{name} and {present[0]} differ in their lengths a row")
+                raise ValueError(f"{name} and {present[0]} have different lengths in a row")
     masked = columns.get("masked_positions")
     return Rows(
         token_offsets=columns["input_ids"][0],
@@ -129,7 +129,7 @@ def rows_from_columns(columns: dict[str, tuple[Offsets, Ints]]) -> Rows:
 
 
 def concatenate(blocks: Sequence[Rows]) -> Rows:
-    """The rows of all blocks, which must have the same columns, one after the other."""
+    """The rows of all blocks, one after the other. The blocks must have the same columns."""
     columns: dict[str, tuple[Offsets, Ints]] = {}
     for name, _, _ in blocks[0].columns():
         counts = np.concatenate([np.diff(block.offsets(name)) for block in blocks])
@@ -139,7 +139,7 @@ def concatenate(blocks: Sequence[Rows]) -> Rows:
 
 
 def columns_sha256(rows: Rows) -> str:
-    """Digest of the decoded columns: for each its name, type, lengths a row (uint32) and values, little-endian."""
+    """Digest of the decoded columns: the name, type, length per row (uint32) and values of each, little-endian."""
     digest = hashlib.sha256()
     for name, offsets, values in rows.columns():
         kind = values.dtype.newbyteorder("<")

@@ -1,4 +1,4 @@
-"""The special tokens that a tokenizer puts around the segments of a sequence: BERT's `[CLS] A [SEP] B [SEP]`, and others'."""
+"""The special tokens that a tokenizer puts around the segments of a sequence, such as BERT's `[CLS] A [SEP] B [SEP]`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 class Template:
     """`prefix A between B suffix`, or `prefix A suffix` for one segment: ids of special tokens.
 
-    `between_a` of the tokens between belong to segment A; the rest begin segment B.
+    The first `between_a` tokens of `between` belong to segment A, the rest to segment B.
     """
 
     prefix: tuple[int, ...]
@@ -19,7 +19,7 @@ class Template:
 
     @property
     def num_special(self) -> int:
-        """Special tokens of a sequence."""
+        """The number of special tokens in a sequence."""
         return len(self.prefix) + len(self.between) + len(self.suffix)
 
     def to_json(self) -> dict[str, Any]:
@@ -33,10 +33,7 @@ class Template:
 
     @staticmethod
     def of(tokenizer: Mapping[str, Any], paired: bool) -> "Template":
-        """The template of a manifest's tokenizer for two segments or for one; BERT's where it does not say."""
-        special, told = tokenizer["special_ids"], tokenizer.get("templates", {}).get("pair" if paired else "single")
-        if told is None:
-            cls, sep = (special["cls"],), (special["sep"],)
-            return Template(cls, sep if paired else (), sep, 1 if paired else 0)
-        sides = [tuple(int(number) for number in told[side]) for side in ("prefix", "between", "suffix")]
-        return Template(sides[0], sides[1], sides[2], int(told["between_a"]))
+        """The template of a manifest's tokenizer: for two segments if `paired`, else for one."""
+        template = tokenizer["templates"]["pair" if paired else "single"]
+        prefix, between, suffix = (tuple(template[side]) for side in ("prefix", "between", "suffix"))
+        return Template(prefix, between, suffix, template["between_a"])

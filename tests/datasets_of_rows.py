@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from test_masking import SPECIAL, VOCAB_SIZE, keys_of, make_rows, masking
+from rows_of_ids import SPECIAL, VOCAB_SIZE, keys_of, make_rows, masking
 
 from prep.tokens.tokenizer import PreparedTokenizer, prepare, wordpiece
 from shards import storage
@@ -70,6 +70,13 @@ def write_data_set(
         "format": format,
         "masking": "static" if masked else "dynamic",
         "mask_prob": 0.15,
+        "mask_unit": "token",
+        "mask_replace_prob": 0.8,
+        "random_replace_prob": 0.1,
+        "pairing": "nsp" if pairs else "none",
+        "cross_documents": False,
+        "copies": 1,
+        "dedup": "none",
         "pack_to": ROW_TOKENS if packed else 0,
         "max_seq_len": MAX_SEQ_LEN,
         "seed": seed,

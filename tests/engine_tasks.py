@@ -45,7 +45,7 @@ def process_ids(task: MarkTask) -> tuple[int, int]:
 
 
 def results_of(engine: str, tasks: Sequence[MarkTask], workers: int = 2) -> dict[int, int]:
-    with open_engine(engine, workers, "") as opened_engine:
+    with open_engine(engine, workers) as opened_engine:
         return {task.number: result for task, result in run_tasks(opened_engine, work, tasks)}
 
 

@@ -1,41 +1,97 @@
-"""`python -m train` and torchrun in real processes, and what they leave."""
+"""Runs of the trainer: in this process, as ranks that are real processes, or under torchrun; and what they leave."""
 
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-from conftest import ROOT
+import warm
+from commands import HANG_S, ROOT, call
+from servers import free_port
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 SMALL = ("--global-batch", 12, "--micro-batch", 3, "--lr", 1e-3, "--log-every", 1, "--eval-every", 0)
 
 
-def start(ranks: int, *arguments: object, restarts: int = 0, module: str = "train") -> subprocess.Popen[str]:
-    """A run of so many processes: torchrun for any number, plain Python for 0."""
-    launcher = [*TORCHRUN, "--nproc-per-node", str(ranks), "--max-restarts", str(restarts)] if ranks else [sys.executable]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def tiny(data: Path, out: Path, epochs: int = 4, every: int = 2) -> tuple[object, ...]:
+    model = ("--data", data, "--out", out, "--model", "tiny", "--epochs", epochs)
+    return (*model, *SMALL, "--dropout", 0.1, "--checkpoint-every", every)
+
+
+def torchrun(ranks: int, *arguments: object, restarts: int = 0, module: str = "train") -> subprocess.Popen[str]:
+    """A run of so many processes as users start one."""
+    launcher = [*TORCHRUN, "--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [*launcher, "-m", module, *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
     )
 
 
-def run(ranks: int, *arguments: object, module: str = "train", restarts: int = 0) -> tuple[int, str, str]:
-    """(exit code, standard output, standard error) of a whole run."""
-    process = start(ranks, *arguments, module=module, restarts=restarts)
-    out, err = process.communicate(timeout=280)
-    return process.returncode, out, err
+class RankProcesses:
+    """The ranks of a run as torchrun would start them, in processes that need not import torch first."""
+
+    def __init__(self, ranks: int, *arguments: object, module: str = "train", cwd: Path = ROOT) -> None:
+        start = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+        environment = os.environ | start | {"LOCAL_WORLD_SIZE": str(ranks)}
+        self.ranks = [
+            warm.start(module, *arguments, cwd=cwd, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(ranks)
+        ]
+
+    def poll(self) -> int | None:
+        """0 when all have ended well, the exit code of one that has not, or None while one is at work."""
+        codes = [rank.poll() for rank in self.ranks]
+        return None if None in codes else next(filter(None, codes), 0)
+
+    def communicate(self) -> tuple[str, str]:
+        """Waits for all; their standard output and error, in the order of the ranks.
+
+        If one was killed, it ends the others as torchrun does: it asks, and then kills.
+        """
+        while self.poll() is None and not self._killed():
+            time.sleep(0.01)
+        if self._killed():
+            for number, wait_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 0.0)):
+                for rank in self.ranks:
+                    rank.send_signal(number)
+                end = time.monotonic() + wait_s
+                while None in [rank.poll() for rank in self.ranks] and time.monotonic() < end:
+                    time.sleep(0.01)
+        with ThreadPoolExecutor(len(self.ranks)) as threads:
+            texts = list(threads.map(lambda rank: rank.communicate(HANG_S), self.ranks))
+        return "".join(out for out, _ in texts), "".join(err for _, err in texts)
+
+    def _killed(self) -> bool:
+        return any((rank.poll() or 0) < 0 for rank in self.ranks)
+
+
+def run(ranks: int, *arguments: object, module: str = "train") -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of a whole run; with 0 processes it is in this one."""
+    if not ranks:
+        done = call("train.__main__" if module == "train" else module, arguments)
+        return done.returncode, done.stdout, done.stderr
+    return run_ranks(ranks, *arguments, module=module)
+
+
+def run_ranks(ranks: int, *arguments: object, module: str = "train", cwd: Path = ROOT) -> tuple[int, str, str]:
+    """The same in processes of its own."""
+    processes = RankProcesses(ranks, *arguments, module=module, cwd=cwd)
+    out, err = processes.communicate()
+    return processes.poll() or 0, out, err
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The ranks of a run, or none yet."""
+    """The ranks of a torchrun, or none yet."""
     with suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
         return [child for child in children if "train" in _command(child)]
@@ -46,17 +102,6 @@ def _command(process: psutil.Process) -> list[str]:
     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
         return process.cmdline()
     return []
-
-
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the launcher and every rank."""
-    victims = workers(process)
-    process.kill()
-    for victim in victims:
-        with suppress(psutil.NoSuchProcess):
-            victim.kill()
-    psutil.wait_procs(victims, timeout=60)
-    process.communicate(timeout=60)
 
 
 def weights(out: Path, step: int) -> str:

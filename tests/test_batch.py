@@ -5,26 +5,14 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from datasets_of_rows import MAX_SEQ_LEN, ROW_TOKENS, random_rows
+from batches import SHAPE, masked_rows, pack
+from datasets_of_rows import MAX_SEQ_LEN, ROW_TOKENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_masking import SPECIAL, keys_of, masking
+from rows_of_ids import SPECIAL
 
-from shards.masking import mask_rows
-from shards.schema import Rows
-from train.data.batch import IGNORED, PackedBatch, Shape, pack_batch, pad_batch
+from train.data.batch import IGNORED, Shape, pad_batch
 from train.data.reader import empty_rows
-
-SHAPE = Shape(rows=6, tokens=ROW_TOKENS, longest=MAX_SEQ_LEN, sequences=4, masked=16)
-
-
-def masked_rows(count: int, seed: int = 0, packed: bool = True) -> Rows:
-    rows = random_rows(count, seed, packed)
-    return mask_rows(rows, keys_of(rows, seed), masking())
-
-
-def pack(rows: Rows, shape: Shape = SHAPE) -> PackedBatch:
-    return pack_batch(rows, shape, SPECIAL["pad"])
 
 
 @given(count=st.integers(0, 6), seed=st.integers(0, 99), packed=st.booleans())

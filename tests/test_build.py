@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import BuildRunner, manifest_of, run_prep
+from commands import manifest_of, run_prep
+from conftest import BuildRunner
 
 from shards.formats import FORMATS
 from shards.manifest import SPLITS, Manifest
@@ -125,13 +126,6 @@ def test_a_folder_a_glob_and_a_list_of_files_are_the_same_corpus(
     assert done.returncode == 0, done.stderr
     prints = {manifest_of(out)["data_fingerprint"] for out in (by_folder, by_glob, tmp_path / "list")}
     assert len(prints) == 1
-
-
-def test_a_vocabulary_trained_in_the_run_is_the_same_every_time(corpus: Path, build: BuildRunner) -> None:
-    outs = [build(corpus, "--tokenizer", "train:700", name=f"o{i}", scratch=f"s{i}") for i in range(3)]
-    assert len({(out / "tokenizer" / "tokenizer.json").read_bytes() for out in outs}) == 1
-    assert len({manifest_of(out)["data_fingerprint"] for out in outs}) == 1
-    assert manifest_of(outs[0])["tokenizer"]["vocab_size"] == 700
 
 
 def test_a_finished_data_set_is_left_and_other_settings_are_refused(corpus: Path, build: BuildRunner, tmp_path: Path) -> None:

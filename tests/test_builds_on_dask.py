@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, manifest_of, run_prep
+from commands import ROOT, manifest_of, run_prep
 
 from prep.build import build
 from prep.settings import Settings
@@ -99,7 +99,6 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 def test_a_build_through_dask_into_a_bucket_is_the_local_one(
     cluster: Cluster, bucket: Any, corpus: Path, vocabulary: Path, expected: dict[str, Any]
 ) -> None:
@@ -119,7 +118,6 @@ def test_a_build_through_dask_into_a_bucket_is_the_local_one(
     assert manifest["splits"] == expected["splits"] and manifest["ledger"] == expected["ledger"]
 
 
-@pytest.mark.slow
 def test_a_build_through_dask_survives_its_workers_and_its_scheduler(
     cluster: Cluster, bucket: Any, corpus: Path, vocabulary: Path, expected: dict[str, Any]
 ) -> None:
@@ -145,10 +143,9 @@ def test_a_build_through_dask_survives_its_workers_and_its_scheduler(
     assert again.returncode == 0 and "tokenize 100% kept from an earlier run" in again.stderr, again.stderr
     manifest = json.loads(bucket.get_object(Bucket="bucket", Key="killed/manifest.json")["Body"].read())
     assert manifest["data_fingerprint"] == expected["data_fingerprint"] and manifest["ledger"] == expected["ledger"]
-    assert before and not keys(bucket, "killed/_build/share")
+    assert before and not keys(bucket, "killed/_build/pair")
 
 
-@pytest.mark.slow
 def test_shards_of_every_stage_in_any_order_into_a_bucket(
     bucket: Any, corpus: Path, vocabulary: Path, expected: dict[str, Any]
 ) -> None:

@@ -12,7 +12,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from commands import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,12 +8,12 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from cache_folders import Sampler, room_for_all
 from cached_reader import cached_steps
 from datasets_of_rows import write_data_set
 from launch import SMALL, metrics, row_log, run
 from slow_proxy import SlowProxy
-from test_prefetch import Sampler, room_for_all
-from test_stream import keys, stream
+from streams import keys, stream
 
 from shards.command.console import size
 from shards.command.options import flag
@@ -51,19 +51,19 @@ def test_a_stream_reads_through_the_cache(remote: Manifest, tmp_path: Path) -> N
 def test_a_data_set_on_a_disk_is_not_cached_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_data_set(tmp_path / "data")
     stream(tmp_path / "data", cache=str(tmp_path / "cache"), cache_bytes=10**9)
-    line = f"--cache {tmp_path}/cache: is not used, because {tmp_path}/data is on a disk and is read from there"
+    line = f"--cache {tmp_path}/cache: has no effect, because {tmp_path}/data is on a disk"
     assert line in capsys.readouterr().err and not (tmp_path / "cache").exists()
 
 
 def test_what_makes_no_cache(remote: Manifest, tmp_path: Path) -> None:
     needed = needed_bytes(remote.splits["train"].shards, 1) + OVERHEAD_BYTES
     for options, message in (
-        ({"cache": "c"}, "--cache is given without --cache-bytes"),
-        ({"cache_bytes": 5}, "--cache-bytes is given without --cache"),
+        ({"cache": "c"}, "--cache is set without --cache-bytes"),
+        ({"cache_bytes": 5}, "--cache-bytes is set without --cache"),
         ({"cache": "s3://bucket/cache", "cache_bytes": 10**9}, "must be a folder on a disk of this machine"),
         (
             {"cache": str(tmp_path / "c"), "cache_bytes": needed - 1},
-            rf"--cache-bytes {needed - 1} is too small for two shards of each .* \(1\); give {needed} \(.* kB\) or more",
+            rf"--cache-bytes {needed - 1} is too small for two shards of each .* \(1 lanes\); set {needed} \(.* kB\) or more",
         ),
     ):
         with pytest.raises(UserError, match=message):
@@ -71,7 +71,6 @@ def test_what_makes_no_cache(remote: Manifest, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_two_ranks_from_a_slow_and_failing_bucket(
     bucket: Any, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +129,7 @@ def test_a_cache_that_is_too_small_ends_the_command(options: dict[str, Any], tmp
     arguments = [part for name, value in options.items() for part in (flag(name), value)]
     code, _, err = run(0, *arguments, "--cache-bytes", "1kB", "--dry-run")
     assert code == 2 and len(err.splitlines()) == 1, err
-    assert "train: error: --cache-bytes 1024 is too small for two shards of each lane of the data" in err
+    assert "train: error: --cache-bytes 1024 is too small for two shards of each lane that this machine reads" in err
     assert list(tmp_path.iterdir()) == []
 
 

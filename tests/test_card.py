@@ -2,17 +2,18 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 import pytest
 import yaml
-from conftest import BuildRunner, manifest_of, run_prep
+from commands import manifest_of, run_prep
+from conftest import BuildRunner
 from datasets_of_rows import write_data_set
 
 from prep.__main__ import make_parser
 from prep.card import command, make_card
-from prep.settings import PAIRINGS, Settings, from_arguments
+from prep.settings import Pairing, Settings, from_arguments
 from shards.manifest import Manifest, ShardInfo, Split
 
 LEDGER = {"documents": {"in": 3, "used": 2, "dropped": {"no_sentence": 1}}}
@@ -93,7 +94,7 @@ def test_what_follows_from_other_settings_is_not_said() -> None:
 
 
 def test_a_card_names_the_task_of_the_pairs() -> None:
-    cards = {pairing: make_card(manifest(pairing=pairing)).decode() for pairing in PAIRINGS}
+    cards = {pairing: make_card(manifest(pairing=pairing)).decode() for pairing in get_args(Pairing)}
     tags = {pairing: [tag for tag in front_matter(card)["tags"] if "sentence" in tag] for pairing, card in cards.items()}
     assert tags["nsp"] == tags["paragraph"] == ["next-sentence-prediction"]
     assert tags["sop"] == ["sentence-order-prediction"] and tags["none"] == []

@@ -1,21 +1,37 @@
 """Checkpoints: whole or not there, kept by number, and a damaged one passed over aloud."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from shards import storage
 from shards.errors import UserError
+from shards.manifest import fingerprint
 from train import checkpoint
-from train.checkpoint import Checkpoint, DamagedError, Saver
+from train.checkpoint import MODEL, OPTIMIZER, Checkpoint, DamagedError, Saver, copy_tensors
+from train.export import export
+
+RECORD = {
+    "position": 0,
+    "data_fingerprint": "d",
+    "tokenizer_fingerprint": "t",
+    "order": {"version": 1},
+    "mask_prob": None,
+    "model": {},
+    "settings": {},
+}
 
 
 def save(out: Path, steps: list[int], keep: int = 10) -> None:
     saver = Saver(str(out), keep)
     for step in steps:
-        saver.begin(step, {"model.safetensors": {"w": torch.full((3,), float(step))}}, {"config.json": b"{}"}, {"made": "here"})
+        tensors = {"w": torch.full((3,), float(step))}
+        saver.begin(step, {MODEL: tensors, OPTIMIZER: {"w.step": torch.zeros(1)}}, {"config.json": b"{}"}, RECORD)
     saver.wait()
 
 
@@ -39,7 +55,7 @@ def test_what_is_saved_is_loaded_and_the_newest_few_are_kept(tmp_path: Path) -> 
 
 def test_tensors_are_those_of_the_moment(tmp_path: Path) -> None:
     tensor, saver = torch.ones(1000), Saver(str(tmp_path), 1)
-    saver.begin(1, {"model.safetensors": {"w": tensor}}, {}, {})
+    saver.begin(1, {MODEL: {"w": tensor}, OPTIMIZER: {}}, {"config.json": b"{}"}, RECORD)
     tensor.zero_()
     saver.wait()
     found = checkpoint.open_checkpoint(checkpoint.find_all(str(tmp_path))[0])
@@ -112,3 +128,81 @@ def test_what_fails_in_the_thread_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot"):
         saver.wait()
     saver.check()
+
+
+def forge(out: Path, **changes: object) -> None:
+    """Changes fields of a checkpoint's record, with the right sha256, as a stranger would."""
+    (path,) = out.glob("checkpoints/*/training.json")
+    record = json.loads(path.read_text()) | changes
+    record = {name: value for name, value in record.items() if value != "GONE" and name != "sha256"}
+    path.write_text(json.dumps(record | {"sha256": fingerprint(record)}))
+
+
+@pytest.mark.parametrize("name", ["../../planted.sh", "/tmp/planted.sh", "a/b", "..", ".bashrc", "", "training.json", "x\ny"])
+def test_a_file_name_of_a_stranger_never_becomes_a_path(name: str, tmp_path: Path) -> None:
+    run, out = tmp_path / "dl" / "run", tmp_path / "home" / "models" / "mine"
+    save(run, [5])
+    (run / "planted.sh").write_bytes(b"echo planted")
+    (path,) = run.glob("checkpoints/*/training.json")
+    files = json.loads(path.read_text())["files"]
+    info = {"bytes": 12, "sha256": hashlib.sha256(b"echo planted").hexdigest()}
+    forge(run, files=files | {name: info})
+    with pytest.raises(UserError, match="not a file name of a checkpoint"):
+        export(str(run), str(out))
+    assert not (tmp_path / "home").exists()
+
+
+FIELDS = ("step", "position", "data_fingerprint", "tokenizer_fingerprint", "order", "model", "settings", "files", "version")
+ODD = (None, True, -3, 2**70, 1.5, "x", [], {}, [1], {"a": 1}, "GONE")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_odd_fields_with_the_right_sha256_are_refused_in_a_line(field: str, tmp_path: Path) -> None:
+    save(tmp_path, [5])
+    (path,) = tmp_path.glob("checkpoints/*/training.json")
+    original = path.read_bytes()
+    fits = {"order": dict, "model": dict, "settings": dict}.get(field, str if "fingerprint" in field else None)
+    for value in ODD:
+        if fits is not None and isinstance(value, fits) and value != "GONE":
+            continue
+        path.write_bytes(original)
+        forge(tmp_path, **{field: value})
+        with pytest.raises(UserError) as caught:
+            load(tmp_path)
+        assert "\n" not in str(caught.value) and field in str(caught.value), f"{field}: {value!r}"
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_anywhere_in_a_checkpoint_is_one_error_of_ours(data: st.DataObject, tmp_path: Path) -> None:
+    """A few bytes of any of its files are changed; a record gets the sha256 that it then needs, half of the time."""
+    out = tmp_path / "run"
+    if not out.exists():
+        save(out, [5])
+    folder = out / "checkpoints" / "step-0000000005"
+    path = folder / data.draw(st.sampled_from(["training.json", MODEL, OPTIMIZER, "config.json"]))
+    original = path.read_bytes()
+    content, record = bytearray(original), (folder / "training.json").read_bytes()
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    if path.name != "training.json" and data.draw(st.booleans()):
+        files = json.loads(record)["files"]
+        forge(out, files=files | {path.name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}})
+    try:
+        checkpoint.newest(str(out), lambda saved: [saved.tensors(MODEL), saved.tensors(OPTIMIZER)], lambda line: None)
+    except UserError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_bytes(original)
+        (folder / "training.json").write_bytes(record)
+
+
+def test_tensors_of_another_model_are_refused_before_any_is_copied() -> None:
+    targets = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    for values, message in (({"a": torch.ones(2)}, "b is missing"), ({"a": torch.ones(2), "b": torch.ones(4)}, r"shape \[4\]")):
+        with pytest.raises(UserError, match=message):
+            copy_tensors(targets, values, "m")
+    assert not targets["a"].any()
+    copy_tensors(targets, {"a": torch.ones(2), "b": torch.ones(3), "more": torch.ones(1)}, "m")
+    assert targets["a"].all() and targets["b"].all()

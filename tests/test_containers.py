@@ -7,20 +7,20 @@ from pathlib import Path
 import containers
 import numpy as np
 import pytest
-from conftest import run_prep
+from commands import run_prep, run_prep_process
 from containers import COMPRESS, CONTAINERS
 from hub_server import serve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prep.corpus.documents import Document, Fault, Rule, Span, rule_of
-from prep.corpus.files import list_inputs
+from prep.corpus.documents import Document, Fault, Rule, Span
+from prep.corpus.files import Corpus, list_inputs
 from prep.corpus.read import read_documents
 from prep.plan import make_plan
 from prep.settings import Settings
 from prep.tokens.store import Documents, join_documents, read_buckets, segment_url
 from prep.tokens.tokenize import TokenizeTask, tokenize_unit
-from prep.tokens.tokenizer import load_tokenizer
+from prep.tokens.tokenizer_source import load_tokenizer
 
 LINES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=40).filter(
     lambda line: bool(line.strip()) and line.strip("\ufeff\x85") != ""
@@ -42,7 +42,7 @@ def files(folder: Path, documents: list[str]) -> Iterator[Path]:
 
 
 def read(path: Path) -> list[Document | Fault]:
-    (file,) = list_inputs(Settings(corpus=(str(path),), out="/nowhere", scratch="/nowhere-else"))
+    (file,) = list_inputs(Corpus([str(path)]))
     return list(read_documents(Span(file), RULE))
 
 
@@ -64,7 +64,7 @@ def token_store(path: Path, scratch: Path, tokenizer: str) -> Documents:
     for unit in plan.units:
         task = TokenizeTask(
             unit=unit,
-            rule=rule_of(asked),
+            rule=asked.rule,
             splitting=asked.splitting,
             on_error="stop",
             tokenizer_url=tokenizer,
@@ -143,7 +143,7 @@ def test_members_that_are_not_text_are_faults(tmp_path: Path) -> None:
     path.write_bytes(containers.tar(members | {"four.json": b'{"title": "x"}', "five.dat": b"a\0b"}))
     found = read(path)
     assert [item.text for item in found if isinstance(item, Document)] == ["text", "more text"]
-    assert [item.reason for item in found if isinstance(item, Fault)] == ["not_text", "no_text_field", "not_text"]
+    assert [item.reason for item in found if isinstance(item, Fault)] == ["not_text", "not_wanted", "no_text_field", "not_text"]
 
 
 PLACES = ("--out", "out", "--scratch", "scratch", "--workers", 1)
@@ -185,7 +185,7 @@ def test_a_data_set_of_the_hub_is_read_as_if_it_were_on_the_disk(
     assert local.returncode == 0, local.stderr
     with serve(hub_set, "user/set") as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        remote = run_prep("build", "--corpus", "hf://datasets/user/set", "--out", tmp_path / "remote", *places)
+        remote = run_prep_process("build", "--corpus", "hf://datasets/user/set", "--out", tmp_path / "remote", *places)
     assert remote.returncode == 0, remote.stderr
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("local", "remote")]
     assert manifests[0]["data_fingerprint"] == manifests[1]["data_fingerprint"]
@@ -234,7 +234,7 @@ def test_bodies_are_decoded_as_they_came_over_the_wire(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.warc").write_bytes(b"".join(records))
     found = read(tmp_path / "a.warc")
-    expected = [text.decode("latin-1"), "invalid_utf8", *[text.decode("latin-1")] * 4, "broken_http"]
+    expected = [text.decode("latin-1"), text.decode("latin-1"), *[text.decode("latin-1")] * 4, "broken_http"]
     assert [item.text if isinstance(item, Document) else item.reason for item in found] == expected
 
 

@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prep.corpus import documents
-from prep.corpus.documents import Document, Fault, Rule, Span
-from prep.corpus.files import InputFile
+from prep.corpus.documents import Document, Fault, InputFile, Rule, Span
 from prep.corpus.read import read_documents
 from shards.storage import StorageError
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, BuildRunner, manifest_of, run_prep
+from batches import bert
+from commands import ROOT, manifest_of, run_prep
+from conftest import BuildRunner
 from datasets_of_rows import write_data_set
 from launch import run
-from test_model import bert
 
 from shards.formats import FORMATS
 from shards.manifest import Manifest
@@ -65,7 +66,6 @@ def test_the_format_page_shows_how_to_read_a_row(build: BuildRunner, corpus: Pat
     assert rows.masked_labels is not None and (labels[labels >= 0] == rows.masked_labels).all()
 
 
-@pytest.mark.slow
 def test_the_stream_is_used_as_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_data_set(tmp_path / "data" / "demo")

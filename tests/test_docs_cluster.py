@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, manifest_of, run_prep
+from commands import ROOT, manifest_of, run_prep
 
-from prep.task_shard import TaskShard, find_task_shard
+from prep.tasks import TaskPart, find_task_part
 
 PAGE = ROOT / "docs" / "cluster.md"
 SBATCH = """#!{python}
@@ -43,7 +43,6 @@ def block(language: str) -> str:
     return str(found)
 
 
-@pytest.mark.slow
 def test_the_slurm_commands_make_a_data_set(tmp_path: Path, paragraphs: list[str]) -> None:
     (tmp_path / "a.txt").write_text("\n".join(paragraphs[:1500]), encoding="utf8")
     settings = {"corpus": "a.txt", "out": "out", "scratch": "scratch", "tokenizer": "train:500", "engine": "executors:threads"}
@@ -58,7 +57,7 @@ def test_the_slurm_commands_make_a_data_set(tmp_path: Path, paragraphs: list[str
     commands = "set -e\n" + block("bash").replace("--array 0-99", "--array 4-5")
     done = run(["bash", "-c", commands], cwd=tmp_path, env=path, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(f"{stage} share {i}/2: " in done.stderr for stage in ("tokenize", "pair") for i in (0, 1)), done.stderr
+    assert all(f"{stage} part {i}/2: " in done.stderr for stage in ("tokenize", "pair") for i in (0, 1)), done.stderr
     assert manifest_of(tmp_path / "out")["ledger"]["documents"]["used"] == 1500
 
 
@@ -66,7 +65,7 @@ def test_the_kubernetes_job_says_which_shard_it_is() -> None:
     job = yaml.safe_load(block("yaml"))["spec"]
     (container,) = job["template"]["spec"]["containers"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]} | {"JOB_COMPLETION_INDEX": "7"}
-    assert find_task_shard("tokenize", "", environment) == TaskShard(7, job["completions"]) and job["completions"] == 100
+    assert find_task_part("tokenize", "", environment) == TaskPart(7, job["completions"]) and job["completions"] == 100
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule == {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}}
     assert container["command"][:4] == ["python", "-m", "prep", "build"]

@@ -13,8 +13,7 @@ from shards.errors import UserError
 
 def test_every_task_gives_its_result_although_workers_die(tmp_path: Path) -> None:
     tasks = [MarkTask(n, str(tmp_path), deaths=MAX_DEATHS - 1 if n in (2, 5) else 0) for n in range(8)]
-    (tmp_path / "progress").mkdir()
-    with open_engine("local", 2, str(tmp_path / "progress")) as engine:
+    with open_engine("local", 2) as engine:
         results = {task.number: result for task, result in run_tasks(engine, work, tasks)}
     assert results == {n: n * 10 for n in range(8)}
     assert len(list(tmp_path.glob("2-*"))) == MAX_DEATHS
@@ -25,7 +24,7 @@ def test_a_task_that_keeps_dying_is_named(tmp_path: Path) -> None:
     tasks = [MarkTask(n, str(tmp_path), deaths=99 if n == 1 else 0) for n in range(3)]
     with (
         pytest.raises(UserError, match="task 1: its worker process died 3 times"),
-        open_engine("local", 2, str(tmp_path)) as engine,
+        open_engine("local", 2) as engine,
     ):
         list(run_tasks(engine, work, tasks))
 
@@ -36,7 +35,7 @@ def test_an_error_of_a_task_ends_the_run_as_it_is_and_ends_no_process_of_others(
     try:
         with (
             pytest.raises(UserError, match="no luck with task 0"),
-            open_engine("local", 1, str(tmp_path)) as engine,
+            open_engine("local", 1) as engine,
         ):
             list(run_tasks(engine, fail, [MarkTask(0, "")]))
         sibling.join(0.5)
@@ -48,7 +47,7 @@ def test_an_error_of_a_task_ends_the_run_as_it_is_and_ends_no_process_of_others(
 
 
 def test_workers_are_processes_of_their_own_and_end_with_the_executor(tmp_path: Path) -> None:
-    with open_engine("local", 2, str(tmp_path)) as engine:
+    with open_engine("local", 2) as engine:
         pids = {result for _, result in run_tasks(engine, process_ids, [MarkTask(n, "") for n in range(6)])}
     assert len(pids) == 2 and {parent for _, parent in pids} == {os.getpid()}
     deadline = time.monotonic() + 60

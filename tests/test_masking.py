@@ -2,52 +2,18 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows_of_ids import IDS, SPECIAL, VOCAB_SIZE, keys_of, make_rows, masking
 
 from shards.checks import row_faults
 from shards.mask_units import ENDS_WORD, STARTS_WORD
 from shards.masking import Masking, mask_rows, unmask_rows
-from shards.randomness import Purpose, address
-from shards.schema import Rows, columns_sha256, lengths_to_offsets
+from shards.schema import columns_sha256
 from shards.template import Template
 
-VOCAB_SIZE = 500
-SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 BERT = Template((2,), (3,), (3,), 1)
-
-
-def make_rows(sequences: list[list[int]], row_sizes: list[int]) -> Rows:
-    """Sequences of ordinary ids, as `[CLS] A [SEP] B [SEP]` with A the first half, in rows of so many sequences."""
-    built, a_lengths = [], []
-    for ids in sequences:
-        a = (len(ids) + 1) // 2
-        built.append([SPECIAL["cls"], *ids[:a], SPECIAL["sep"], *ids[a:], SPECIAL["sep"]])
-        a_lengths.append(a + 2)
-    lengths = np.array([len(ids) for ids in built], np.uint16)
-    sequence_offsets = lengths_to_offsets(np.array(row_sizes))
-    return Rows(
-        token_offsets=lengths_to_offsets(lengths)[sequence_offsets],
-        sequence_offsets=sequence_offsets,
-        input_ids=np.array([i for ids in built for i in ids], np.uint16),
-        sequence_lengths=lengths,
-        segment_a_lengths=np.array(a_lengths, np.uint16),
-        next_sentence_label=np.zeros(len(built), np.uint8),
-    )
-
-
-def keys_of(rows: Rows, seed: int = 0) -> npt.NDArray[np.uint64]:
-    keys: npt.NDArray[np.uint64] = address(seed, Purpose.MASK, np.arange(len(rows.sequence_lengths), dtype=np.uint64))
-    return keys
-
-
-def masking(probability: float = 0.15) -> Masking:
-    return Masking(probability, VOCAB_SIZE, tuple(SPECIAL.values()), SPECIAL["mask"])
-
-
-IDS = st.lists(st.integers(5, VOCAB_SIZE - 1) | st.just(1), min_size=2, max_size=60)
 
 
 @given(st.lists(IDS, min_size=1, max_size=12), st.floats(0.01, 0.99), st.integers(0, 99))

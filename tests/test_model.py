@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from batches import SHAPE, bert, counts_of, masked_rows, pack
 from datasets_of_rows import MAX_SEQ_LEN, ROW_TOKENS
-from test_batch import SHAPE, masked_rows, pack
-from test_masking import SPECIAL, VOCAB_SIZE
+from rows_of_ids import SPECIAL, VOCAB_SIZE
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as sdpa
-from transformers import AttentionInterface, BertConfig, BertForPreTraining
+from transformers import AttentionInterface, BertForPreTraining
 
 from shards.errors import UserError
 from shards.schema import Rows, concatenate
@@ -20,32 +20,11 @@ from train import attention
 from train.data.batch import PackedBatch, pad_batch
 from train.data.reader import empty_rows
 from train.model import PackedBert
-from train.step import Counts, backward, dropout_seed
-
-
-def bert(name: str = "sdpa", dropout: float = 0.0, seed: int = 0) -> BertForPreTraining:
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=ROW_TOKENS,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        initializer_range=0.2,  # so that attention is far from uniform
-    )
-    config._attn_implementation = name
-    return BertForPreTraining(config)
+from train.step import backward, dropout_seed
 
 
 def packed_and_padded() -> tuple[PackedBert, BertForPreTraining]:
     return PackedBert(bert(attention.PADDED)).train(), bert().train()
-
-
-def counts_of(*batches: PackedBatch) -> Counts:
-    return Counts(*(sum(getattr(b, name) for b in batches) for name in ("tokens", "masked", "pairs", "attended")))
 
 
 def gradients(model: PackedBert | BertForPreTraining) -> dict[str, torch.Tensor]:

@@ -28,13 +28,12 @@ def test_an_address_without_an_answer_is_given_up(monkeypatch: pytest.MonkeyPatc
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with (
             pytest.raises(UserError, match=f"--engine dask:{address}: no answer from that address"),
-            open_engine(f"dask:{address}", 0, ""),
+            open_engine(f"dask:{address}", 0),
         ):
             pass
 
 
-@pytest.mark.slow
 def test_dask_on_this_machine(tmp_path: Path) -> None:
-    with open_engine("dask", 2, "") as engine:
+    with open_engine("dask", 2) as engine:
         assert engine.window() >= 2
         check_tasks(engine, [MarkTask(n, str(tmp_path)) for n in range(6)], tmp_path)

@@ -10,15 +10,14 @@ from prep.engines.open import open_engine
 from shards.errors import UserError
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not among the development tools, for its size")
 def test_ray_on_this_machine(tmp_path: Path, build: BuildRunner, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        open_engine("ray", 1, "") as engine,
+        open_engine("ray", 1) as engine,
         pytest.raises(UserError, match="No module named 'engine_tasks'; install this project"),
     ):
         list(run_tasks(engine, work, [MarkTask(0, str(tmp_path))]))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
-    with open_engine("ray", 2, "") as engine:
+    with open_engine("ray", 2) as engine:
         check_tasks(engine, [MarkTask(n, str(tmp_path), deaths=int(n == 1)) for n in range(6)], tmp_path)
     assert manifest_of(build(corpus, "--engine", "ray", name="ray")) == manifest_of(build(corpus, name="local"))

@@ -46,7 +46,7 @@ def test_whoever_kills_every_executor_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_engine_is_one_line(engine: str, message: str) -> None:
-    with pytest.raises(UserError) as error, open_engine(engine, 1, ""):
+    with pytest.raises(UserError) as error, open_engine(engine, 1):
         pass
     assert message in str(error.value) and f"--engine {engine}:" in str(error.value) and "\n" not in str(error.value)
 
@@ -54,7 +54,7 @@ def test_what_is_no_engine_is_one_line(engine: str, message: str) -> None:
 @pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray:here:1", "ray")])
 def test_a_missing_package_names_its_extra(engine: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError) as error, open_engine(engine, 1, ""):
+    with pytest.raises(UserError) as error, open_engine(engine, 1):
         pass
     assert f"the package {package} is missing; pip install '.[{engine.partition(':')[0]}]'" in str(error.value)
 

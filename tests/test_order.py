@@ -6,20 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from split_rows import row_groups
 
 from shards.errors import UserError
 from shards.schema import lengths_to_offsets
 from train.data.order import WINDOW_ROWS, Order, RowGroups, num_lanes, shuffled
 
 SHARDS = st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=4), min_size=1, max_size=8)
-
-
-def row_groups(shards: list[list[int]]) -> RowGroups:
-    """Row groups of so many rows, by shard."""
-    counts = [len(groups) for groups in shards]
-    shard = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-    in_shard = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
-    return RowGroups(shard, in_shard, lengths_to_offsets(np.array([rows for groups in shards for rows in groups])))
 
 
 def all_positions(order: Order, end: int, ranks: int = 1) -> list[list[list[int]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_prep
+from commands import run_prep
 from launch import run
 from runs import eval_line, start_line, train_line, write_run
 

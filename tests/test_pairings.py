@@ -3,9 +3,10 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_pairs import (
+from pairing_corpora import (
     Corpus,
     corpora,
+    docs_of,
     flat_ids,
     flatten,
     key_below,
@@ -13,34 +14,20 @@ from test_pairs import (
     random_corpus,
     random_fraction,
     random_integer,
-    sentence_offsets,
     short_seq_probs,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from prep.pairing.full_sentences import fill_sentences
-from prep.pairing.nsp import truncate
-from prep.pairing.paragraph import pair_paragraphs, truncate_longest
-from prep.pairing.sequences import Sequences, Tally
+from prep.pairing.paragraph import pair_paragraphs
+from prep.pairing.sequences import Sequences
 from prep.pairing.sop import pair_sentence_order
-from prep.tokens.store import Documents
+from prep.pairing.truncation import truncate, truncate_longest
+from prep.tally import Tally
 
 SEPARATOR = 99
 max_tokens_values = st.integers(5, 40)
 Pair = tuple[list[int], list[int], int, int]
-
-
-def arrays(corpus: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    return (
-        np.array(corpus.order, np.int64),
-        np.array(offsets([len(document) for document in corpus.documents]), np.int64),
-        np.array(sentence_offsets(corpus), np.int64),
-        np.array(flat_ids(corpus), np.uint16),
-    )
-
-
-def keys_of(corpus: Corpus) -> np.ndarray:  # type: ignore[type-arg]
-    return np.array(corpus.keys, np.uint64)
 
 
 def pairs_of(sequences: Sequences, ids: list[int]) -> list[Pair]:
@@ -78,7 +65,7 @@ def reference_order(corpus: Corpus, max_tokens: int, short_seq_prob: float) -> t
                 a, b, label = flatten(chunk[:end]), flatten(chunk[end:]), 0
                 if a != b and random_fraction(key, 1) < 0.5:
                     a, b, label = b, a, 1
-                a_front, a_length, b_front, b_length = truncate(np.uint64(key), len(a), len(b), max_tokens)
+                a_front, a_length, b_front, b_length = truncate(np.uint64(key), 2, len(a), len(b), max_tokens)
                 made.append((a[a_front : a_front + a_length], b[b_front : b_front + b_length], label, key))
                 placed += a_length + b_length
                 truncated += len(a) + len(b) - a_length - b_length
@@ -89,7 +76,7 @@ def reference_order(corpus: Corpus, max_tokens: int, short_seq_prob: float) -> t
 @settings(deadline=None, max_examples=100)
 @given(corpora(), max_tokens_values, short_seq_probs)
 def test_sentence_order_equals_the_reference(corpus: Corpus, max_tokens: int, short_seq_prob: float) -> None:
-    sequences, tally = pair_sentence_order(*arrays(corpus), keys_of(corpus), max_tokens, short_seq_prob)
+    sequences, tally = pair_sentence_order(docs_of(corpus), max_tokens, short_seq_prob)
     expected, counts = reference_order(corpus, max_tokens, short_seq_prob)
     assert pairs_of(sequences, flat_ids(corpus)) == expected
     assert [tally.placed, tally.truncated, tally.unpaired] == counts and tally.made == sum(counts)
@@ -98,7 +85,7 @@ def test_sentence_order_equals_the_reference(corpus: Corpus, max_tokens: int, sh
 
 def test_half_of_the_segments_are_swapped() -> None:
     corpus = random_corpus(1500, seed=5)
-    sequences, _ = pair_sentence_order(*arrays(corpus), keys_of(corpus), 125, 0.1)
+    sequences, _ = pair_sentence_order(docs_of(corpus), 125, 0.1)
     assert sequences.labels is not None and len(sequences.labels) > 5_000
     assert abs(sequences.labels.mean() - 0.5) < 3.3 * 0.5 / np.sqrt(len(sequences.labels))
 
@@ -133,7 +120,7 @@ def reference_paragraphs(corpus: Corpus) -> tuple[list[Pair], int]:
 @settings(deadline=None, max_examples=100)
 @given(corpora())
 def test_paragraphs_equal_the_reference(corpus: Corpus) -> None:
-    sequences, tally = pair_paragraphs(*arrays(corpus), keys_of(corpus), 1000)
+    sequences, tally = pair_paragraphs(docs_of(corpus), 1000)
     expected, used = reference_paragraphs(corpus)
     assert pairs_of(sequences, flat_ids(corpus)) == expected
     assert tally.placed == used and tally.truncated == 0 and tally.made == used + tally.unpaired
@@ -142,8 +129,8 @@ def test_paragraphs_equal_the_reference(corpus: Corpus) -> None:
 @settings(deadline=None)
 @given(corpora(), max_tokens_values)
 def test_long_pairs_of_sentences_are_cut_at_their_ends(corpus: Corpus, max_tokens: int) -> None:
-    whole, _ = pair_paragraphs(*arrays(corpus), keys_of(corpus), 10_000)
-    cut, tally = pair_paragraphs(*arrays(corpus), keys_of(corpus), max_tokens)
+    whole, _ = pair_paragraphs(docs_of(corpus), 10_000)
+    cut, tally = pair_paragraphs(docs_of(corpus), max_tokens)
     ids = flat_ids(corpus)
     for (a, b, *_), (full_a, full_b, *_) in zip(pairs_of(cut, ids), pairs_of(whole, ids), strict=True):
         assert a == full_a[: len(a)] and b == full_b[: len(b)]
@@ -164,22 +151,8 @@ def test_the_cut_is_that_of_tokenizers(a: int, b: int, most: int) -> None:
 # Full sentences
 
 
-def documents_of(corpus: Corpus) -> Documents:
-    lengths = [len(sentence) for document in corpus.documents for sentence in document]
-    counts = [len(document) for document in corpus.documents]
-    return Documents(
-        keys_of(corpus),
-        np.array(corpus.hashes, np.uint64),
-        np.ones(len(counts), np.uint32),
-        np.array(counts, np.uint32),
-        np.array(lengths, np.uint32),
-        np.array(flat_ids(corpus), np.uint16),
-    )
-
-
 def fill(corpus: Corpus, max_tokens: int, short: float, separator: int | None) -> tuple[list[list[int]], list[int], Tally]:
-    order = np.array(corpus.order, np.int64)
-    ids, sequences, tally = fill_sentences(documents_of(corpus), order, keys_of(corpus), max_tokens, short, separator)
+    ids, sequences, tally = fill_sentences(docs_of(corpus), max_tokens, short, separator)
     assert sequences.labels is None and not sequences.b_lengths.any()
     places = zip(sequences.a_starts.tolist(), sequences.a_lengths.tolist(), strict=True)
     return [ids[start : start + length].tolist() for start, length in places], sequences.keys.tolist(), tally

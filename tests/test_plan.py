@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prep import plan
-from prep.corpus.documents import Rule
-from prep.corpus.files import InputFile
+from prep.corpus.documents import InputFile, Rule
 from prep.plan import MAX_PARTITION_BYTES, MAX_UNIT_BYTES, TARGET_UNITS
 
 

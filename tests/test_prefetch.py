@@ -13,15 +13,15 @@ from typing import Any
 
 import fsspec
 import pytest
+from cache_folders import Sampler, room_for_all
 from cached_reader import cached_steps, order_of
-from conftest import ROOT
+from commands import ROOT
 from datasets_of_rows import write_data_set
 from slow_proxy import SlowProxy
 
 from shards import storage
 from shards.errors import UserError
 from shards.formats import FORMATS
-from shards.manifest import Manifest
 from shards.schema import columns_sha256
 from train.data.cache import MARKER, OVERHEAD_BYTES, Cache
 from train.data.leases import Part
@@ -36,10 +36,6 @@ URL = "memory://cached"
 def empty_memory() -> Iterator[None]:
     yield
     fsspec.filesystem("memory").store.clear()
-
-
-def room_for_all(manifest: Manifest) -> int:
-    return OVERHEAD_BYTES + sum(shard.bytes for shard in manifest.splits["train"].shards)
 
 
 def digests(steps: Iterator[StepRows], wait_for: Callable[[], bool] = lambda: True) -> list[str]:
@@ -61,33 +57,6 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 def holds(cache: Cache, shards: int) -> Callable[[], bool]:
     return lambda: len(list(cache.folder.glob("shard-*"))) == shards
-
-
-class Sampler:
-    """Looks all the time how large a folder is."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.most, self.samples, self._end = folder, 0, 0, threading.Event()
-        self._thread = threading.Thread(target=self._look)
-
-    def _look(self) -> None:
-        while not self._end.wait(0.005):
-            total = 0
-            for path in self.folder.iterdir() if self.folder.exists() else ():
-                try:
-                    total += path.stat().st_size
-                except FileNotFoundError:  # gone since
-                    total = 0
-                    break
-            self.most, self.samples = max(self.most, total), self.samples + 1
-
-    def __enter__(self) -> "Sampler":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
 
 
 @pytest.mark.parametrize("format", sorted(FORMATS))

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from conftest import BuildRunner
 from datasets_of_rows import ROW_TOKENS, write_data_set
-from test_masking import SPECIAL, VOCAB_SIZE, masking
+from rows_of_ids import SPECIAL, VOCAB_SIZE, masking
+from split_rows import all_rows
 
 from shards import storage
 from shards.checks import row_faults
 from shards.dataset import masking_of, open_data_set
 from shards.errors import UserError
 from shards.formats import FORMATS
-from shards.manifest import Manifest
 from shards.masking import unmask_rows
 from shards.schema import Rows, columns_sha256, concatenate
 from shards.template import Template
@@ -40,13 +40,6 @@ def read(
         return list(read_steps(groups, order, rank_slice, masking() if dynamic else None))
     finally:
         groups.close()
-
-
-def all_rows(url: Path, manifest: Manifest) -> Rows:
-    """The whole split, in its own order."""
-    shards = manifest.splits["train"].shards
-    parts = [FORMATS[manifest.settings["format"]].read(str(url / shard.path), shard.row_groups) for shard in shards]
-    return concatenate(parts)
 
 
 def digests(steps: list[StepRows]) -> list[str]:

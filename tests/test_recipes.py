@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BuildRunner, manifest_of, run_prep, speeches
+from commands import manifest_of, run_prep
+from conftest import BuildRunner
+from corpora import speeches
 from test_build import read_rows
 from tokenizers_of_all_kinds import KINDS, OPENAI_CONFIG
 
@@ -117,7 +119,7 @@ class Encoded:
         from prep.tokens.sentences import split_sentences
 
         sentences = split_sentences(text, Splitting("language", "en"))
-        spaced = [f" {s}" if i and tokenizer.says_blanks else s for i, s in enumerate(sentences)]
+        spaced = [f" {s}" if i and tokenizer.needs_leading_space else s for i, s in enumerate(sentences)]
         return as_letters(i for e in tokenizer.reference.encode_batch(spaced, add_special_tokens=False) for i in e.ids)
 
 
@@ -222,7 +224,7 @@ BAD = {
     "nan weight": (("--corpus-weight", "nan"), "--corpus-weight nan of"),
     "cross": (("--cross-documents",), "--cross-documents goes with --pairing none"),
     "short": (("--pairing", "paragraph", "--short-seq-prob", 0.1), "--short-seq-prob means nothing with --pairing paragraph"),
-    "shares": (("--mask-replace-prob", 0.8, "--random-replace-prob", 0.3), "come to more than 1"),
+    "shares": (("--mask-replace-prob", 0.8, "--random-replace-prob", 0.3), "add up to more than 1"),
     "spans": (("--mask-unit", "span", "--mask-prob", 0.6), "at most 0.5 with --mask-unit span"),
     "lines": (
         (

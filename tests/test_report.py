@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, BuildRunner, run_prep
+from commands import ROOT, run_prep
+from conftest import BuildRunner
 from datasets_of_rows import ROW_TOKENS, write_data_set
-from test_masking import SPECIAL
+from rows_of_ids import SPECIAL
 
 from prep.inspect import sample as sampling
 from prep.inspect.figures import Overview, binned_padding, clustered, make_overview, padding, wilson
@@ -39,6 +40,7 @@ LEDGER: dict[str, Any] = {
     "document_tokens_histogram": [0, 0, 0, 0, 30, 60, 0, 0],
     "sentence_tokens_histogram": [0, 0, 100, 300, 0, 0, 0, 0],
     "duplicates": {"sampled": 90, "different": 90},
+    "corpora": [],
 }
 
 
@@ -108,7 +110,7 @@ def test_intervals() -> None:
     expected = wilson(int(draws.sum()), len(draws), 0.8)
     assert one.high - one.low == pytest.approx(expected.high - expected.low, rel=0.01)
     assert four.high - four.low == pytest.approx(one.high - one.low, rel=1e-9)
-    assert not one.is_off and replace(one, asked=0.85).is_off
+    assert not one.is_off and replace(one, target=0.85).is_off
 
 
 def test_padding_of_other_layouts() -> None:
@@ -129,7 +131,7 @@ def test_what_looks_wrong_is_said(tmp_path: Path) -> None:
 
     def told(overview: Overview, **ledger: Any) -> str:
         changed = replace(overview.manifest, ledger=LEDGER | ledger)
-        return " ".join(f"{f.what} {f.remedy}" for f in findings(make_overview("x", changed, overview.samples, {})))
+        return " ".join(f"{f.problem} {f.remedy}" for f in findings(make_overview("x", changed, overview.samples, {})))
 
     usual = told(overview)
     assert "[UNK]" not in usual and "copies" not in usual and "dropped" not in usual and "one sentence" not in usual
@@ -149,21 +151,21 @@ def test_masks_and_labels_that_are_off_are_said(tmp_path: Path) -> None:
     overview = overview_of(tmp_path, manifest)
     asked = replace(manifest, settings=manifest.settings | {"mask_replace_prob": 0.5, "random_replace_prob": 0.4})
     wrong = findings(make_overview("x", asked, overview.samples, {}))
-    assert any("asked 50%) of the masked tokens became [MASK]" in finding.what for finding in wrong)
+    assert any("target 50%) of the masked tokens became [MASK]" in finding.problem for finding in wrong)
     (shard,) = manifest.splits["train"].shards
     for changes, message in (
         ({"not_next": shard.sequences // 4}, "of the pairs with a choice are not next"),
-        ({"forced_not_next": shard.sequences * 3 // 4, "not_next": shard.sequences}, "had no choice"),
+        ({"forced_not_next": shard.sequences * 3 // 4, "not_next": shard.sequences}, "could only be not next"),
     ):
         split = replace(manifest.splits["train"], shards=(replace(shard, **changes),))
         changed = replace(manifest, splits=manifest.splits | {"train": split})
-        assert any(message in finding.what for finding in findings(make_overview("x", changed, overview.samples, {})))
+        assert any(message in finding.problem for finding in findings(make_overview("x", changed, overview.samples, {})))
 
 
 def test_a_data_set_without_labels_and_masks(tmp_path: Path) -> None:
     write(tmp_path / "a", pairs=False, masked=False, packed=False)
     facts = said(report(str(tmp_path / "a"), 0))
-    assert facts["labels"] == "none" and facts["masked tokens"] == "drawn when read"
+    assert facts["labels"] == "none" and facts["masked tokens"] == "drawn while reading"
     assert "%" in facts["became [MASK]"]  # of the held-out split
     assert page(report(str(tmp_path / "a"), 0)).count("B is") == 0
 
@@ -181,7 +183,7 @@ def test_a_data_set_of_many_shards_somewhere_else(tmp_path: Path) -> None:
         storage.publish(f"{url}/{path.relative_to(tmp_path)}", path.read_bytes())
     sheet = report(url, 0)
     sizes = next(chart for section in sheet.sections for chart in section.charts if chart.title.startswith("sizes of"))
-    assert isinstance(sizes, Bars) and sum(bar.value for bar in sizes.bars) == 12
+    assert isinstance(sizes, Bars) and sum(bar.length for bar in sizes.bars) == 12
     assert said(sheet)["rows"] == str(manifest.splits["train"].totals()["rows"])
     print_and_publish(sheet, f"{url}/report.html")
     assert storage.read_bytes(f"{url}/report.html").decode() == page(sheet)
@@ -195,10 +197,10 @@ def test_a_real_data_set(paragraphs: list[str], tmp_path: Path, build: BuildRunn
     sheet = report(str(out), 0)
     assert max(map(len, done.stdout.partition("A look inside")[0].splitlines()[1:])) <= 80
     assert (out / "report.html").read_text(encoding="utf8") == page(sheet)
-    assert any(finding.what.startswith("About 67% of the documents are copies") for finding in sheet.findings)
+    assert any(finding.problem.startswith("About 67% of the documents are copies") for finding in sheet.findings)
     bars = {chart.title: chart for section in sheet.sections for chart in section.charts if isinstance(chart, Bars)}
     (used,) = bars["where every byte of text went (documents)"].bars
-    assert used.label == "used" and "(600)" in used.shown
+    assert used.label == "used" and "(600)" in used.text
 
 
 def test_every_other_recipe(paragraphs: list[str], tmp_path: Path, build: BuildRunner) -> None:
@@ -211,7 +213,7 @@ def test_every_other_recipe(paragraphs: list[str], tmp_path: Path, build: BuildR
     titles = [chart.title for section in sheet.sections for chart in section.charts]
     assert "tokens of each corpus" in titles and said(sheet)["pairing"] == "sop" and "swapped, all" in said(sheet)
     assert 0.65 < float(said(sheet)["became [MASK]"].rstrip("%")) / 100 < 0.75
-    assert not any("dropped" in finding.what or "copies" in finding.what for finding in sheet.findings)
+    assert not any("dropped" in finding.problem or "copies" in finding.problem for finding in sheet.findings)
     assert "A and B are" in page(sheet)
 
 
@@ -235,7 +237,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     manifest = write(tmp_path / "set")
     (tmp_path / "file").write_text("")
     for arguments, message in (
-        ((tmp_path,), "is no finished data set"),
+        ((tmp_path,), "not a finished data set"),
         ((tmp_path / "set", "--html", ""), "--html is empty"),
         ((tmp_path / "set", "--html", tmp_path / "file" / "report.html"), "cannot write it"),
         ((tmp_path / "set", "--seed", -1), "--seed is -1"),

@@ -55,7 +55,7 @@ def test_nonsense_is_refused_by_name(name: str, value: object) -> None:
 
 @pytest.mark.parametrize(("out", "scratch"), [("a", "a"), ("a/b", "a"), ("a", "a/b"), ("a/", "./a")])
 def test_out_and_scratch_must_be_apart(out: str, scratch: str) -> None:
-    with pytest.raises(UserError, match="must not lie in each other"):
+    with pytest.raises(UserError, match="must not contain each other"):
         settings(out=out, scratch=scratch)
 
 
@@ -85,7 +85,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         ("sead = 3", "unknown setting 'sead'"),
         ("seed = ", "not a TOML file"),
         ('seed = "3"', "--seed is '3'"),
-        ('shard_bytes = "big"', "no size"),
+        ('shard_bytes = "big"', "not a size"),
         ("corpus = 3", "--corpus"),
         ("corpus = [3]", "--corpus"),
         ("pack_to = 128.0", "--pack-to"),

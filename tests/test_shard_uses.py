@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_order import row_groups
+from split_rows import row_groups
 
 from shards.manifest import ShardInfo
 from train.data.order import WINDOW_ROWS, Order

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, manifest_of, run_prep
+from commands import ROOT, manifest_of, run_prep
 
 from prep.build import build
 from prep.settings import Settings
 from prep.summary import describe_plan
-from prep.task_shard import TaskShard, find_task_shard
+from prep.tasks import TaskPart, find_task_part
 from shards import storage
 from shards.errors import NotReadyError, UserError
 
@@ -38,10 +38,10 @@ def test_stages_in_shards_give_what_a_whole_build_gives(
     with pytest.raises(NotReadyError, match=r"2 of 5 units are not done yet \(1, 4\)"):
         stage(settings, "pair", "0/3")
     stage(settings, "tokenize", "1/3")
-    assert capsys.readouterr().err.splitlines()[-1] == "tokenize share 1/3: 2 of 5 units done here"
+    assert capsys.readouterr().err.splitlines()[-1] == "tokenize part 1/3: 2 of 5 units done here"
     for shard in ("1/2", "1/2"):
         stage(settings, "pair", shard)
-    with pytest.raises(NotReadyError, match=r"2 of 4 shares are not done yet \(0, 2\); finish --stage pair"):
+    with pytest.raises(NotReadyError, match=r"2 of 4 pair tasks are not done yet \(0, 2\); finish --stage pair"):
         stage(settings, "commit")
     stage(settings, "pair", "0/2")
     stage(settings, "commit", "1/2")
@@ -59,7 +59,7 @@ def test_a_shard_that_is_gone_is_missing(settings: dict[str, Any], tmp_path: Pat
         stage(settings, name)
     shards = sorted((tmp_path / "out" / "train").iterdir())
     shards[0].write_bytes(shards[0].read_bytes()[:-1])
-    with pytest.raises(NotReadyError, match=r"1 of 4 shares are not done yet \(0\)"):
+    with pytest.raises(NotReadyError, match=r"1 of 4 pair tasks are not done yet \(0\)"):
         stage(settings, "commit")
     next((tmp_path / "scratch").rglob("unit-000003-*.tokens")).unlink()
     with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \(3\)"):
@@ -137,10 +137,10 @@ KUBERNETES = {"JOB_COMPLETION_INDEX": "0", "JOB_COMPLETIONS": "5"}
         ("commit", "", KUBERNETES, (0, 5)),
     ],
 )
-def test_task_shards(stage: str, asked: str, environment: dict[str, str], expected: tuple[int, int]) -> None:
-    shard = find_task_shard(stage, asked, environment)
-    assert shard == TaskShard(*expected)
-    assert sorted(n for i in range(shard.count) for n in TaskShard(i, shard.count).of(range(11))) == list(range(11))
+def test_task_parts(stage: str, asked: str, environment: dict[str, str], expected: tuple[int, int]) -> None:
+    part = find_task_part(stage, asked, environment)
+    assert part == TaskPart(*expected)
+    assert sorted(n for i in range(part.count) for n in TaskPart(i, part.count).of(range(11))) == list(range(11))
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_task_shards(stage: str, asked: str, environment: dict[str, str], expect
         ("pair", "", {"JOB_COMPLETION_INDEX": "5", "JOB_COMPLETIONS": "5"}, "JOB_COMPLETION_INDEX/JOB_COMPLETIONS is '5/5'"),
     ],
 )
-def test_bad_task_shards(stage: str, asked: str, environment: dict[str, str], message: str) -> None:
+def test_bad_task_parts(stage: str, asked: str, environment: dict[str, str], message: str) -> None:
     with pytest.raises(UserError) as error:
-        find_task_shard(stage, asked, environment)
+        find_task_part(stage, asked, environment)
     assert message in str(error.value)
 
 
@@ -179,9 +179,9 @@ def test_bad_places_to_work_are_one_line(arguments: Sequence[str], message: str,
     assert not Path(settings["out"]).exists()
 
 
-def test_a_plan_says_which_share_it_is(settings: dict[str, Any]) -> None:
+def test_a_plan_names_its_part(settings: dict[str, Any]) -> None:
     lines = list(describe_plan(Settings(**settings, stage="pair", task_shard="1/3")))
-    assert "stages:      pair alone, share 1/3 of its tasks" in lines
+    assert "stages:      pair only, part 1/3 of its tasks" in lines
     assert "engine:      executors:threads, 2 at once" in lines
 
 

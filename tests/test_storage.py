@@ -10,7 +10,8 @@ from typing import Any
 
 import fsspec
 import pytest
-from conftest import BuildRunner, manifest_of, run_prep
+from commands import manifest_of, run_prep
+from conftest import BuildRunner
 
 from shards import storage
 from shards.storage import StorageError

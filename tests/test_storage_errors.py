@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import fsspec
 import pytest
-from conftest import ROOT, run_prep
+from commands import ROOT, run_prep
 from faulty_proxy import FaultyProxy
 from test_storage_faults import MB, free_port
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import launch
 import pytest
 import s3fs
-from conftest import ROOT, BuildRunner, manifest_of, run_prep
+from commands import ROOT, manifest_of, run_prep
+from conftest import BuildRunner
 from faulty_proxy import FaultyProxy
 from launch import SMALL
 from nanio_server import KEYS, NanioServer
 
 from shards import storage
-from shards.storage import StorageError, faults
+from shards.storage import StorageError, faults, reading
 
 MB = 1 << 20
 
@@ -84,7 +85,7 @@ def test_a_stream_goes_on_where_its_connection_was_cut(proxy: FaultyProxy) -> No
 
 
 def test_a_large_object_comes_in_parts(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_PART_BYTES", MB)
+    monkeypatch.setattr(reading, "_PART_BYTES", MB)
     data = os.urandom(4 * MB)
     storage.publish("s3://bucket/parts", data)
     proxy.cut_share, proxy.cut_after = 0.5, MB // 2

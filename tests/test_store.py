@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,31 @@ def test_a_truncated_segment_is_named(tmp_path: Path) -> None:
     path.write_bytes(encode_segment(make_documents([[3, 4]]), np.array([0]), 1)[:-20])
     with pytest.raises(StorageError, match="segment: ends at byte"):
         list(read_buckets([str(path)], 0, 1, np.dtype(np.uint16)))
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_changed_byte_that_is_read_is_found(data: st.DataObject, tmp_path: Path) -> None:
+    documents, buckets = make_documents([[1, 2], [3], [2, 2, 1], [4]]), np.array([0, 3, 0, 1])
+    segment = encode_segment(documents, buckets, 4)
+    place, value = data.draw(st.integers(0, len(segment) - 1)), data.draw(st.integers(1, 255))
+    segment[place] ^= value
+    path = tmp_path / "segment"
+    path.write_bytes(segment)
+    with pytest.raises(StorageError, match=r"segment: (its index|a bucket) is damaged"):
+        list(read_buckets([str(path)], 0, 4, np.dtype(np.uint16)))
+
+
+def test_buckets_that_are_not_read_may_be_damaged(tmp_path: Path) -> None:
+    segment = encode_segment(make_documents([[1, 2], [3]]), np.array([0, 1]), 2)
+    segment[-1] ^= 1
+    path = tmp_path / "segment"
+    path.write_bytes(segment)
+    (block,) = read_buckets([str(path)], 0, 1, np.dtype(np.uint16))
+    assert as_lists(block) == as_lists(make_documents([[1, 2], [3]]).take(np.array([0])))
+
+
+def test_golden_bytes_of_a_segment() -> None:
+    """A change here is a change of the store's format: raise STORE_VERSION and the letters that its CRCs begin with."""
+    segment = encode_segment(make_documents([[1, 2], [3]]), np.array([2, 0]), 3)
+    assert hashlib.sha256(segment).hexdigest() == "79cffbc4e8e724b6690359ca16aa63ea7b7e9e43d4bf0592361f3b756959a65b"

@@ -1,14 +1,18 @@
 """The stream by itself: for any loop, and for transformers' Trainer."""
 
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from batches import bert
+from commands import ROOT
 from datasets_of_rows import MAX_SEQ_LEN, write_data_set
-from test_masking import SPECIAL
-from test_model import bert
+from rows_of_ids import SPECIAL
+from streams import NAMES, keys, stream
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
@@ -16,22 +20,6 @@ from shards.errors import UserError
 from train import attention
 from train.data.batch import PackedBatch
 from train.model import PackedBert
-from train.stream import ShardStream
-
-NAMES = {"input_ids", "attention_mask", "token_type_ids", "labels", "next_sentence_label"}
-
-
-def stream(url: Path, **options: Any) -> ShardStream:
-    return ShardStream(str(url), **({"global_batch": 12, "micro_batch": 3, "seed": 1} | options))
-
-
-def keys(batches: Any) -> list[tuple[int, ...]]:
-    """The real tokens of each sequence."""
-    found = []
-    for batch in batches:
-        for ids, real in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-            found.append(tuple(ids[real.bool()].tolist()))
-    return found
 
 
 def test_padded_batches_have_transformers_names_and_types(tmp_path: Path) -> None:
@@ -84,9 +72,9 @@ def test_a_state_moves_between_numbers_of_ranks_at_the_end_of_a_step_only(tmp_pa
     halves[0].load_state_dict(halves[1].state_dict())
     within = stream(tmp_path, rank=0, world_size=2)
     next(iter(within))
-    with pytest.raises(UserError, match="within a step of 2 ranks, here are 3"):
+    with pytest.raises(UserError, match="within a step of 2 ranks, this stream has 3"):
         thirds[0].load_state_dict(within.state_dict())
-    with pytest.raises(UserError, match="none of this class"):
+    with pytest.raises(UserError, match="not one of ShardStream"):
         thirds[0].load_state_dict({"epoch": 3})
     with pytest.raises(UserError, match=r"another stream .*seed: 1 -> 2"):
         stream(tmp_path, seed=2).load_state_dict(within.state_dict())
@@ -97,7 +85,7 @@ def test_a_state_at_the_end_of_a_shorter_stream_is_refused(tmp_path: Path) -> No
     write_data_set(tmp_path, [30, 20])
     short = stream(tmp_path)
     assert len(list(short)) == 17
-    with pytest.raises(UserError, match="of another length, at its end"):
+    with pytest.raises(UserError, match="the end of a stream of another length"):
         stream(tmp_path, epochs=2).load_state_dict(short.state_dict())
 
 
@@ -179,3 +167,22 @@ def test_values_that_make_no_sense(options: dict[str, Any], message: str, tmp_pa
     write_data_set(tmp_path)
     with pytest.raises(UserError, match=message):
         stream(tmp_path, **options)
+
+
+def test_a_batch_over_the_rows_with_drop_last_is_refused(tmp_path: Path) -> None:
+    write_data_set(tmp_path)  # 72 rows
+    with pytest.raises(UserError, match="72 rows are less than a global batch of 144, and drop_last leaves out the short step"):
+        stream(tmp_path, global_batch=144, drop_last=True)
+    assert len(list(stream(tmp_path, global_batch=144, drop_last=True, epochs=2))) == 48
+    assert len(list(stream(tmp_path, global_batch=144))) == 24, "without drop_last the step is short"
+
+
+def test_an_iterator_left_open_is_silent_when_the_program_ends(tmp_path: Path) -> None:
+    write_data_set(tmp_path)
+    code = (
+        "from train.stream import ShardStream\n"
+        f"items = iter(ShardStream({str(tmp_path)!r}, global_batch=2, micro_batch=1, epochs=50))\n"
+        "next(items)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

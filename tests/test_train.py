@@ -1,6 +1,5 @@
 """Whole runs, in real processes: stopped, killed, resumed on other numbers of ranks, and refused."""
 
-import os
 import random
 import shutil
 import signal
@@ -12,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from batches import bert
+from commands import HANG_S
 from datasets_of_rows import write_data_set
-from launch import SMALL, kill_all, metrics, row_log, run, start, weights, workers
+from launch import SMALL, RankProcesses, metrics, row_log, run, tiny, torchrun, weights, workers
 from safetensors.torch import load_file
-from test_model import bert
 
-pytestmark = pytest.mark.slow
 ROWS = 72
 """Of the data set: six steps of twelve an epoch."""
 
@@ -36,11 +35,6 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, _, err = run(2, *tiny(data, out / "run"), "--row-log", out / "row_log")
     assert code == 0, err
     return out
-
-
-def tiny(data: Path, out: Path, epochs: int = 4, every: int = 2) -> tuple[object, ...]:
-    model = ("--data", data, "--out", out, "--model", "tiny", "--epochs", epochs)
-    return (*model, *SMALL, "--dropout", 0.1, "--checkpoint-every", every)
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -66,45 +60,50 @@ def test_a_whole_run_leaves_what_it_says(data: Path, whole: Path) -> None:
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(data: Path, whole: Path, tmp_path: Path) -> None:
     """SIGKILL of one rank or of everything: while starting, within a step, while a checkpoint is written, after a resume."""
-    out, rng, kills = tmp_path / "run", random.Random(1), 0
-    moments = ["start", "step", "writing", "all", "step", "all"]
+    _kill_until_done(["start", "step", "writing", "all", "step", "all"], 1, data, whole, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_killed_many_times_it_ends_with_the_same_weights(seed: int, data: Path, whole: Path, tmp_path: Path) -> None:
+    moments = random.Random(seed).choices(["start", "step", "writing", "all"], k=12)
+    _kill_until_done(moments, seed, data, whole, tmp_path)
+
+
+def _kill_until_done(moments: list[str], seed: int, data: Path, whole: Path, tmp_path: Path) -> None:
+    out, rng, kills = tmp_path / "run", random.Random(seed), 0
     while not (out / "checkpoints" / "step-0000000024" / "training.json").exists():
-        process = start(2, *tiny(data, out), "--row-log", tmp_path / "row_log")
-        moment = moments[kills] if kills < len(moments) else "none"
-        if moment == "none":
-            assert process.wait(timeout=200) == 0
-        elif _wait_for(moment, process, out, rng):
+        processes = RankProcesses(2, *tiny(data, out), "--row-log", tmp_path / "row_log")
+        if kills < len(moments) and _wait_for(moments[kills], processes, out, rng):
+            victims = processes.ranks if moments[kills] == "all" else [rng.choice(processes.ranks)]
+            for victim in victims:
+                victim.kill()
             kills += 1
-            if moment == "all":
-                kill_all(process)
-            else:
-                rng.choice(workers(process)).kill()
-        assert process.communicate(timeout=200) and process.returncode is not None
+            processes.communicate()
+        else:
+            _, err = processes.communicate()
+            assert processes.poll() == 0, err
     assert kills >= 3
     assert weights(out, 24) == weights(whole / "run", 24)
     assert losses(out) == losses(whole / "run")
     assert row_log(tmp_path / "row_log") == row_log(whole / "row_log")
 
 
-def _wait_for(moment: str, process: subprocess.Popen[str], out: Path, rng: random.Random) -> bool:
+def _wait_for(moment: str, processes: RankProcesses, out: Path, rng: random.Random) -> bool:
     """Waits for the moment; False when the run ended before."""
     written = set(out.glob("checkpoints/*/training.json"))
     lines = _size(out / "metrics.jsonl")
-    deadline = time.monotonic() + 100
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-        begun = len(workers(process)) == 2
+    if moment == "start":
+        time.sleep(rng.uniform(0, 1))
+        return processes.poll() is None
+    while processes.poll() is None:
+        time.sleep(0.005)
         folders = [path for path in out.glob("checkpoints/*") if not (path / "training.json").exists()]
-        if moment == "start" and begun:
-            time.sleep(rng.uniform(0, 4))
-            return len(workers(process)) == 2
-        if moment == "writing" and begun and folders:
+        if moment == "writing" and (folders or set(out.glob("checkpoints/*/training.json")) - written):
             return True
-        if moment in ("step", "all") and begun and _size(out / "metrics.jsonl") != lines:
+        if moment in ("step", "all") and _size(out / "metrics.jsonl") != lines:
             time.sleep(rng.uniform(0, 0.3))
-            return len(workers(process)) == 2
-        if moment == "writing" and set(out.glob("checkpoints/*/training.json")) - written:
-            return len(workers(process)) == 2
+            return processes.poll() is None
     return False
 
 
@@ -117,11 +116,11 @@ def _size(path: Path) -> int:
 def test_four_two_three_and_one_ranks_make_one_run(data: Path, whole: Path, tmp_path: Path) -> None:
     out, folder = tmp_path / "run", tmp_path / "row_log"
     for ranks, until in ((4, 5), (2, 11), (3, 17), (1, 24)):
-        process = start(ranks, *tiny(data, out, every=1), "--row-log", folder)
+        processes = RankProcesses(ranks, *tiny(data, out, every=1), "--row-log", folder)
         if until < 24:
-            _stop_after(process, out, until)
-        code = process.wait(timeout=200)
-        assert code in (0, 1), process.communicate()
+            _stop_after(processes, out, until)
+        _, err = processes.communicate()
+        assert processes.poll() == 0, err
     assert row_log(folder) == row_log(whole / "row_log"), "every micro-batch has the same rows"
     ours, theirs = losses(out), losses(whole / "run")
     assert len(ours) == 24 and all(abs(ours[step] - theirs[step]) < 1e-4 for step in theirs)
@@ -130,12 +129,11 @@ def test_four_two_three_and_one_ranks_make_one_run(data: Path, whole: Path, tmp_
         assert len(paths) == ranks and all(path.read_text() for path in paths), "each start did some steps"
 
 
-def _stop_after(process: subprocess.Popen[str], out: Path, step: int) -> None:
+def _stop_after(processes: RankProcesses, out: Path, step: int) -> None:
     """SIGTERM to one rank once the step is done."""
-    while process.poll() is None:
+    while processes.poll() is None:
         if max((line["step"] for line in _metrics(out)), default=0) >= step:
-            with suppress(psutil.NoSuchProcess, IndexError):
-                workers(process)[-1].terminate()
+            processes.ranks[-1].terminate()
             return
         time.sleep(0.01)
 
@@ -155,20 +153,32 @@ def test_one_and_two_ranks_sharing_two_micro_batches_agree_bit_for_bit(data: Pat
     assert len({weights(tmp_path / str(ranks), 5) for ranks in (0, 1, 2)}) == 1
 
 
-@pytest.mark.parametrize(
-    ("target", "number"), [("rank", signal.SIGTERM), ("torchrun", signal.SIGTERM), ("torchrun", signal.SIGINT)]
-)
-def test_asked_to_stop_all_ranks_save_and_the_same_command_goes_on(
-    target: str, number: int, data: Path, whole: Path, tmp_path: Path
+def test_a_rank_asked_to_stop_makes_all_ranks_save_and_the_same_command_goes_on(
+    data: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = start(2, *tiny(data, out, every=0))
-    while not _metrics(out):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(workers(process)[1].pid if target == "rank" else process.pid, number)
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == (0 if target == "rank" else 1), err
+    processes = RankProcesses(2, *tiny(data, out, every=0))
+    wait_for_metrics(processes, out)
+    processes.ranks[1].terminate()
+    _, err = processes.communicate()
+    assert processes.poll() == 0, err
+    _check_stopped(err, data, whole, out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+def test_torchrun_asked_to_stop_makes_all_ranks_save_and_the_same_command_goes_on(
+    number: int, data: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = torchrun(2, *tiny(data, out, every=0))
+    wait_for_metrics(process, out)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=HANG_S)
+    assert process.returncode == 1, err
+    _check_stopped(err, data, whole, out)
+
+
+def _check_stopped(err: str, data: Path, whole: Path, out: Path) -> None:
     assert "stopped after step" in err and "run the same command again" in err and "Error" not in err.split("stopped after")[0]
     saved = [path.parent.name for path in out.glob("checkpoints/*/training.json")]
     assert len(saved) == 1 and saved[0] != "step-0000000024"
@@ -177,14 +187,18 @@ def test_asked_to_stop_all_ranks_save_and_the_same_command_goes_on(
     assert weights(out, 24) == weights(whole / "run", 24)
 
 
-def test_max_restarts_goes_on_by_itself_after_a_killed_rank(data: Path, whole: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(2, *tiny(data, out), restarts=2)
+def wait_for_metrics(process: RankProcesses | subprocess.Popen[str], out: Path) -> None:
     while not _metrics(out):
         assert process.poll() is None
         time.sleep(0.01)
+
+
+def test_max_restarts_goes_on_by_itself_after_a_killed_rank(data: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = torchrun(2, *tiny(data, out), restarts=2)
+    wait_for_metrics(process, out)
     workers(process)[1].kill()
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=HANG_S)
     assert process.returncode == 0, err
     assert err.count("parameters, from scratch") == 2, "it was started twice"
     assert weights(out, 24) == weights(whole / "run", 24)
@@ -192,15 +206,13 @@ def test_max_restarts_goes_on_by_itself_after_a_killed_rank(data: Path, whole: P
 
 def test_ranks_whose_torchrun_is_killed_save_and_end(data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(2, *tiny(data, out, epochs=4000, every=0))
-    while not _metrics(out):
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = torchrun(2, *tiny(data, out, epochs=4000, every=0))
+    wait_for_metrics(process, out)
     orphans = workers(process)
     process.kill()
-    gone, alive = psutil.wait_procs(orphans, timeout=60)
+    gone, alive = psutil.wait_procs(orphans, timeout=HANG_S)
     assert len(gone) == 2 and not alive and list(out.glob("checkpoints/*/training.json"))
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANG_S)
 
 
 def test_a_finished_run_is_left_alone_and_more_steps_go_on(data: Path, whole: Path, tmp_path: Path) -> None:
@@ -239,10 +251,11 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(data: Pat
         assert torch.equal(saved[name].nan_to_num(), parameter.detach().nan_to_num()), f"{name}: no step was taken"
 
 
+@pytest.mark.long
 def test_a_compiled_model_trains_alike(data: Path, tmp_path: Path) -> None:
     """Other kernels draw other dropout, so without it: the first losses agree with those of the plain model."""
     for name, flags in (("plain", ()), ("compiled", ("--compile",))):
-        code, _, err = run(0, *tiny(data, tmp_path / name, epochs=1), "--dropout", 0, *flags)
+        code, _, err = run(1, *tiny(data, tmp_path / name, epochs=1), "--dropout", 0, *flags)
         assert code == 0, err
     plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
     assert plain.keys() == compiled.keys() and all(abs(plain[step] - compiled[step]) < 1e-3 for step in plain)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from commands import ROOT
 from datasets_of_rows import write_data_set
 from launch import SMALL, run
 from runs import eval_line, start_line, train_line, write_run
@@ -26,7 +26,7 @@ def sheet_of(*runs: Path) -> Sheet:
 
 
 def told(run: Path) -> str:
-    return " ".join(f"{finding.what} {finding.remedy}" for finding in sheet_of(run).findings)
+    return " ".join(f"{finding.problem} {finding.remedy}" for finding in sheet_of(run).findings)
 
 
 def facts(sheet: Sheet) -> dict[str, tuple[str, str]]:
@@ -66,24 +66,27 @@ def test_restarts_and_skipped_steps_stand_on_the_time_line(tmp_path: Path) -> No
     lines = [start_line(0), *first, start_line(30, world_size=4) | gap, *second, eval_line(100) | {"time": 5071.0}]
     sheet = sheet_of(write_run(tmp_path, [*lines, END | {"time": 5072.0}]))
     for chart in charts(sheet).values():
-        assert [(mark.step, mark.what.partition(" at ")[0]) for mark in chart.marks] == [(30, "restart"), (20, "skipped steps")]
+        assert [(mark.step, mark.event.partition(" at ")[0]) for mark in chart.marks] == [
+            (30, "restart"),
+            (20, "skipped steps"),
+        ]
         assert chart.last == 100
     found = facts(sheet)
     assert found["restarts"] == ("1", "after step 30") and found["processes"][0] == "2, 4" and found["skipped steps"][0] == "2"
-    assert found["time at work"][0] == "1:42"  # 30 s and 72 s
+    assert found["working time"][0] == "1:42"  # 30 s and 72 s
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([start_line(0), train_line(50)], "It has not ended: after step 50 of 100"),
-        ([start_line(0), train_line(50), {"kind": "stop", "step": 50}], "It was stopped after step 50 of 100"),
-        ([start_line(0), train_line(100, skipped=3), END], "not finite; steps skipped: 3"),
+        ([start_line(0), train_line(50)], "The run has not ended: after step 50 of 100"),
+        ([start_line(0), train_line(50), {"kind": "stop", "step": 50}], "The run was stopped after step 50 of 100"),
+        ([start_line(0), train_line(100, skipped=3), END], "not finite; 3 steps were skipped"),
         ([start_line(0), train_line(50, loss=None), train_line(100), END], "not finite"),
-        ([start_line(0), *(train_line(s, data_wait_share=0.2) for s in (50, 100)), END], "20% of the time went into waiting"),
+        ([start_line(0), *(train_line(s, data_wait_share=0.2) for s in (50, 100)), END], "spent 20% of its time waiting"),
         ([start_line(0), train_line(100), END], "no scores on held-out data"),
-        ([start_line(0), train_line(100), eval_line(50), eval_line(100, mlm_loss=9.0), END], "It overfits"),
-        ([start_line(0), train_line(100), eval_line(100, mlm_loss=6.6), END], "no better than guessing by frequency"),
+        ([start_line(0), train_line(100), eval_line(50), eval_line(100, mlm_loss=9.0), END], "The model overfits"),
+        ([start_line(0), train_line(100), eval_line(100, mlm_loss=6.6), END], "no better than guessing by token frequency"),
         ([start_line(0), train_line(100), eval_line(100, nsp_accuracy=0.55), END], "NSP has learnt nothing yet"),
     ],
 )
@@ -159,7 +162,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             read_history(str(path))
     for arguments, message in (
-        ((tmp_path / "nothing",), "is no run that has reported anything"),
+        ((tmp_path / "nothing",), "no run has reported anything here"),
         ((good, good), "named twice"),
         ((good, "--html", tmp_path / "file" / "x.html"), "cannot write it"),
         ((), "RUN_DIR"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import sentencex
-from conftest import BuildRunner, manifest_of
+from commands import manifest_of
+from conftest import BuildRunner
 from tokenizers import Tokenizer
 
 CLS, SEP, MASK = "[CLS]", "[SEP]", "[MASK]"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_prep
+from commands import run_prep
 
 from prep.engines.engine import Engine
 from prep.inspect.verify import verify

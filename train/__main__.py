@@ -15,7 +15,7 @@ from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, 
 from shards.command.options import add_arguments
 from shards.errors import UserError
 from train.settings import SECTIONS, Settings, from_arguments
-from train.stopping import StopRequest
+from train.stopping import StopRequest, end_at_once
 
 if TYPE_CHECKING:
     from train.ranks import Ranks
@@ -69,6 +69,7 @@ def _rehearse(settings: Settings, ranks: "Ranks") -> int:
     from train.dry_run import describe, rehearse
     from train.run import join_ranks, prepare
 
+    interrupt_once()
     run, messages = ranks.agreed(lambda: prepare(settings, ranks))
     join_ranks(run)
     for line in (*messages, *describe(run), *rehearse(run)):
@@ -93,6 +94,7 @@ def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
         try:
             for line in messages:
                 reporter.say(line)
+            stop.listen()
             num_done = Trainer(run, reporter, row_log, stop).train()
             is_stopped = num_done < run.num_steps
             reporter.log("stop" if is_stopped else "end", num_done, {})
@@ -110,11 +112,10 @@ def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code. Bad input is one line, of rank 0, and exit code 2 of every process."""
     is_first = os.environ.get("RANK", "0") == "0"
-    stop = StopRequest().listen()
+    stop = StopRequest()
+    end_at_once()
     with silenced(not is_first):
         arguments = make_parser().parse_args(argv)
-    if arguments.dry_run:
-        interrupt_once()  # there is nothing to save
     return guarded("train", lambda: run(arguments, stop), quiet=not is_first)
 
 

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, BertForPreTraining
 
 from shards.errors import UserError
 from train.data.batch import PackedBatch
+from train.settings import Attention
 
 PADDED, VARLEN = "packed_padded", "packed_varlen"
 
@@ -120,7 +121,7 @@ AttentionInterface.register(PADDED, _padded)
 AttentionInterface.register(VARLEN, _varlen)
 
 
-def choose(attention: str, device: torch.device, half: bool, bert: BertForPreTraining) -> str:
+def choose(attention: Attention, device: torch.device, half: bool, bert: BertForPreTraining) -> str:
     """Sets a model's attention as `--attention` asks, and returns its name. Raises UserError where it cannot run."""
     features = bert.config.hidden_size // bert.config.num_attention_heads
     fits_kernels = features % 8 == 0 and features <= 256

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from shards import storage
@@ -25,7 +26,10 @@ FOLDER = "checkpoints"
 RECORD = "training.json"
 MODEL, CONFIG, OPTIMIZER = "model.safetensors", "config.json", "optimizer.safetensors"
 VERSION = 1
-_NAME = re.compile(r"step-(\d{10})")
+_FOLDER_NAME = re.compile(r"step-(\d{10})")
+# A checkpoint may come from a stranger, and its file names become paths: one component each, and not hidden.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class DamagedError(UserError):
@@ -58,15 +62,20 @@ class Checkpoint:
         return data
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """The tensors of one of its files, on the CPU."""
-        return load(self.read(name))
+        """The tensors of one of its files, on the CPU. Raises DamagedError."""
+        try:
+            return load(self.read(name))
+        except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type of numbers that torch does not have
+            raise DamagedError(f"{storage.join(self.url, name)}: not a file of tensors ({error})") from error
 
 
 def find_all(out: str) -> list[str]:
     """URLs of the checkpoints of a run that have a record, newest first."""
     folder = storage.join(out, FOLDER)
     paths = {storage.relative(info.url, folder) for info in storage.list_files(folder)}
-    names = [name for name, _, file in (path.partition("/") for path in paths) if _NAME.fullmatch(name) and file == RECORD]
+    names = [
+        name for name, _, file in (path.partition("/") for path in paths) if _FOLDER_NAME.fullmatch(name) and file == RECORD
+    ]
     return [storage.join(folder, name) for name in sorted(names, reverse=True)]
 
 
@@ -76,24 +85,68 @@ def remove_unfinished(out: str) -> None:
     folder, finished = storage.join(out, FOLDER), set(find_all(out))
     for info in storage.list_files(folder):
         name = storage.relative(info.url, folder).partition("/")[0]
-        if _NAME.fullmatch(name) and storage.join(folder, name) not in finished:
+        if _FOLDER_NAME.fullmatch(name) and storage.join(folder, name) not in finished:
             storage.remove(info.url)
     storage.tidy(folder, empty_folders=True)
 
 
 def open_checkpoint(url: str) -> Checkpoint:
-    """The checkpoint in a folder. Raises DamagedError when its record differs from what was written."""
+    """The checkpoint in a folder. Raises DamagedError when its record differs from what was written.
+
+    Raises UserError when this program never wrote such a record: its sha256 is right, so it is not damage.
+    """
     place = storage.join(url, RECORD)
     try:
         record = json.loads(storage.read_bytes(place))
         rest = {key: value for key, value in record.items() if key != "sha256"}
         if record["sha256"] != fingerprint(rest):
             raise DamagedError(f"{place}: was changed after it was written (its sha256 does not match)")
-    except (ValueError, KeyError, TypeError, AttributeError, storage.MissingError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, storage.MissingError) as error:
         raise DamagedError(f"{place}: not a checkpoint's record ({error or type(error).__name__})") from error
-    if record["version"] != VERSION:
-        raise UserError(f"{place}: version is {record['version']}, this release reads {VERSION}; use its release")
+    if type(record.get("version")) is not int or record["version"] != VERSION:  # True is no version
+        raise UserError(f"{place}: version is {record.get('version')!r}, this release reads {VERSION}; use its release")
+    for fault in _record_faults(record):
+        raise UserError(f"{place}: {fault}; it is not a checkpoint of this program, do not use it")
     return Checkpoint(url, record)
+
+
+def _record_faults(record: Mapping[str, Any]) -> Iterator[str]:
+    """What makes a record unusable: everything that reads one relies on these fields."""
+    for name in ("step", "position"):
+        value = record.get(name)
+        if type(value) is not int or not 0 <= value < 2**60:
+            yield f"{name} is {value!r}, must be a number from 0 to 2^60"
+    for name in ("data_fingerprint", "tokenizer_fingerprint"):
+        if not isinstance(record.get(name), str):
+            yield f"{name} is {record.get(name)!r}, must be a text"
+    for name in ("order", "model", "settings", "files"):
+        if not isinstance(record.get(name), dict):
+            yield f"{name} is {record.get(name)!r}, must be an object"
+            return
+    if not isinstance(record.get("mask_prob"), int | float | None):
+        yield f"mask_prob is {record.get('mask_prob')!r}, must be a number or null"
+    for name, info in record["files"].items():
+        if not _FILE_NAME.fullmatch(name) or name == RECORD:
+            yield f"files has {name!r}, which is not a file name of a checkpoint"
+        elif not isinstance(info, dict) or type(info.get("bytes")) is not int or not _is_sha256(info.get("sha256")):
+            yield f"files.{name} is {info!r}, must have bytes and sha256"
+    yield from (f"files has no {name}" for name in (MODEL, CONFIG, OPTIMIZER) if name not in record["files"])
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and bool(_SHA256.fullmatch(value))
+
+
+def copy_tensors(targets: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor], place: str) -> None:
+    """Overwrites the targets with the values of the same names. Raises UserError when one is missing or has another shape."""
+    for name, target in targets.items():
+        value = values.get(name)
+        if value is None or value.shape != target.shape:
+            shape = "missing" if value is None else f"of shape {list(value.shape)}"
+            raise UserError(f"{place}: {name} is {shape}, the model needs {list(target.shape)}; it belongs to another model")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(values[name])
 
 
 def newest(out: str, use: Callable[[Checkpoint], Any], warn: Callable[[str], None]) -> tuple[Checkpoint, Any] | None:

@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ from train.data.shard_uses import uses_in_sequence
 from train.metrics import finite
 from train.model import PackedBert
 from train.ranks import Ranks, autocast, is_first, joined, use_half
+from train.settings import Precision
+from train.stopping import end_at_once
 from train.weights import bert_of, check_fit, quiet
 
 SPLIT, TRAINING_SPLIT = "eval", "train"
@@ -186,7 +188,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--micro-batch", type=int, default=32, metavar="ROWS", help="rows per forward pass (default: 32)")
     parser.add_argument("--rows", type=int, default=0, metavar="N", help="score only the first N rows (default: 0, all)")
     parser.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 on a GPU that has it (default: auto)"
+        "--precision", default="auto", choices=get_args(Precision), help="auto: bf16 on a GPU that has it (default: auto)"
     )
     parser.add_argument(
         "--cache", default="", metavar="DIR", help="folder on a local disk that keeps shards from a bucket (default: none)"
@@ -198,7 +200,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    interrupt_once()
+    end_at_once()
     with silenced(not is_first()):
         arguments = make_parser().parse_args(argv)
     return guarded("train.evaluate", lambda: _run(arguments), quiet=not is_first())
@@ -213,6 +215,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UserError("--data or --checkpoint is empty")
     quiet()
     with joined() as ranks:
+        interrupt_once()
         half = use_half(arguments.precision, ranks.device)
         manifest, step, packed = ranks.agreed(lambda: _load(arguments, ranks, half))
         shards = manifest.splits[SPLIT].shards
@@ -240,7 +243,7 @@ def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Mani
     )
     if saved.record["tokenizer_fingerprint"] != manifest.tokenizer["fingerprint"]:
         raise UserError(f"{arguments.checkpoint}: was trained with another tokenizer than that of {arguments.data}")
-    bert = bert_of(config, tensors)
+    bert = bert_of(config, tensors, saved.url)
     attention.choose("auto", ranks.device, half, bert)
     check_fit(arguments.checkpoint, bert.config, manifest)
     return manifest, saved.step, PackedBert(bert).to(ranks.device)

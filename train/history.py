@@ -1,4 +1,4 @@
-"""What a run reported, read back from its folder: metrics.jsonl and, where it is there, run.json. Needs no torch."""
+"""What a run reported, read back from its folder: `metrics.jsonl` and, if it exists, `run.json`. Needs no torch."""
 
 import json
 import statistics
@@ -11,7 +11,9 @@ from shards.errors import UserError
 
 METRICS_NAME = "metrics.jsonl"
 RUN_NAME = "run.json"
-_WORDS = ("kind", "device")
+_TEXT_FIELDS = ("kind", "device")
+# No value of a run is larger. A larger one would overflow where it is drawn, so it counts as "no finite number".
+_MAX_VALUE = 1e30
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,20 @@ class History:
     starts: Sequence[dict[str, Any]]
     train: Sequence[dict[str, Any]]
     evals: Sequence[dict[str, Any]]
-    ending: str  # end, stop, or "" where there is neither: at work, or killed
+    ending: str  # "end", "stop", or "" if the last line is neither: the run is at work, or was killed
     busy_s: float
     unreadable: int
 
     @property
     def done(self) -> int:
-        """The last step of which anything is known."""
+        """The last step that any line reports."""
         return max(int(line["step"]) for line in (*self.train, *self.evals))
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole run, as its last start had them."""
-        return int(self.starts[-1].get("steps") or self.done) if self.starts else self.done
+        """Steps of the whole run, as its last start reported them; at least 1."""
+        planned = self.starts[-1].get("steps") if self.starts else None
+        return max(1, int(planned or self.done))
 
     @property
     def restarts(self) -> Sequence[dict[str, Any]]:
@@ -43,7 +46,7 @@ class History:
         return self.starts[1:]
 
     def steady(self) -> Iterator[dict[str, Any]]:
-        """Lines of training without the first after each start, in which a run warms up."""
+        """Training lines without the first after each start, during which a run warms up."""
         begun = {int(line["step"]) for line in self.starts}
         before: int = -1
         for line in self.train:
@@ -52,42 +55,42 @@ class History:
             before = int(line["step"])
 
 
-_MOST = 1e30
-"""Larger numbers are none of a run's: they would overflow where they are drawn."""
-
-
 def read_history(url: str) -> History:
-    """Raises UserError when there is no run at `url`, or none that has reported a step."""
+    """Read a run. Raises UserError if there is no run at `url`, or if it has not reported a step yet."""
     metrics = storage.join(url, METRICS_NAME)
     settings_url = storage.join(url, RUN_NAME)
     has_settings = bool(url) and storage.find(settings_url) is not None
     if not url or not storage.find(metrics):
-        hint = f"its run has no {METRICS_NAME} yet; wait for its first step" if has_settings else "check the path"
-        raise UserError(f"{url or repr(url)}: is no run that has reported anything (no {METRICS_NAME}); {hint}")
-    parsed = [_parse(line) for line in storage.read_bytes(metrics).splitlines()]
-    lines = [line for line in parsed if line is not None]
+        hint = f"the run has no {METRICS_NAME} yet; wait for its first step" if has_settings else "check the path"
+        raise UserError(f"{url or repr(url)}: no run has reported anything here (no {METRICS_NAME}); {hint}")
+    values = [_parse(line) for line in storage.read_bytes(metrics).splitlines()]
+    lines = [line for line in values if line is not None]
     starts, train, evals = ([line for line in lines if line["kind"] == kind] for kind in ("start", "train", "eval"))
     if not train:
-        raise UserError(f"{metrics}: has no step yet; a line comes every --log-every steps: wait for the first")
+        raise UserError(f"{metrics}: has no step yet; the run writes a line every --log-every steps: wait for the first")
     last = lines[-1]["kind"]
     ending = last if last in ("end", "stop") else ""
     settings = _settings(settings_url) if has_settings else {}
-    return History(url, settings, starts, train, evals, ending, _busy(lines), len(parsed) - len(lines))
+    return History(url, settings, starts, train, evals, ending, _busy(lines), len(values) - len(lines))
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A line's values, None for those that are no finite number; None for the half line of a process that was killed."""
+    """The values of a line, None for each that is not a finite number; None for a line that is no report.
+
+    The last line before a kill may be half written.
+    """
     try:
         value = json.loads(line)
-        if not isinstance(value["kind"], str) or not isinstance(value["step"], int) or not 0 <= value["step"] < 2**63:
-            return None
+        kind, step = value["kind"], value["step"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return {name: v if name in _WORDS or _is_number(v) else None for name, v in value.items()}
+    if not isinstance(kind, str) or not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**63:
+        return None
+    return {name: v if name in _TEXT_FIELDS or _is_number(v) else None for name, v in value.items()}
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_VALUE
 
 
 def _settings(url: str) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def _settings(url: str) -> dict[str, Any]:
 
 
 def _busy(lines: Sequence[dict[str, Any]]) -> float:
-    """Seconds of all starts together, each to its last line."""
+    """Seconds of all starts together. A start lasts to its last line; the time until the next start does not count."""
     busy, before = 0.0, None
     for line in lines:
         now = line.get("time")
@@ -112,6 +115,6 @@ def _busy(lines: Sequence[dict[str, Any]]) -> float:
 
 
 def median(run: History, field: str) -> float | None:
-    """Of the lines of training behind the warm-up of each start; None where no line has the field."""
-    known = [float(line[field]) for line in run.steady() if line.get(field) is not None]
-    return statistics.median(known) if known else None
+    """The median of a field over `steady` training lines; None if no line has the field."""
+    values = [float(line[field]) for line in run.steady() if line.get(field) is not None]
+    return statistics.median(values) if values else None

@@ -20,13 +20,13 @@ from train.data.batch import PackedBatch, pack_batch
 from train.data.reader import StepRows, read_steps
 from train.data.row_groups import DecodedGroups
 from train.evaluate import HeldOut
-from train.metrics import Reporter, train_line
+from train.metrics import Reporter
 from train.optimizer import learning_rate
 from train.row_log import RowLog
 from train.run import SPLIT, Run
-from train.step import Counts, StepSums, backward, dropout_seed, update
+from train.step import Counts, StepSums, backward, drop_unused_gradients, dropout_seed, update
 from train.stopping import StopRequest
-from train.throughput import Interval
+from train.throughput import Interval, train_line
 
 
 class StepTotals(NamedTuple):
@@ -174,6 +174,7 @@ class Trainer:
     def _compute(self, current: Prepared, counts: Counts) -> None:
         run = self.run
         losses = backward(run.model, current.batches, current.seeds, counts, run.autocast)
+        drop_unused_gradients(run.bert, counts)
         self.sums.add(losses, update(run.bert, run.optimizer, self._lr(current.step), run.settings.clip_norm))
         self._guard(lambda: self.row_log.write(current.step, current.row_ids))
         self.interval.add(counts)

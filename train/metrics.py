@@ -1,6 +1,6 @@
 """What a run reports: metrics.jsonl, TensorBoard where it is installed, Weights & Biases with `--wandb`, and progress.
 
-    loop -> train_line -> Reporter.log -> MetricsFile, TensorBoard, Weights & Biases, progress bar
+    loop -> Reporter.log -> MetricsFile, TensorBoard, Weights & Biases, progress bar
 
 Only rank 0 reports. A line of metrics.jsonl is an object with `kind`: start, train, eval, stop or end.
 """
@@ -8,8 +8,11 @@ Only rank 0 reports. A line of metrics.jsonl is an object with `kind`: start, tr
 import importlib.util
 import json
 import math
+import os
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
@@ -22,33 +25,9 @@ from shards.manifest import fingerprint
 from shards.storage.redaction import redacted
 from train.history import METRICS_NAME
 from train.run import Run
-from train.throughput import Interval, peak_flops, step_flops
 
 _PLAIN_EVERY_S = 5.0  # without a progress bar: at most one line in this time
 _SILENT_S = 15.0  # and at least one, where no line of metrics is due
-
-
-def train_line(
-    run: Run, interval: Interval, loss_sums: Sequence[float], num_skipped: int, norm: float, lr: float
-) -> dict[str, float | int | None]:
-    """A line of kind `train`. `loss_sums`: [MLM, NSP] losses of the interval's steps, without the skipped ones."""
-    num_taken = interval.steps - num_skipped
-    mlm_loss, nsp_loss = (loss_sum / num_taken if num_taken else math.nan for loss_sum in loss_sums)
-    peak = peak_flops(run.ranks.device, run.half)
-    flops = step_flops(run.bert.config, interval.counts())
-    per_second = 1.0 / max(1e-9, interval.seconds)
-    return {
-        "loss": mlm_loss + nsp_loss,
-        "mlm_loss": mlm_loss,
-        "nsp_loss": nsp_loss,
-        "lr": lr,
-        "grad_norm": norm,
-        "tokens_per_s": interval.tokens * per_second,
-        "padding_share": 1.0 - interval.tokens / (interval.steps * run.settings.global_batch * run.shape.tokens),
-        "data_wait_share": interval.waited_s * per_second,
-        "mfu": flops * per_second / (peak * run.ranks.world_size) if peak else None,
-        "skipped": num_skipped,
-    }
 
 
 class MetricsFile:
@@ -100,6 +79,39 @@ def _is_before(line: bytes, first_step: int) -> bool:
         return False
 
 
+class Board:
+    """TensorBoard's file of a run. Written at once: the package's own writer has a thread that fails where nobody listens."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """`first_step`: the number of steps already done; TensorBoard drops values of later steps. Raises StorageError."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._folder = folder
+        self._event: Any = Event
+        with storage.translated(str(folder), "write"):
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+            self._writer: Any = RecordWriter(open(folder / name, "xb", buffering=0))  # noqa: SIM115  # open for the run
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._write(Event(wall_time=time.time(), step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Adds the values of a step. Raises StorageError."""
+        from torch.utils.tensorboard.summary import scalar
+
+        for name, value in values.items():
+            self._write(self._event(wall_time=time.time(), step=step, summary=scalar(name, value)))  # type: ignore[no-untyped-call]
+
+    def _write(self, event: Any) -> None:
+        with storage.translated(str(self._folder), "write"):
+            self._writer.write(event.SerializeToString())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
 class Reporter:
     """Reports for rank 0. On the other ranks it does nothing."""
 
@@ -109,7 +121,7 @@ class Reporter:
         self._reports, self._first_step, self._num_steps = run.ranks.rank == 0, first_step, num_steps
         self._out, self._started = out, time.monotonic()
         self._shown = time.monotonic() - _PLAIN_EVERY_S
-        self._board: Any = None
+        self._board: Board | None = None
         self._wandb: Any = None
         self._bar: Progress | None = None
         self.has_scores = False
@@ -118,10 +130,7 @@ class Reporter:
         self._file = MetricsFile(out, first_step)
         self.has_scores = self._file.has("eval", first_step)
         if storage.is_local(out) and importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            folder = storage.local_path(out) / "tensorboard"
-            self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
+            self._board = Board(storage.local_path(out) / "tensorboard", first_step)
         if run.settings.wandb:
             self._wandb = _wandb_run(run.settings.wandb, out, run.record())
         console = Console(stderr=True)
@@ -147,12 +156,14 @@ class Reporter:
         values = finite(values)
         self._file.add({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
-        with storage.translated(self._out, "report to"):
-            if self._board is not None:
-                for name, value in numbers.items():
-                    self._board.add_scalar(name, value, step)
-            if self._wandb is not None:
-                self._wandb.log(numbers, step=step)
+        if self._board is not None:
+            try:
+                self._board.add(numbers, step)
+            except storage.StorageError as error:  # it only shows what metrics.jsonl has
+                self._board = None
+                self.say(f"warning: no more lines for TensorBoard: {error}")
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
         if kind == "train":
             self._show(step, values)
 

@@ -1,6 +1,6 @@
-"""The processes of a run: who they are, and the few words they exchange beside gradients.
+"""The processes of a run: how they find each other, and the few values that they exchange beside gradients.
 
-Started by torchrun they find each other by its environment variables; started alone, a process is a run of one.
+torchrun's environment variables name them. Without torchrun a process is a run of one.
 """
 
 import json
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -22,15 +23,17 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import UserError
+from train.settings import Precision
 
 Value = TypeVar("Value")
 _POLL_S = 0.02
+_CONNECT_LIMIT = timedelta(seconds=60)  # to reach the store that torchrun holds; it exists before its processes do
+# torch's errors, in several wordings, when the process at the other end is gone.
 _LOST = re.compile(r"gloo|NCCL|[Pp]eer|process group|Broken pipe")
-"""What torch says, in many words, when a process at the other end is gone."""
 
 
 class LostRankError(Exception):
-    """Another process of the run ended without a word. torchrun ends them all, and starts them again if it may."""
+    """Another process of the run ended unexpectedly. torchrun ends them all, and with --max-restarts starts them again."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Ranks:
     local: range = range(1)  # the ranks of this machine
 
     def sum_later(self, values: Sequence[int]) -> Callable[[], list[int]]:
-        """Begins to add up the values of all ranks; what is returned waits for the sums."""
+        """Starts to add up the values of all ranks, element by element. The returned function waits for the sums."""
         total = torch.tensor(values, dtype=torch.int64)
         if self.world_size == 1:
             return total.tolist
@@ -71,31 +74,31 @@ class Ranks:
         return values
 
     def agreed(self, action: Callable[[], Value]) -> Value:
-        """Runs `action`, in which ranks must not talk, on every rank; raises the first rank's UserError on all of them."""
-        fault, value = None, None
+        """Runs `action` on every rank. The first rank's UserError is raised on all. Ranks must not communicate in it."""
+        own_fault, value = None, None
         try:
             value = action()
         except UserError as error:
-            fault = str(error)
-        for told in self.gather(fault):
-            if told is not None:
-                raise UserError(told)
-        return value  # type: ignore[return-value]  # no fault, so it is there
+            own_fault = error
+        for rank, fault in enumerate(self.gather(own_fault)):  # as an object: its class holds the exit code
+            if fault is not None:
+                raise own_fault if rank == self.rank and own_fault else fault
+        return value  # type: ignore[return-value]  # there is no fault, so there is a value
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """What `make` returns on rank 0, on every rank; its UserError is everybody's."""
+        """The result of `make` on rank 0, on every rank. Its UserError is raised on every rank."""
         values = [self.agreed(lambda: make() if self.rank == 0 else None)]
         if self.world_size > 1:
             dist.broadcast_object_list(values, 0, group=self.control)
-        return values[0]  # type: ignore[return-value]  # rank 0's is there
+        return values[0]  # type: ignore[return-value]  # rank 0 has a value
 
     def share_tensor(self, tensor: torch.Tensor) -> None:
-        """Overwrites the tensor with rank 0's."""
+        """Overwrites the tensor with that of rank 0."""
         if self.world_size > 1:
             dist.broadcast(tensor, 0)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with DDP around it, gradients summed, not averaged: losses are divided by global counts already."""
+        """The model in DDP. Gradients are summed, not averaged: losses are divided by global counts already."""
         if self.world_size == 1:
             return model
         wrapped = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -109,11 +112,11 @@ def _sum_gradients(_: Any, bucket: dist.GradBucket) -> torch.futures.Future[torc
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks."""
+    """Whether this process is the one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def use_half(precision: str, device: torch.device) -> bool:
+def use_half(precision: Precision, device: torch.device) -> bool:
     """Whether `--precision auto|fp32|bf16` means bf16 on this device."""
     return precision == "bf16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -121,7 +124,7 @@ def use_half(precision: str, device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, half: bool) -> Any:
-    """The context of a forward pass: bf16 where that is asked, weights stay fp32."""
+    """The context of a forward pass, in bf16 if `half`. Weights stay fp32."""
     return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
@@ -135,15 +138,22 @@ def joined() -> Iterator[Ranks]:
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_size > torch.cuda.device_count():
-            raise UserError(f"{local_size} processes on a machine with {torch.cuda.device_count()} GPUs; start one for each")
+            raise UserError(
+                f"{local_size} processes on a machine with {torch.cuda.device_count()} GPUs; start one process per GPU"
+            )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # sums depend on it: so they are the same on any number of processes; those are faster too
+        # The order of sums depends on the number of threads. With one, results are the same on any number of processes per
+        # machine; and processes scale better than threads here.
+        torch.set_num_threads(1)
     if world_size == 1:
         yield Ranks(0, 1, device)
         return
-    store, _, _ = next(rendezvous("env://"))
+    has_agent_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    limit = _CONNECT_LIMIT if has_agent_store else dist.default_pg_timeout  # without it, the store waits for rank 0
+    store, _, _ = next(rendezvous("env://", timeout=limit))
+    store.set_timeout(dist.default_pg_timeout)  # from here on it waits for slower ranks
     store = PrefixStore(_name_of_start(store, rank, world_size), store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
@@ -155,7 +165,8 @@ def joined() -> Iterator[Ranks]:
             reason = str(error).splitlines()[0][:200]
             raise LostRankError(f"rank {rank}: another process of the run was lost, or cannot be reached ({reason})") from error
         raise
-    dist.destroy_process_group()
+    finally:
+        dist.destroy_process_group()
 
 
 def _name_of_start(store: Store, rank: int, world_size: int) -> str:

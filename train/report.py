@@ -1,63 +1,122 @@
-"""`python -m train.report`: the curves of a run, or of several laid over each other, in the terminal and as a page."""
+"""`python -m train.report`: the curves of a run, or of several runs over one another, in the terminal and as a page."""
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
-from shards.command.console import Parser, clock, guarded, interrupt_once, short
+from shards.command.console import Parser, clock, guarded, interrupt_once, program, short
 from shards.errors import UserError
 from shards.report.html import print_and_publish
-from shards.report.sheet import Fact, Finding, Format, Line, Lines, Mark, Section, Sheet, brief
-from train.findings import findings
+from shards.report.sheet import Fact, Finding, FormatNumber, Line, Lines, Mark, Section, Sheet, brief
 from train.history import History, median, read_history
 
-_MOST_POINTS = 400
+_MAX_POINTS = 400
+# Share of a run whose losses do not count for the height of a loss chart: their plunge would flatten all that follows.
 _PLUNGE = 0.05
-_UNLIKE = ("out", "data", "row_log", "wandb", "reader_threads", "log_every")
+# Limits beyond which a figure is a finding.
+_MAX_WAITING = 0.05
+_OVERFIT = 1.02
+# Settings that differ between runs without changing what a run computes.
+_INCIDENTAL = ("out", "data", "row_log", "wandb", "reader_threads", "log_every")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(
-        prog="python -m train.report",
-        description="Show how runs went: losses of training and held-out data, learning rate, throughput, waiting for data, "
-        "restarts and skipped steps. A run may still be at work.",
-        epilog="Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.",
+        prog=program("bert-report", "train.report"),
+        description="Show how runs went: losses on training and held-out data, learning rate, throughput, time spent waiting "
+        "for data, restarts and skipped steps. Works while a run is training, too.",
+        epilog="Exit codes: 0 done, 2 bad input (one line names it), 130 interrupted.",
     )
-    parser.add_argument("runs", metavar="RUN_DIR", nargs="+", help="the --out of a run; several are laid over each other")
-    parser.add_argument(
-        "--html", metavar="FILE", help="write one page too, complete in itself: open it in any browser, or mail it"
-    )
+    parser.add_argument("runs", metavar="RUN_DIR", nargs="+", help="the --out of a run; the curves of several share one chart")
+    parser.add_argument("--html", metavar="FILE", help="also write the report as one self-contained HTML page")
     return parser
 
 
 def make_sheet(runs: Sequence[History]) -> Sheet:
-    """The report of runs that have reported something."""
+    """The report of one or more runs."""
     names = run_names([run.url for run in runs])
-    told = [
-        Finding(f"{name}: {finding.what}" if len(runs) > 1 else finding.what, finding.remedy)
+    several = len(runs) > 1
+    problems = [
+        Finding(f"{name}: {finding.problem}" if several else finding.problem, finding.remedy)
         for name, run in zip(names, runs, strict=True)
         for finding in findings(run)
     ]
     last = max(run.done for run in runs)
-    summary = (
-        f"{runs[0].done:,} of {runs[0].num_steps:,} steps" if len(runs) == 1 else f"{len(runs)} runs, up to {last:,} steps"
+    summary = f"{len(runs)} runs, up to {last:,} steps" if several else f"{runs[0].done:,} of {runs[0].num_steps:,} steps"
+    colours = "Each run has a colour. Its line is training, its dots are" if several else "Lines are training, dots are"
+    curves = Section(
+        "Curves",
+        f"{colours} held-out data. The losses of the first steps may be above the top of a chart.",
+        charts=list(_charts(names, runs, last)),
+        wide=True,
     )
-    curves = Section("Curves", _legend_text(len(runs)), charts=list(_charts(names, runs, last)), wide=True)
     about = [
-        Section(name if len(runs) > 1 else "Run", "", list(_facts(run)), wide=len(runs) == 1)
+        Section(name if several else "Run", "", list(_facts(run)), wide=not several)
         for name, run in zip(names, runs, strict=True)
     ]
     different = list(_differences(runs))
     if different:
-        about.append(Section("What differs", f"Settings of {', '.join(names)}, in this order.", different))
-    return Sheet("Run" if len(runs) == 1 else "Runs", ", ".join(run.url for run in runs), summary, told, (curves, *about))
+        about.append(Section("Differences", f"Settings of {', '.join(names)}, in this order.", different))
+    return Sheet("Runs" if several else "Run", ", ".join(run.url for run in runs), summary, problems, (curves, *about))
 
 
 def run_names(urls: Sequence[str]) -> list[str]:
-    """The last part of each URL where that tells them apart, else the whole."""
+    """The last part of each URL if that tells them apart, else the whole URLs."""
     names = [url.rstrip("/").rpartition("/")[2] or url for url in urls]
     return names if len(set(names)) == len(names) else list(urls)
+
+
+def findings(run: History) -> Iterator[Finding]:
+    """What looks wrong with a run, and what to do about it."""
+    if not run.ending:
+        yield Finding(
+            f"The run has not ended: after step {run.done:,} of {run.num_steps:,} it is at work, or it was killed.",
+            "If it was killed, the same command resumes it from its last checkpoint.",
+        )
+    elif run.ending == "stop":
+        yield Finding(f"The run was stopped after step {run.done:,} of {run.num_steps:,}.", "The same command resumes it.")
+    skipped = sum(line.get("skipped") or 0 for line in run.train)
+    if skipped or any(line.get("loss") is None for line in run.train):
+        yield Finding(
+            f"The loss or its gradient was not finite; {skipped:,} steps were skipped.",
+            "Lower --lr or raise --warmup-steps, with another --out.",
+        )
+    waiting = median(run, "data_wait_share")
+    if waiting is not None and waiting > _MAX_WAITING:
+        yield Finding(
+            f"The run spent {waiting:.0%} of its time waiting for data.",
+            "Raise --reader-threads, or move the data set closer (--cache).",
+        )
+    yield from _score_findings(run)
+
+
+def _score_findings(run: History) -> Iterator[Finding]:
+    scores = [line for line in run.evals if line.get("mlm_loss") is not None]
+    if not scores:
+        yield Finding(
+            "There are no scores on held-out data.", "Build the data set with --eval-fraction, and train with --eval-every."
+        )
+        return
+    last, best = scores[-1], min(scores, key=lambda line: float(line["mlm_loss"]))
+    if last["mlm_loss"] > _OVERFIT * best["mlm_loss"]:
+        yield Finding(
+            f"The held-out MLM loss rose from {best['mlm_loss']:.4g} at step {best['step']:,} to {last['mlm_loss']:.4g}.",
+            "The model overfits: use more data or --copies, fewer --steps, or more --dropout.",
+        )
+    if last["mlm_loss"] >= (last.get("unigram_loss") or float("inf")):
+        yield Finding(
+            f"The held-out MLM loss of {last['mlm_loss']:.4g} is no better than guessing by token frequency "
+            f"({last['unigram_loss']:.4g}).",
+            "Train longer; if that does not help, change --lr.",
+        )
+    accuracy, majority = last.get("nsp_accuracy"), last.get("majority_share")
+    if accuracy is not None and majority is not None and accuracy <= majority:
+        yield Finding(
+            f"NSP has learnt nothing yet: accuracy {accuracy:.1%}; always giving the commoner label has {majority:.1%}.",
+            "It needs more steps, and often a larger --model.",
+        )
 
 
 def _facts(run: History) -> Iterator[Fact]:
@@ -66,117 +125,108 @@ def _facts(run: History) -> Iterator[Fact]:
     if run.settings:
         settings = run.settings
         yield Fact("model", str(settings.get("model")), f"on {settings.get('data')}")
-        yield Fact("rows a step", str(settings.get("global_batch")), f"peak learning rate {_plain(settings.get('lr'))}")
+        yield Fact("rows per step", str(settings.get("global_batch")), f"peak learning rate {_plain(settings.get('lr'))}")
     if run.starts:
         yield Fact("processes", _list(str(line.get("world_size")) for line in run.starts), f"on {run.starts[-1].get('device')}")
     yield Fact("restarts", f"{len(run.restarts):,}", _list(f"after step {line['step']:,}" for line in run.restarts))
     yield Fact("skipped steps", f"{sum(line.get('skipped') or 0 for line in run.train):,}", "their gradient was not finite")
-    yield Fact("time at work", clock(run.busy_s), "all starts together")
+    yield Fact("working time", clock(run.busy_s), "sum over all starts")
     speed, waiting = median(run, "tokens_per_s"), median(run, "data_wait_share")
     if speed is not None:
-        yield Fact("throughput", f"{short(speed)} tokens/s", "median; padding not counted")
+        yield Fact("throughput", f"{short(speed)} tokens/s", "median, without padding")
     if waiting is not None:
-        yield Fact("waiting for data", f"{waiting:.1%}", "of the time, median")
+        yield Fact("waiting for data", f"{waiting:.1%}", "median share of the time")
     last = run.train[-1]
-    yield Fact(
-        "training loss", _loss(last.get("loss")), f"MLM {_loss(last.get('mlm_loss'))}, NSP {_loss(last.get('nsp_loss'))}"
-    )
+    parts = f"MLM {_loss(last.get('mlm_loss'))}, NSP {_loss(last.get('nsp_loss'))}"
+    yield Fact("training loss", _loss(last.get("loss")), parts)
     if run.evals:
         yield from _score_facts(run.evals[-1].get)
     if run.unreadable:
-        yield Fact("lines not readable", str(run.unreadable), "half written when a process was killed")
+        yield Fact("unreadable lines", str(run.unreadable), "a kill leaves a half-written line")
 
 
 def _score_facts(score: Callable[[str], float | None]) -> Iterator[Fact]:
-    yield Fact("held-out MLM loss", _loss(score("mlm_loss")), f"guessing by frequency: {_loss(score('unigram_loss'))}")
+    yield Fact("held-out MLM loss", _loss(score("mlm_loss")), f"guessing by token frequency: {_loss(score('unigram_loss'))}")
     if score("mlm_accuracy") is not None:
         yield Fact("held-out MLM accuracy", f"{score('mlm_accuracy'):.1%}", f"perplexity {score('perplexity') or 0:.4g}")
     if score("nsp_loss") is not None:
-        note = f"always the commoner answer: {score('majority_share') or 0:.1%}"
+        note = f"always the commoner label: {score('majority_share') or 0:.1%}"
         yield Fact("held-out NSP accuracy", f"{score('nsp_accuracy') or 0:.1%}", f"loss {_loss(score('nsp_loss'))}; {note}")
 
 
 def _charts(names: Sequence[str], runs: Sequence[History], last: int) -> Iterator[Lines]:
-    marks = [mark for group, run in enumerate(runs) for mark in _marks(names[group] if len(runs) > 1 else "", run, group)]
-    has_pairs = any(line.get("nsp_loss") for run in runs for line in run.train)
-    scored = [("loss", "loss"), ("mlm_loss", "MLM loss"), ("nsp_loss", "NSP loss")] if has_pairs else [("mlm_loss", "MLM loss")]
-    for field, title in scored:
-        lines = _loss_lines(names, runs, field)
-        yield Lines(f"{title}, nats", lines, _four, last, marks=marks, high=_settled(lines, last))
-    plain: list[tuple[str, str, Format]] = [
+    several = len(runs) > 1
+    marks = [mark for group, run in enumerate(runs) for mark in _marks(names[group] if several else "", run, group)]
+    losses = [("loss", "loss"), ("mlm_loss", "MLM loss"), ("nsp_loss", "NSP loss")]
+    if not any(line.get("nsp_loss") for run in runs for line in run.train):
+        losses = [("mlm_loss", "MLM loss")]
+    for field, title in losses:
+        lines = list(_loss_lines(names, runs, field))
+        yield Lines(f"{title}, nats", lines, _four_digits, last, marks=marks, high=_settled(lines, last))
+    others: list[tuple[str, str, FormatNumber]] = [
         ("lr", "learning rate", "{:.3g}".format),
         ("grad_norm", "gradient norm", "{:.3g}".format),
-        ("tokens_per_s", "tokens a second", brief),
-        ("data_wait_share", "share of the time waiting for data", _percent),
+        ("tokens_per_s", "tokens per second", brief),
+        ("data_wait_share", "share of the time spent waiting for data", _percent),
     ]
-    for field, title, shown in plain:
-        lines = [
-            _line(name if len(runs) > 1 else "training", run.train, field, group)
-            for group, (name, run) in enumerate(zip(names, runs, strict=True))
-        ]
-        yield Lines(title, lines, shown, last, from_zero=True, marks=marks)
+    for field, title, format_number in others:
+        labels = names if several else ["training"]
+        lines = [_line(labels[group], run.train, field, group) for group, run in enumerate(runs)]
+        yield Lines(title, lines, format_number, last, from_zero=True, marks=marks)
 
 
 def _settled(lines: Sequence[Line], last: int) -> float | None:
-    """The highest value behind the first steps, whose plunge would flatten all the rest."""
-    known = [y for line in lines for x, y in zip(line.xs, line.ys, strict=True) if y is not None and x > _PLUNGE * last]
-    return max(known, default=None)
+    """The highest value after the plunge of the first steps."""
+    points = ((x, y) for line in lines for x, y in zip(line.xs, line.ys, strict=True) if y is not None)
+    return max((y for x, y in points if x > _PLUNGE * last), default=None)
 
 
-def _loss_lines(names: Sequence[str], runs: Sequence[History], field: str) -> list[Line]:
-    lines = []
+def _loss_lines(names: Sequence[str], runs: Sequence[History], field: str) -> Iterator[Line]:
+    several = len(runs) > 1
     for group, (name, run) in enumerate(zip(names, runs, strict=True)):
-        several = len(runs) > 1
+        prefix = f"{name}, " if several else ""
         evals = [line | {"loss": _sum(line.get("mlm_loss"), line.get("nsp_loss"))} for line in run.evals]
-        lines.append(_line(f"{name}, training" if several else "training", run.train, field, group))
+        yield _line(f"{prefix}training", run.train, field, group)
         if any(line.get(field) is not None for line in evals):
-            title = f"{name}, held out" if several else "held out"
-            lines.append(_line(title, evals, field, group if several else 1, dotted=True))
-    return lines
+            yield _line(f"{prefix}held out", evals, field, group if several else 1, dotted=True)
 
 
 def _line(name: str, lines: Sequence[dict[str, float | None]], field: str, group: int, dotted: bool = False) -> Line:
-    """A curve of at most `_MOST_POINTS` points: means over runs of lines where there are more."""
-    size = -(-len(lines) // _MOST_POINTS)
+    """A curve of at most `_MAX_POINTS` points; if there are more lines, each point is the mean of neighbouring ones."""
+    size = -(-len(lines) // _MAX_POINTS)
     xs, ys = [], []
     for first in range(0, len(lines), max(1, size)):
         part = lines[first : first + size]
-        known = [float(value) for line in part if (value := line.get(field)) is not None]
+        values = [float(value) for line in part if (value := line.get(field)) is not None]
         xs.append(int(part[-1]["step"] or 0))
-        ys.append(sum(known) / len(known) if known else None)
+        ys.append(sum(values) / len(values) if values else None)
     return Line(name, xs, ys, group, dotted)
 
 
 def _marks(name: str, run: History, group: int) -> Iterator[Mark]:
-    whose = f" of {name}" if name else ""
+    suffix = f" of {name}" if name else ""
     for line in run.restarts:
-        yield Mark(line["step"], f"restart at step {line['step']:,}{whose}, on {line.get('world_size')} processes", group)
+        yield Mark(line["step"], f"restart at step {line['step']:,}{suffix}, on {line.get('world_size')} processes", group)
     for line in run.train:
         if line.get("skipped"):
-            yield Mark(line["step"], f"skipped steps at step {line['step']:,}{whose}: {line['skipped']}", group)
+            yield Mark(line["step"], f"skipped steps at step {line['step']:,}{suffix}: {line['skipped']}", group)
 
 
 def _differences(runs: Sequence[History]) -> Iterator[Fact]:
-    for name in sorted({name for run in runs for name in run.settings if name not in _UNLIKE}):
+    for name in sorted({name for run in runs for name in run.settings if name not in _INCIDENTAL}):
         values = [_plain(run.settings.get(name)) for run in runs]
         if len(set(values)) > 1:
             yield Fact(name.replace("_", " "), ", ".join(values))
-
-
-def _legend_text(num_runs: int) -> str:
-    whose = (
-        "Lines are training, dots held-out data" if num_runs == 1 else "A colour a run: lines are training, dots held-out data"
-    )
-    return f"{whose}. What the first steps lose may lie above a chart."
 
 
 def _sum(mlm_loss: float | None, nsp_loss: float | None) -> float | None:
     return None if mlm_loss is None else mlm_loss + (nsp_loss or 0.0)
 
 
-def _list(parts: Iterator[str]) -> str:
-    every = list(parts)
-    return ", ".join(every[:5]) + (f", and {len(every) - 5} more" if len(every) > 5 else "")
+def _list(parts: Iterator[str], max_parts: int = 5) -> str:
+    listed = ", ".join(islice(parts, max_parts))
+    num_left = sum(1 for _ in parts)
+    return f"{listed}, and {num_left} more" if num_left else listed
 
 
 def _plain(value: object) -> str:
@@ -184,10 +234,10 @@ def _plain(value: object) -> str:
 
 
 def _loss(value: float | None) -> str:
-    return "not finite" if value is None else _four(value)
+    return "not finite" if value is None else _four_digits(value)
 
 
-def _four(value: float) -> str:
+def _four_digits(value: float) -> str:
     return f"{value:.4g}"
 
 

@@ -48,10 +48,8 @@ def resume(run: Run, warn: Callable[[str], None]) -> list[str]:
             return 0, 0, []
         saved, (model, moments) = newest
         messages = [f"resuming from step {saved.step} ({saved.url})", *_check_record(saved, run)]
-        with torch.no_grad():
-            for file, tensors in ((model, run.tensors()[MODEL]), (moments, run.tensors()[OPTIMIZER])):
-                for name, tensor in tensors.items():
-                    tensor.copy_(file[name])
+        for file, values in ((MODEL, model), (OPTIMIZER, moments)):
+            checkpoint.copy_tensors(run.tensors()[file], values, storage.join(saved.url, file))
         return saved.step, saved.record["position"], messages
 
     run.first_step, run.first_position, messages = run.ranks.from_first(load)
@@ -79,7 +77,7 @@ def _check_record(saved: Checkpoint, run: Run) -> Iterator[str]:
     """Yields a message per setting that has changed and may. Raises UserError that lists what must not change."""
     old, new = saved.record, run.record()
     refused = []
-    if any(old[name] != new[name] for name in ("data_fingerprint", "tokenizer_fingerprint", "mask_prob")):
+    if any(old.get(name) != new[name] for name in ("data_fingerprint", "tokenizer_fingerprint", "mask_prob")):
         refused.append("the data set is another one")
     refused += [f"order {change}" for change in differences(old["order"], new["order"])]
     refused += [f"model {change}" for change in differences(old["model"], new["model"])]

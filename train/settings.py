@@ -3,11 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from shards import storage
 from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
+
+Precision = Literal["auto", "fp32", "bf16"]
+Attention = Literal["auto", "padded", "varlen"]
+MaskSource = Literal["auto", "stored", "dynamic"]
 
 SIZES = ("tiny", "mini", "small", "medium", "base", "large")
 # Titles of the help's sections, by the field that each begins with.
@@ -21,6 +25,26 @@ SECTIONS = {
 # What every start of a run must have in common, besides model and data. The rest is where, how long and how fast.
 FIXED = frozenset({"global_batch", "lr", "weight_decay", "clip_norm", "dropout", "seed", "masking"})
 WARMUP_SHARE = 0.06
+_MANY = 2**40  # no run is longer; larger values are slips
+_RANGES = {
+    "global_batch": (1, 2**24),
+    "micro_batch": (0, 2**24),
+    "steps": (0, _MANY),
+    "epochs": (0, _MANY),
+    "warmup_steps": (-1, _MANY),
+    "weight_decay": (0.0, 10.0),
+    "clip_norm": (0.0, 1e9),
+    "dropout": (0.0, 0.9),
+    "seed": (0, 2**63 - 1),
+    "eval_every": (0, _MANY),
+    "eval_rows": (0, _MANY),
+    "checkpoint_every": (0, _MANY),
+    "keep": (1, _MANY),
+    "log_every": (1, _MANY),
+    "reader_threads": (1, 256),
+    "cache_bytes": (0, 2**60),
+    "max_skipped": (1, _MANY),
+}
 
 
 @dataclass(frozen=True)
@@ -53,14 +77,13 @@ class Settings:
         0.1,
         metavar="P",
     )
-    precision: str = option("auto: bf16 on a GPU that has it, else fp32; weights stay fp32", "auto", ("auto", "fp32", "bf16"))
-    attention: str = option("auto: varlen where possible (CUDA, bf16), else padded", "auto", ("auto", "padded", "varlen"))
+    precision: Precision = option("auto: bf16 on a GPU that has it, else fp32; weights stay fp32", "auto")
+    attention: Attention = option("auto: varlen where possible (CUDA, bf16), else padded", "auto")
     compile: bool = option("compile the model with torch.compile", False)
     seed: int = option("seed of weights, order, dynamic masks and dropout", 0, metavar="N")
-    masking: str = option(
+    masking: MaskSource = option(
         "stored: the masks in the shards; dynamic: new masks in every epoch; auto: as the data set was built",
         "auto",
-        ("auto", "stored", "dynamic"),
     )
     eval_every: int = option("steps between scores on the held-out split; 0: only at the end", 1000, metavar="N")
     eval_rows: int = option("held-out rows scored while training; 0: all of them", 4096, metavar="ROWS")
@@ -91,27 +114,7 @@ class Settings:
                 value = getattr(self, f.name)
                 # 1 and 1.0 are the same setting: a run resumes with either
                 object.__setattr__(self, f.name, float(value) if abs(value) < 2**1000 else math.inf)
-        many = 2**40  # no run is longer; larger values are slips
-        ranges = {
-            "global_batch": (1, 2**24),
-            "micro_batch": (0, 2**24),
-            "steps": (0, many),
-            "epochs": (0, many),
-            "warmup_steps": (-1, many),
-            "weight_decay": (0.0, 10.0),
-            "clip_norm": (0.0, 1e9),
-            "dropout": (0.0, 0.9),
-            "seed": (0, 2**63 - 1),
-            "eval_every": (0, many),
-            "eval_rows": (0, many),
-            "checkpoint_every": (0, many),
-            "keep": (1, many),
-            "log_every": (1, many),
-            "reader_threads": (1, 256),
-            "cache_bytes": (0, 2**60),
-            "max_skipped": (1, many),
-        }
-        check_ranges(self, ranges)
+        check_ranges(self, _RANGES)
         if not self.micro_batch:
             object.__setattr__(self, "micro_batch", default_micro_batch(self.global_batch))
         if not 0.0 < self.lr < 100.0:

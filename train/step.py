@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from transformers import BertForPreTraining
 
 from shards.randomness import Purpose, address
 from train.data.batch import PackedBatch
@@ -83,6 +84,17 @@ def backward(
             (mlm_loss + nsp_loss).backward()
         losses += torch.stack([mlm_loss.detach(), nsp_loss.detach()])
     return losses
+
+
+def drop_unused_gradients(bert: BertForPreTraining, counts: Counts) -> None:
+    """Without pairs, the pooler and the NSP head have a gradient of zeros, and AdamW would let their weights decay.
+
+    They get no gradient instead, so that the optimizer leaves them as they are.
+    """
+    if not counts.pairs:
+        for part in (bert.bert.pooler, bert.cls.seq_relationship):
+            for parameter in part.parameters() if part is not None else ():
+                parameter.grad = None
 
 
 def update(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float) -> Update:

@@ -1,6 +1,9 @@
-"""A data set as a stream of batches, for training loops of one's own and for transformers' Trainer."""
+"""A data set as a stream of batches, for your own training loop and for transformers' Trainer."""
 
-from collections.abc import Iterator, Mapping
+import atexit
+import weakref
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,31 +13,44 @@ from shards.command.console import say
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import differences
+from shards.schema import Rows
 from train.data.batch import PackedBatch, Shape, pack_batch, pad_batch
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
-from train.data.reader import RankSlice, StepRows, read_steps
+from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups, check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
 from train.run import choose_masking
+from train.settings import MaskSource
 from train.weights import longest_sequence
 
+Item = dict[str, torch.Tensor] | PackedBatch
+_OPEN: "weakref.WeakSet[Generator[Item, None, None]]" = weakref.WeakSet()
 
-class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
-    """The micro-batches of one rank, in an order that depends on the data set, the seed and the batch alone.
 
-    A *step* is the next `global_batch` rows; they are cut into micro-batches, which the ranks share: as many each where the
-    ranks divide them. The last step may be short: its missing micro-batches are empty when packed and left out when padded,
-    so a padded run of several ranks wants `drop_last`, which leaves out the short step itself.
+@atexit.register
+def _close_open_streams() -> None:
+    """Ends the threads of iterators that a program has left open: as Python exits, they would end with errors."""
+    for items in list(_OPEN):
+        with suppress(ValueError):  # another thread is in it
+            items.close()
 
-    With `packed`, an item is a `PackedBatch` (see train/batch.py), for `train.model.PackedBert`. Otherwise it is a dict of
-    int64 tensors under transformers' names, each [sequences, longest]: `input_ids`, `attention_mask`, `token_type_ids`,
-    `labels` (-100 where nothing is to be predicted), and `next_sentence_label` [sequences] where there are pairs.
 
-    The position is kept by `state_dict()`: a few numbers, the same on all ranks at the end of a step. There it can be
-    loaded on any number of ranks; within a step only on the same number. It counts what was handed out, so read it before
-    anything behind it (a DataLoader with workers, Accelerate) reads ahead. Give it to a DataLoader with `batch_size=None` and
-    no workers: it has threads of its own.
+class ShardStream(IterableDataset[Item]):
+    """The micro-batches of one rank. Their order depends on the data set, the seed and the batch only.
+
+    A *step* is the next `global_batch` rows. They are cut into micro-batches, and the ranks share these evenly. The last
+    step may be short: its missing micro-batches are empty when packed, and left out when padded. So set `drop_last`, which
+    leaves out the short step, for a padded run of several ranks.
+
+    With `packed`, an item is a `PackedBatch` (see train/data/batch.py), for `train.model.PackedBert`. Otherwise it is a dict
+    of int64 tensors under transformers' names, each [sequences, longest]: `input_ids`, `attention_mask`, `token_type_ids`,
+    `labels` (-100 where nothing is to be predicted), and `next_sentence_label` [sequences] if there are pairs.
+
+    `state_dict()` is the position: a few numbers, the same on all ranks at the end of a step. A state from the end of a step
+    loads on any number of ranks; a state within a step only on the same number. It counts the items that were handed out, so
+    call it before anything that reads ahead (a DataLoader with workers, Accelerate). Use a DataLoader with
+    `batch_size=None` and no workers: the stream has threads of its own.
     """
 
     def __init__(
@@ -48,7 +64,7 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         world_size: int = 1,
         epochs: int = 1,
         seed: int = 0,
-        masking: str = "auto",
+        masking: MaskSource = "auto",
         drop_last: bool = False,
         packed: bool = False,
         threads: int = 2,
@@ -57,10 +73,13 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
     ) -> None:
         """`global_batch` and `micro_batch` are in rows; `masking`, `cache` and `cache_bytes` are as for `python -m train`.
 
-        Raises UserError when the data set is missing or damaged, or a value makes no sense.
+        Raises UserError when the data set is missing or damaged, or a value is not allowed.
         """
         if not 0 <= rank < world_size or epochs < 1 or threads < 1:
-            raise UserError(f"rank {rank} of {world_size}, {epochs} epochs, {threads} threads: makes no sense")
+            raise UserError(
+                f"rank {rank} of {world_size}, {epochs} epochs, {threads} threads: allowed are ranks from 0 to world_size - 1, "
+                "and 1 or more of the others"
+            )
         self._url, self._split, self._packed, self._threads = url, split, packed, threads
         self._manifest = open_data_set(url)
         if split not in self._manifest.splits:
@@ -72,9 +91,14 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         self._end = epochs * self._order.groups.num_rows
         if drop_last:
             self._end -= self._end % global_batch
+        if not self._end:
+            raise UserError(
+                f"{url}: {epochs} epochs of {self._order.groups.num_rows} rows are less than a global batch of {global_batch}, "
+                "and drop_last leaves out the short step; use a smaller batch"
+            )
         if world_size > self._order.num_micro_batches and not packed:
             raise UserError(
-                f"{world_size} ranks, but a step has {self._order.num_micro_batches} micro-batches: one for each is needed"
+                f"{world_size} ranks, but a step has {self._order.num_micro_batches} micro-batches; each rank needs one"
             )
         self._rank, self._world_size = rank, world_size
         shards = self._manifest.splits[split].shards
@@ -84,19 +108,19 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         self._shape = Shape.of(self._manifest, split, micro_batch, self._masking)
         self._longest = longest_sequence(self._manifest)
         self._step = self._taken = 0
-        self._ended = False
+        self._has_ended = False
 
     @property
     def num_steps(self) -> int:
-        """Steps of all epochs; the last may be short."""
+        """The number of steps in all epochs. The last one may be short."""
         return -(-self._end // self._order.global_batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: what the next item is."""
+        """The position: which item is next."""
         order = self._order
         return {
             "step": self._step,
-            "taken": self._taken,  # micro-batches of that step that this rank has had
+            "taken": self._taken,  # micro-batches of that step that this rank was given
             "world_size": self._world_size if self._taken else None,
             "position": min(self._step * order.global_batch, self._end),
             "data": {
@@ -112,39 +136,47 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to a position. Raises UserError when it is one of another stream."""
+        """Moves to a position. Raises UserError when it belongs to another stream."""
         if not all(name in state for name in self.state_dict()):
-            raise UserError(f"{self._url}: the state is none of this class; it has {', '.join(map(str, state))}")
+            raise UserError(f"{self._url}: the state is not one of ShardStream; it has {', '.join(map(str, state))}")
         changes = differences(state["data"], self.state_dict()["data"])
         if changes:
-            raise UserError(f"{self._url}: the state is of another stream ({'; '.join(changes)}); make it alike")
+            raise UserError(f"{self._url}: the state belongs to another stream ({'; '.join(changes)}); use the same values")
         if state["taken"] and state["world_size"] != self._world_size:
             raise UserError(
-                f"the state was saved within a step of {state['world_size']} ranks, here are {self._world_size}; "
-                "save it at the end of a step to change their number"
+                f"the state was saved within a step of {state['world_size']} ranks, this stream has {self._world_size}; "
+                "to change the number of ranks, save it at the end of a step"
             )
         if state["position"] != min(state["step"] * self._order.global_batch, self._end):
-            raise UserError(f"{self._url}: the state is of a stream of another length, at its end; make one of as many epochs")
-        self._step, self._taken, self._ended = int(state["step"]), int(state["taken"]), False
+            raise UserError(f"{self._url}: the state is the end of a stream of another length; use the same number of epochs")
+        self._step, self._taken, self._has_ended = int(state["step"]), int(state["taken"]), False
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor] | PackedBatch]:
-        """From the position on. A stream that has come to its end begins again; a position at the end gives nothing first."""
+    def __iter__(self) -> Iterator[Item]:
+        """The items from the position on.
+
+        A stream that has ended starts again. A position loaded at the end gives no items, and then starts again.
+        """
+        items = self._items()
+        _OPEN.add(items)
+        return items
+
+    def _items(self) -> Generator[Item, None, None]:
         if get_worker_info() is not None:
             raise UserError("this stream reads ahead with threads; give it to a DataLoader with num_workers=0")
-        if self._ended:
-            self._step, self._taken, self._ended = 0, 0, False
+        if self._has_ended:
+            self._step, self._taken, self._has_ended = 0, 0, False
         rank_slice = self._rank_slice()
         groups = DecodedGroups(self._url, self._manifest, self._split, self._threads, self._prefetcher(rank_slice))
         steps = read_steps(groups, self._order, rank_slice, self._masking)
         count = len(self._order.micro_batches_of(self._rank, self._world_size))
         try:
-            for given in steps:
+            for step_rows in steps:
                 for number in range(self._taken, count):
-                    self._step, self._taken = (given.step, number + 1) if number + 1 < count else (given.step + 1, 0)
-                    if self._packed or number * self._order.micro_batch < len(given.rows):
-                        yield self._batch(given, number)
-                self._step, self._taken = given.step + 1, 0
-            self._ended = True
+                    self._step, self._taken = (step_rows.step, number + 1) if number + 1 < count else (step_rows.step + 1, 0)
+                    if self._packed or number * self._order.micro_batch < len(step_rows.rows):
+                        yield self._batch(step_rows.micro_batch(number, self._order.micro_batch))
+                self._step, self._taken = step_rows.step + 1, 0
+            self._has_ended = True
         finally:
             steps.close()  # type: ignore[attr-defined]  # a generator
             groups.close()
@@ -161,8 +193,6 @@ class ShardStream(IterableDataset[dict[str, torch.Tensor] | PackedBatch]):
         uses_at = uses_in_training(self._order, self._lanes(rank_slice.start), rank_slice.end)
         return Prefetcher(self._cache, self._url, self._manifest.splits[self._split].shards, uses_at, self._threads)
 
-    def _batch(self, given: StepRows, number: int) -> dict[str, torch.Tensor] | PackedBatch:
-        first, last = number * self._order.micro_batch, (number + 1) * self._order.micro_batch
-        rows = given.rows.slice(*(min(edge, len(given.rows)) for edge in (first, last)))
+    def _batch(self, rows: Rows) -> Item:
         pad_id = self._manifest.tokenizer["special_ids"]["pad"]
         return pack_batch(rows, self._shape, pad_id) if self._packed else pad_batch(rows, self._longest, pad_id)

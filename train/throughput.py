@@ -1,11 +1,14 @@
 """How fast a run is: tokens per second, time waiting for data, and the used share of the device's peak (MFU)."""
 
+import math
 import re
 import time
+from collections.abc import Sequence
 
 import torch
 from transformers import BertConfig
 
+from train.run import Run
 from train.step import Counts
 
 _BF16_PEAKS = {  # dense bf16 FLOP/s of tensor cores, from the makers' data sheets
@@ -70,3 +73,26 @@ class Interval:
     def resume(self) -> None:
         """Starts the clock again."""
         self._since = time.perf_counter()
+
+
+def train_line(
+    run: Run, interval: Interval, loss_sums: Sequence[float], num_skipped: int, norm: float, lr: float
+) -> dict[str, float | int | None]:
+    """A line of kind `train`. `loss_sums`: [MLM, NSP] losses of the interval's steps, without the skipped ones."""
+    num_taken = interval.steps - num_skipped
+    mlm_loss, nsp_loss = (loss_sum / num_taken if num_taken else math.nan for loss_sum in loss_sums)
+    peak = peak_flops(run.ranks.device, run.half)
+    flops = step_flops(run.bert.config, interval.counts())
+    per_second = 1.0 / max(1e-9, interval.seconds)
+    return {
+        "loss": mlm_loss + nsp_loss,
+        "mlm_loss": mlm_loss,
+        "nsp_loss": nsp_loss,
+        "lr": lr,
+        "grad_norm": norm,
+        "tokens_per_s": interval.tokens * per_second,
+        "padding_share": 1.0 - interval.tokens / (interval.steps * run.settings.global_batch * run.shape.tokens),
+        "data_wait_share": interval.waited_s * per_second,
+        "mfu": flops * per_second / (peak * run.ranks.world_size) if peak else None,
+        "skipped": num_skipped,
+    }

@@ -1,34 +1,42 @@
-"""`--model`: a BERT from scratch, by size or configuration, or pretrained weights, held against the data set's tokenizer."""
+"""`--model`: a BERT from scratch, by size or configuration, or pretrained weights; checked against the data set.
+
+name -> configuration -> fits the data set? same tokenizer? -> weights -> BertForPreTraining
+"""
 
 import json
-from collections.abc import Iterator
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import BertConfig, BertForPreTraining
-from transformers.utils.hub import cached_file
 
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.randomness import Purpose, address
+from train.checkpoint import CONFIG, copy_tensors
+from train.data.tokenizer import compare_tokenizers
 
+# Layers and features: BERT's own two sizes and the smaller ones of Turc et al. 2019 (arXiv:1908.08962). Heads of 64 features.
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
-"""Layers and features: BERT's own two and the smaller ones of Turc et al. 2019 (arXiv:1908.08962); heads of 64 features."""
+
+_LAYER = re.compile(r"bert\.encoder\.layer\.\d+\.output\.dense\.weight")
+_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 
 
 def quiet() -> None:
-    """For a command: what transformers says of loading is said here, in a line."""
+    """Silences transformers: the commands report on loading themselves, in one line."""
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # here and below: transformers' own
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed: int) -> tuple[BertForPreTraining, list[str]]:
-    """The model that `--model` names, and what to say of it.
+    """The model of `--model`, and messages for the user.
 
-    Raises UserError for a name that is nothing, for weights of another kind, and where model and data set do not fit.
+    Raises UserError for an unknown name, for weights of another kind, and when model and data set do not fit.
     """
     torch.manual_seed(int(address(seed, Purpose.INITIAL_WEIGHTS)) >> 1)
     probabilities = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
@@ -37,35 +45,47 @@ def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed
         config = _shape(name, manifest) if name in SHAPES else _config(path)
         config.update(probabilities)
         check_fit(name, config, manifest)
-        bert = _new(name, config)
+        bert = _new(f"--model {name}", config)
         return bert, [f"{name}: {_millions(bert)} parameters, from scratch"]
     check_fit(name, _pretrained(BertConfig, name), manifest)
-    said = list(_compare_tokenizers(name, data_url, manifest))
-    bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, dtype=torch.float32, **probabilities)
-    strange = sorted(key for key in info["missing_keys"] if _head(key) is None)
-    if strange:
+    messages = list(compare_tokenizers(name, data_url, manifest))
+    bert, info = _pretrained_weights(name, probabilities)
+    missing = sorted(key for key in info["missing_keys"] if _head(key) is None)
+    if missing:
         raise UserError(
-            f"--model {name}: its weights are not those of a BERT: {len(strange)} are missing, such as {strange[0]}"
+            f"--model {name}: its weights are not those of a BERT: {len(missing)} are missing, such as {missing[0]}"
         )
     fresh = sorted({str(_head(key)) for key in info["missing_keys"]})
-    said.append(f"{name}: {_millions(bert)} parameters, pretrained" + (f"; from scratch: {', '.join(fresh)}" if fresh else ""))
-    return bert, said
+    from_scratch = f"; from scratch: {', '.join(fresh)}" if fresh else ""
+    messages.append(f"{name}: {_millions(bert)} parameters, pretrained{from_scratch}")
+    return bert, messages
 
 
-def bert_of(config: bytes, tensors: dict[str, torch.Tensor]) -> BertForPreTraining:
-    """The model of a checkpoint, from its config.json and its tensors."""
-    bert = BertForPreTraining(BertConfig.from_dict(json.loads(config)))
-    with torch.no_grad():
-        for name, parameter in bert.named_parameters():
-            parameter.copy_(tensors[name])
+def bert_of(config_json: bytes, tensors: dict[str, torch.Tensor], url: str) -> BertForPreTraining:
+    """The model of the checkpoint at `url`, from its config.json and its tensors. Raises UserError when they do not fit."""
+    place = storage.join(url, CONFIG)
+    config = _parse_config(config_json, place)
+    # Layers are counted, and shapes compared on torch's meta device, before memory is allocated for what the file asks.
+    num_layers = sum(bool(_LAYER.fullmatch(name)) for name in tensors)
+    if config.num_hidden_layers != num_layers:
+        raise UserError(f"{place}: num_hidden_layers is {config.num_hidden_layers}, the checkpoint has weights of {num_layers}")
+    with torch.device("meta"):
+        shapes = dict(_new(place, config).named_parameters())
+    for name, parameter in shapes.items():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            raise UserError(f"{place}: needs {name} of shape {list(parameter.shape)}, which the checkpoint does not have")
+    bert = _new(place, config)
+    copy_tensors(dict(bert.named_parameters()), tensors, url)
     return bert
 
 
 def _new(name: str, config: BertConfig) -> BertForPreTraining:
+    # A configuration may name an attention on the hub, which transformers would fetch and run. Ours is set later.
+    config._attn_implementation = "sdpa"
     try:
         return BertForPreTraining(config)
     except Exception as error:  # values that contradict each other fail in many ways
-        raise UserError(f"--model {name}: its configuration makes no model ({error!r}); mend it") from error
+        raise UserError(f"{name}: its configuration makes no model ({error!r}); correct it") from error
 
 
 def _shape(name: str, manifest: Manifest) -> BertConfig:
@@ -82,43 +102,51 @@ def _shape(name: str, manifest: Manifest) -> BertConfig:
 
 
 def longest_sequence(manifest: Manifest) -> int:
-    """Tokens of the longest sequence there may be in the data set."""
-    most = max(split.totals()["max_row_tokens"] for split in manifest.splits.values())
-    return int(min(most, manifest.settings.get("max_seq_len", most)))
+    """Tokens of the longest sequence that the data set can have."""
+    longest_row = max(split.totals()["max_row_tokens"] for split in manifest.splits.values())
+    return int(min(longest_row, manifest.settings["max_seq_len"]))
 
 
 def _config(path: Path) -> BertConfig:
+    return _parse_config(path.read_bytes(), f"--model {path}")
+
+
+def _parse_config(data: bytes, place: str) -> BertConfig:
     try:
-        values = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"--model {path}: not JSON: {error}") from error
-    named = isinstance(values, dict) and {"hidden_size", "num_hidden_layers"} <= values.keys()
-    if not named or values.get("model_type", "bert") != "bert":
-        raise UserError(f"--model {path}: is no configuration of a BERT model (hidden_size, num_hidden_layers, ...)")
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON: {error}") from error
+    is_config = isinstance(values, dict) and {"hidden_size", "num_hidden_layers"} <= values.keys()
+    if not is_config or values.get("model_type", "bert") != "bert":
+        raise UserError(f"{place}: is not the configuration of a BERT model (hidden_size, num_hidden_layers, ...)")
     try:
-        return BertConfig.from_dict(values)
+        config = BertConfig.from_dict({name: value for name, value in values.items() if name not in _ATTENTION_KEYS})
     except Exception as error:  # the library checks values with errors of many kinds
-        raise UserError(f"--model {path}: not a configuration that transformers takes: {error}") from error
+        raise UserError(f"{place}: transformers refuses the configuration: {' '.join(str(error).split())}") from error
+    return config
 
 
 def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
-    """Raises UserError when the data set holds what the model cannot take."""
+    """Raises UserError when the model cannot be trained on the data set."""
     if config.model_type != "bert":
         raise UserError(f"--model {name}: is a {config.model_type} model, must be a BERT one")
     vocab_size, longest = manifest.tokenizer["vocab_size"], longest_sequence(manifest)
     if vocab_size > config.vocab_size:
-        raise UserError(f"--model {name}: knows {config.vocab_size} ids, the data set has {vocab_size}; use its own tokenizer")
+        raise UserError(
+            f"--model {name}: has {config.vocab_size} ids, the data set has {vocab_size}; build it with the model's tokenizer"
+        )
     if longest > config.max_position_embeddings:
         raise UserError(
             f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of {longest} tokens; "
             "build it with a smaller --max-seq-len"
         )
     if config.is_decoder or config.num_hidden_layers < 1:
-        raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; mend its config.json")
+        raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; correct its config.json")
     pad_id = manifest.tokenizer["special_ids"]["pad"]
     if config.pad_token_id not in (None, pad_id):
-        told = f"its pad_token_id is {config.pad_token_id}, the data set's {pad_id}"
-        raise UserError(f"--model {name}: {told}; mend its config.json")
+        raise UserError(
+            f"--model {name}: its pad_token_id is {config.pad_token_id}, the data set's {pad_id}; correct its config.json"
+        )
     if config.type_vocab_size < 2:
         raise UserError(f"--model {name}: has {config.type_vocab_size} token types, sentence pairs need 2")
 
@@ -126,56 +154,29 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
 def _pretrained(kind: Any, name: str, **options: Any) -> Any:
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"--model {name}: the folder has no config.json; give one that transformers saved")
+        raise UserError(f"--model {name}: the folder has no config.json; use one that transformers saved")
     if not folder.exists() and ("://" in name or name.startswith((".", "/")) or name.count("/") > 1):
-        raise UserError(f"--model {name}: no such file or folder, no size ({', '.join(SHAPES)}), and no name on the hub")
+        raise UserError(f"--model {name}: no such file or folder, no size ({', '.join(SHAPES)}), and not a hub name")
     try:
         return kind.from_pretrained(name, **options)
     except Exception as error:  # the library and the hub raise errors of many kinds
         reason = " ".join(str(error).split())[:300]
-        place = "check the folder" if folder.exists() else "check the name and the network, or give a folder or a size"
+        place = "check the folder" if folder.exists() else "check the name and the network, or use a folder or a size"
         raise UserError(f"--model {name}: cannot be loaded ({reason}); {place}") from error
 
 
-def _compare_tokenizers(name: str, data_url: str, manifest: Manifest) -> Iterator[str]:
-    """Raises UserError when the model came with another vocabulary; says so when it came with none."""
-    theirs = _vocabulary_of(name)
-    if theirs is None:
-        yield f"{name}: has no tokenizer of its own; only the number of ids could be compared with the data set's"
-        return
-    url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
-    ours = _vocabulary(storage.read_bytes(url), url)
-    if theirs != ours:
-        different = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
-        first = different[0]
+def _pretrained_weights(name: str, probabilities: dict[str, float]) -> tuple[BertForPreTraining, dict[str, Any]]:
+    """The model and transformers' report on what was loaded. From safetensors only: a pickle can run code."""
+    folder = Path(name)
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
         raise UserError(
-            f"--model {name}: its tokenizer is not the data set's: {len(different)} entries differ, for example {first!r} is "
-            f"{theirs.get(first, 'none')} there and {ours.get(first, 'none')} here; build the data set with --tokenizer {name}"
+            f"--model {name}: the folder has no *.safetensors; load its weights with transformers where you trust them, and "
+            "save them again with save_pretrained"
         )
-
-
-def _vocabulary_of(name: str) -> dict[str, int] | None:
-    for file in ("tokenizer.json", "vocab.txt"):
-        try:
-            path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-        except OSError:  # the hub was there a moment ago, for the configuration
-            path = None
-        if path:
-            return _vocabulary(Path(path).read_bytes(), path)
-    return None
-
-
-def _vocabulary(data: bytes, place: str) -> dict[str, int]:
-    """Token -> id of a tokenizer.json or a vocab.txt."""
-    try:
-        if not place.endswith(".json"):
-            return {token.rstrip("\r"): number for number, token in enumerate(data.decode().rstrip("\n").split("\n"))}
-        value = json.loads(data)
-        vocab = value["model"]["vocab"]
-        vocab = vocab if isinstance(vocab, dict) else {token: number for number, (token, _) in enumerate(vocab)}  # Unigram's
-        return vocab | {token["content"]: token["id"] for token in value["added_tokens"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place}: not a vocabulary that can be compared ({error!r})") from error
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask a service on the hub to convert them
+    options = {"use_safetensors": True, "attn_implementation": "sdpa", "dtype": torch.float32, **probabilities}
+    bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, **options)
+    return bert, info
 
 
 def _head(key: str) -> str | None:

@@ -1,33 +1,35 @@
-"""What a document is, where it lies, and what stands in its place when it is broken."""
+"""What a file of the corpus, a part of it, and a document are; and what a reader returns in place of a broken document."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from prep.corpus.files import InputFile
-from prep.settings import Settings
+from prep.corpus.names import FormatName
 from shards.errors import UserError
 
+# A longer document is dropped and counted: a task must hold it in memory several times over.
 MAX_DOCUMENT_BYTES = 64 << 20
-"""Longer documents are dropped and counted: one of them must fit a task's memory several times over."""
+# Reasons to leave a document out that are not errors: they never stop a build.
 HARMLESS = ("too_long", "sampled_out", "not_wanted")
-"""Reasons to leave a document out that are no error."""
 
 
-class Document(NamedTuple):
-    """A document: its byte offset in the decompressed file (Parquet: its row), its text, and that text's UTF-8 bytes."""
+@dataclass(frozen=True)
+class InputFile:
+    """One file of the corpus. `name` is its path below the folder that all inputs share; `ordinal` its place by name."""
 
-    position: int
-    text: str
-    num_bytes: int
+    ordinal: int
+    name: str
+    url: str
+    bytes: int
+    version: str
+    format: FormatName
+    compression: str  # a key of prep.corpus.compression.COMPRESSIONS, or ""
+    corpus: int = 0  # index of the first --corpus that names it
 
-
-class Fault(NamedTuple):
-    """What stands where a document should: why it cannot be read, and as many bytes of it as are known."""
-
-    position: int
-    reason: str
-    num_bytes: int
-    detail: str = ""
+    def identity(self, weights: Sequence[float]) -> dict[str, str | int | float]:
+        """What the manifest keeps of a file; with `weights`, its weight too."""
+        identity: dict[str, str | int | float] = {"name": self.name, "bytes": self.bytes}
+        return identity | {"weight": weights[self.corpus]} if weights else identity
 
 
 @dataclass(frozen=True)
@@ -40,28 +42,40 @@ class Span:
 
 
 class Rule(NamedTuple):
-    """The settings that say what a document is."""
+    """The settings that define a document."""
 
     document: str  # line, blank-line or file
     text_field: str
 
 
-def rule_of(settings: Settings) -> Rule:
-    """The rule that the settings ask for."""
-    return Rule(settings.document, settings.text_field)
+class Document(NamedTuple):
+    """A document: its byte offset in the decompressed file (Parquet: its row), its text, and the text's UTF-8 bytes."""
+
+    position: int
+    text: str
+    num_bytes: int
 
 
-def too_long(position: int, num_bytes: int) -> Fault:
-    """In place of a document over MAX_DOCUMENT_BYTES."""
-    return Fault(position, "too_long", num_bytes, f"over {MAX_DOCUMENT_BYTES} bytes")
+class Fault(NamedTuple):
+    """A document that cannot be used: where it begins, the reason, and how many of its bytes are known."""
+
+    position: int
+    reason: str
+    num_bytes: int
+    detail: str = ""
+    place: Literal["byte", "row"] = "byte"  # what `position` counts
+
+
+def too_long(position: int, num_bytes: int, place: Literal["byte", "row"] = "byte") -> Fault:
+    """The fault of a document over MAX_DOCUMENT_BYTES."""
+    return Fault(position, "too_long", num_bytes, f"over {MAX_DOCUMENT_BYTES} bytes", place)
 
 
 def fault_error(file: InputFile, fault: Fault) -> UserError:
-    """What ends a build at a broken document."""
-    place = "row" if file.format == "parquet" else "byte"
-    what = "empty, without a sentence" if fault.reason == "no_sentence" else fault.reason.replace("_", " ")
+    """The error that stops a build at a broken document."""
+    reason = "empty, without a sentence" if fault.reason == "no_sentence" else fault.reason.replace("_", " ")
     detail = f": {fault.detail}" if fault.detail else ""
     return UserError(
-        f"{file.url}: at {place} {fault.position}: {what}{detail}; mend it and run the same command again, or leave such "
-        "documents out with --on-error skip, which keeps what is done"
+        f"{file.url}: at {fault.place} {fault.position}: {reason}{detail}; correct it and run the same command again, or leave "
+        "such documents out with --on-error skip, which keeps what is done"
     )

@@ -1,98 +1,95 @@
 """Spans of input files -> documents, one after the other, in bounded memory."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from prep.corpus.compression import CHUNK_BYTES, decompressed
-from prep.corpus.documents import Document, Fault, Rule, Span
-from prep.corpus.files import is_of_another_format
-from prep.corpus.parquet import read_parquet
-from prep.corpus.tar import DAMAGE, read_samples, text_of
-from prep.corpus.text import cut_lines, cut_paragraphs, cut_whole
-from prep.corpus.warc import read_warc
+from prep.corpus.compression import CHUNK_BYTES, DAMAGED_STREAM, decompressed
+from prep.corpus.documents import Document, Fault, InputFile, Rule, Span
+from prep.corpus.formats import FORMATS
+from prep.corpus.recognize import HEAD_BYTES, Content, compression_of, content_of, recognize
+from prep.corpus.tar import DAMAGE
 from shards import storage
+from shards.errors import UserError
+
+# Part of the token store's key. Raise it when the same bytes give other documents than before.
+READER_VERSION = 2
 
 
 def read_documents(span: Span, rule: Rule, on_progress: Callable[[int], None] = lambda _: None) -> Iterator[Document | Fault]:
     """The documents of a span in order, and a Fault in place of each that is broken.
 
-    After damage to a compressed stream, a tar or a WARC nothing more of that file comes; after damage to a Parquet page, the
-    next row group. `on_progress` gets the number of the file's own bytes read so far. Raises StorageError when the storage
-    fails.
+    A file is read as what its first bytes show it to be, where they do; then its first span is the whole file. After damage
+    to a compressed stream or a tar nothing more of that file comes; after damage to a Parquet page, the next row group; after
+    a damaged WARC record, the next record. `on_progress` gets the number of the file's own bytes read so far.
+
+    Raises StorageError if the storage fails, and UserError for a file that cannot be read, or that is not what was listed.
     """
-    if span.file.format == "parquet":
-        yield from read_parquet(span, rule)
+    file = span.file
+    if not file.bytes:
+        check_unchanged(file)
         return
-    position = told = span.start
-    with storage.open_read(span.file.url) as file:
+    with storage.open_read(file.url) as stream:
+        content = _content(stream, span)
+        if content.format != file.format or content.compressions != ((file.compression,) if file.compression else ()):
+            if span.start:
+                return
+            span = Span(file)
+        position = reported = span.start
         try:
-            compression = span.file.compression if span.file.bytes else ""  # an empty file is empty in any
-            for item in _documents(decompressed(file, compression), span, rule):
+            for item in _items(stream, content, span, rule):
+                if isinstance(item, Fault) and item.reason == "damaged":
+                    check_unchanged(file)
                 position = item.position + item.num_bytes
                 yield item
-                if position - told >= CHUNK_BYTES:
-                    told = position
-                    on_progress(file.tell() - span.start)
+                if position - reported >= CHUNK_BYTES:
+                    reported = position
+                    on_progress(stream.tell() - span.start)
         except DAMAGE as error:
+            check_unchanged(file)
             yield Fault(position, "damaged", 0, f"{type(error).__name__}: {error}")
+    check_unchanged(file)
 
 
-def _documents(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
-    if not span.file.bytes:
+def _content(stream: BinaryIO, span: Span) -> Content:
+    if not span.start:
+        return recognize(stream, span.file)
+    try:
+        head = storage.read_bytes(span.file.url, 0, min(HEAD_BYTES, span.file.bytes))
+    except storage.StorageError:
+        check_unchanged(span.file)
+        raise
+    compression = compression_of(head)
+    return Content(span.file.format, (compression,)) if compression else content_of(head, span.file)
+
+
+def _items(stream: BinaryIO, content: Content, span: Span, rule: Rule) -> Iterator[Document | Fault]:
+    if content.detail:
+        yield Fault(0, "not_text", span.file.bytes, content.detail)
         return
-    if span.file.format == "warc":
-        yield from read_warc(file)
-    elif span.file.format == "tar":
-        yield from _tar_documents(file, rule)
-    elif span.file.format == "jsonl":
-        for position, raw in cut_lines(file, span.start, span.stop):
-            yield _json_document(position, raw, rule.text_field) if isinstance(raw, bytes) else raw
-    else:
-        yield from _text_documents(file, span, rule)
-
-
-def _text_documents(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
-    cut = {"line": cut_lines, "blank-line": cut_paragraphs, "file": cut_whole}[rule.document]
-    for position, raw in cut(file, span.start, span.stop):
-        item = _text_document(position, raw) if isinstance(raw, bytes) else raw
-        if rule.document == "file" or isinstance(item, Fault) or item.text.strip():
-            yield item
-
-
-def _tar_documents(file: BinaryIO, rule: Rule) -> Iterator[Document | Fault]:
-    texts, records = frozenset(("txt", rule.text_field.lower())), frozenset(("json",))
-    for member in read_samples(file, texts, records):
-        if member.ending in records and member.content is not None:
-            yield _json_document(member.position, member.content, rule.text_field)
-        elif is_of_another_format(member.name) and member.ending not in texts:
-            yield Fault(member.position, "not_text", member.size, f"member {member.name}: unpack it, it is no plain text")
-        else:
-            yield text_of(member)
-
-
-def _text_document(position: int, raw: bytes) -> Document | Fault:
     try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        return Fault(position, "invalid_utf8", len(raw), f"byte {error.object[error.start]:#04x} at {position + error.start}")
-    return Document(position, text.removeprefix("\ufeff") if position == 0 else text, len(raw))
+        yield from FORMATS[content.format].read(decompressed(stream, content.compressions), span, rule)
+    except UserError as error:
+        text = str(error)
+        raise error if span.file.url in text else UserError(f"{span.file.url}: {text}") from error
 
 
-def _json_document(position: int, raw: bytes, text_field: str) -> Document | Fault:
-    try:
-        record = json.loads(raw.removeprefix(b"\xef\xbb\xbf"), parse_int=float)  # of any length
-    except UnicodeDecodeError as error:
-        return Fault(position, "invalid_utf8", len(raw), f"byte {error.object[error.start]:#04x}")
-    except (ValueError, RecursionError) as error:
-        return Fault(position, "broken_json", len(raw), str(error))
-    if not isinstance(record, dict):
-        return Fault(position, "broken_json", len(raw), f"a {type(record).__name__}, not an object of fields")
-    text = record.get(text_field)
-    if not isinstance(text, str):
-        found = f"it is a {type(text).__name__}" if text_field in record else f"there are: {', '.join(record)[:200] or 'none'}"
-        return Fault(position, "no_text_field", len(raw), f"no text in the field {text_field!r}; {found}")
-    try:
-        return Document(position, text, len(text.encode()))
-    except UnicodeEncodeError:
-        return Fault(position, "invalid_utf8", len(raw), "an unpaired surrogate")
+def check_unchanged(file: InputFile) -> None:
+    """Raises UserError if the file is no longer the one that was listed: what was read may be parts of two files."""
+    info = storage.find(file.url)
+    if info is None:
+        raise UserError(f"{file.url}: was removed while it was read; put it back, and run the same command again")
+    if info.bytes != file.bytes or (file.version and info.version != file.version):
+        sizes = f" (it had {file.bytes} bytes, it has {info.bytes})" if info.bytes != file.bytes else ""
+        raise UserError(
+            f"{file.url}: was changed after it was listed{sizes}; run the same command again when nothing writes to it"
+        )
+
+
+def check_input(file: InputFile, rule: Rule) -> None:
+    """Looks at the beginning of a file before the build starts. Raises UserError for what no build could read."""
+    with storage.open_read(file.url) as stream:
+        content = recognize(stream, file)
+        try:
+            FORMATS[content.format].check(decompressed(stream, content.compressions), file, rule)
+        except DAMAGED_STREAM:
+            return  # the task that reads it reports the fault

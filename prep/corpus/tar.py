@@ -1,4 +1,4 @@
-"""Members of a tar -> documents: one a text file, or one a sample of a WebDataset."""
+"""Members of a tar -> documents: one per text file, or one per sample of a WebDataset."""
 
 import re
 import tarfile
@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from prep.corpus.compression import DAMAGED_STREAM
-from prep.corpus.documents import MAX_DOCUMENT_BYTES, Document, Fault, too_long
+from prep.corpus.documents import MAX_DOCUMENT_BYTES, Document, Fault, Rule, Span, too_long
+from prep.corpus.json_lines import json_document
+from prep.corpus.names import is_text_name
 
 _SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 _BLOCK_BYTES = 512
+# What is raised for a damaged tar, or a damaged stream that it comes in.
 DAMAGE = (*DAMAGED_STREAM, tarfile.TarError)
-"""What is raised for a damaged tar, or a damaged stream that it comes in."""
 
 
 class Member(NamedTuple):
@@ -22,25 +24,46 @@ class Member(NamedTuple):
     ending: str
     size: int
     content: Any  # bytes, or None
+    sample: str | None  # what is equal for the members of one sample
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the member, or a folder that it is in, is hidden; hidden files of a folder are not read either."""
+        return any(part.startswith((".", "_")) for part in self.name.split("/"))
+
+
+def read_tar(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
+    """The documents of a tar, each at the offset of its member's header. Raises one of DAMAGE."""
+    texts, records = frozenset(("txt", rule.text_field.lower())), frozenset(("json",))
+    for member in read_samples(file, texts, records):
+        if member.is_hidden:
+            yield Fault(member.position, "not_wanted", member.size, f"member {member.name}: its name is hidden")
+        elif member.ending in records and member.content is not None:
+            yield json_document(member.position, member.content, rule.text_field)
+        elif member.ending not in texts and not is_text_name(member.name):
+            yield Fault(member.position, "not_text", member.size, f"member {member.name}: unpack it, it is no plain text")
+        else:
+            yield _text_of(member)
 
 
 def read_samples(file: BinaryIO, is_text: frozenset[str], is_record: frozenset[str]) -> Iterator[Member]:
     """The members of each sample that hold its text: those with an ending of `is_text`, else of `is_record`.
 
     Members whose names are equal up to the first dot are one sample, as in WebDataset, up to MAX_DOCUMENT_BYTES of them.
-    Where none has such an ending, all members of the sample come. Hidden members are passed over. Raises tarfile.TarError
-    for a stream that is no tar, that ends before its end mark, or that goes on behind it.
+    If none has such an ending, all members of the sample come. Hidden members come too, as members of no sample. Raises
+    tarfile.TarError for a stream that is no tar, that ends before its end mark, or that goes on after it.
     """
     sample: list[Member] = []
-    key = None
     try:
-        for member, its_key in _members(file):
+        for member in _members(file):
+            if member.is_hidden:
+                yield member
+                continue
             full = sum(held.size for held in sample) + member.size > MAX_DOCUMENT_BYTES
-            if sample and (its_key is None or its_key != key or full):
+            if sample and (member.sample is None or member.sample != sample[-1].sample or full):
                 yield from _texts(sample, is_text, is_record)
                 sample = []
             sample.append(member)
-            key = its_key
     except DAMAGE:
         yield from _texts(sample, is_text, is_record)
         raise
@@ -49,31 +72,31 @@ def read_samples(file: BinaryIO, is_text: frozenset[str], is_record: frozenset[s
 
 def _texts(sample: list[Member], is_text: frozenset[str], is_record: frozenset[str]) -> list[Member]:
     for endings in (is_text, is_record):
-        found = [member for member in sample if member.ending in endings]
-        if found:
-            return found
+        if any(member.ending in endings for member in sample):
+            return [member for member in sample if member.ending in endings]
     return sample
 
 
-def _members(file: BinaryIO) -> Iterator[tuple[Member, str | None]]:
-    """Every regular file that is not hidden, with the key of its sample."""
+def _members(file: BinaryIO) -> Iterator[Member]:
+    """Every regular file."""
     tape: Any = _Tape(file)
     tar: Any
     with tarfile.open(fileobj=tape, mode="r|", errorlevel=2) as tar:
         for info in tar:
             name = info.name.removeprefix("./")
-            if not info.isreg() or any(part.startswith((".", "_")) for part in name.split("/")):
+            if not info.isreg():
                 continue
             matched = _SAMPLE.fullmatch(name)
             content = tar.extractfile(info) if info.size <= MAX_DOCUMENT_BYTES else None
             ending = name.rpartition(".")[2].lower() if matched else ""
-            yield Member(info.offset, name, ending, info.size, content.read() if content else None), matched and matched[1]
+            data = content.read() if content else None
+            yield Member(info.offset, name, ending, info.size, data, matched[1] if matched else None)
             tar.members = []  # it would keep every header
         while rest := tar.fileobj.read(1 << 20):
             if any(rest):
-                raise tarfile.ReadError("more stands behind the mark of its end: tars put together, or a damaged header")
+                raise tarfile.ReadError("more follows after its end mark: concatenated tars, or a damaged header")
     if any(tape.last):
-        raise tarfile.ReadError("it ends without the mark of its end: it was cut off")
+        raise tarfile.ReadError("it ends without its end mark: it was cut off")
 
 
 class _Tape:
@@ -89,8 +112,7 @@ class _Tape:
         return data
 
 
-def text_of(member: Member) -> Document | Fault:
-    """A member's content as a document."""
+def _text_of(member: Member) -> Document | Fault:
     if member.content is None:
         return too_long(member.position, member.size)
     try:

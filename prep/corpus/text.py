@@ -1,79 +1,154 @@
-"""A stream of bytes -> the pieces of it that are documents.
+"""A stream of plain text -> the pieces of it that are documents.
 
 A piece belongs to the range [start, stop) that holds its anchor: the start of its line or, between blank lines, the start of
 the blank line before it. So however a file is cut into ranges, each document is read once, always with the same position.
+Lines end with LF, CR LF or CR alone.
 """
 
+import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from prep.corpus import documents
-from prep.corpus.documents import Fault, too_long
+from prep.corpus.documents import Document, Fault, InputFile, Rule, Span, too_long
 
 _CHUNK_BYTES = 1 << 20
-Piece = tuple[int, bytes | Fault]
-"""Where a document begins in the stream, and its bytes."""
+_LONE_CR = re.compile(r"\r(?!\n)")  # a line end; whatever splits the text into sentences looks for LF
+_LINE_ENDS = (b"\n", b"\r")
+Piece = tuple[int, bytes | Fault]  # where a document begins in the stream, and its bytes
 
 
-def _line(file: BinaryIO) -> tuple[bytes, int]:
-    """The next line, and its length, which is larger when only the beginning of an overlong line was kept."""
-    line = file.readline(documents.MAX_DOCUMENT_BYTES + 2)
-    length = len(line)
-    if length > documents.MAX_DOCUMENT_BYTES and not line.endswith(b"\n"):
-        while rest := file.readline(_CHUNK_BYTES):
-            length += len(rest)
-            if rest.endswith(b"\n"):
-                break
-    return line, length
+def split_bytes(file: InputFile, rule: Rule, unit_bytes: int) -> list[tuple[Span, int]]:
+    """A file of lines in ranges of at most `unit_bytes`, each with its bytes; a compressed one cannot be cut."""
+    if file.compression:
+        return [(Span(file), file.bytes)]
+    count = -(-file.bytes // unit_bytes)
+    edges = [file.bytes * i // count for i in range(count + 1)]
+    return [(Span(file, edges[i], edges[i + 1] if i + 1 < count else None), edges[i + 1] - edges[i]) for i in range(count)]
 
 
-def _seek_line(file: BinaryIO, start: int) -> int:
-    """Moves to the first line that starts at `start` or after; returns where that is."""
-    if start == 0:
-        return 0
-    file.seek(start - 1)
-    return start - 1 + _line(file)[1]
+def split_text(file: InputFile, rule: Rule, unit_bytes: int) -> list[tuple[Span, int]]:
+    """The same for plain text, which stays whole where the file is the document."""
+    return [(Span(file), file.bytes)] if rule.document == "file" else split_bytes(file, rule, unit_bytes)
+
+
+def read_text(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
+    """The documents of a span of plain text; blank ones are none, unless the file is the document."""
+    cut = {"line": cut_lines, "blank-line": cut_paragraphs, "file": cut_whole}[rule.document]
+    for position, raw in cut(file, span.start, span.stop):
+        item = _text_document(position, raw) if isinstance(raw, bytes) else raw
+        if rule.document == "file" or isinstance(item, Fault) or (item.text and not item.text.isspace()):
+            yield item
+
+
+def _text_document(position: int, raw: bytes) -> Document | Fault:
+    if b"\0" in raw:
+        return Fault(position, "not_text", len(raw), f"a NUL byte at {position + raw.index(0)}")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        return Fault(position, "invalid_utf8", len(raw), f"byte {error.object[error.start]:#04x} at {position + error.start}")
+    text = text.removeprefix("\ufeff") if position == 0 else text
+    return Document(position, _LONE_CR.sub("\n", text) if "\r" in text else text, len(raw))
+
+
+def _chunks(file: Any) -> Iterator[list[bytes]]:
+    """The stream in lists of lines with their ends; the last of a list may be a part of a line, and only that."""
+    while chunk := file.read1(_CHUNK_BYTES):
+        if chunk.endswith(b"\r") and file.peek(1)[:1] == b"\n":
+            chunk += file.read(1)  # one line end, not two
+        yield chunk.splitlines(keepends=True)  # of bytes: LF, CR LF and CR, nothing else
+
+
+def _lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[tuple[int, bytes, int]]:
+    """(position, line with its end, length) of the lines that begin at `start` or after it.
+
+    Of an overlong line only the beginning is kept, so its length is larger than it. The line that `start` is in began before:
+    it is passed over, at most to `stop`, so that one huge line costs each of its ranges no more than the range.
+    """
+    position = max(0, start - 1)  # one byte earlier, to see whether a line ends just before `start`
+    passing = start > 0
+    if passing:
+        file.seek(position)
+    parts: list[bytes] = []  # of a line that began in an earlier chunk
+    length = kept = 0
+    for lines in _chunks(file):
+        part = lines[0]
+        length += len(part)
+        if not passing and kept <= documents.MAX_DOCUMENT_BYTES + 2:
+            parts.append(part)
+            kept += len(part)
+        if not part.endswith(_LINE_ENDS):
+            if passing and stop is not None and position + length >= stop:
+                return
+            continue
+        if not passing:
+            yield position, b"".join(parts), length
+        position += length
+        passing, parts, length, kept = False, [], 0, 0
+        if len(lines) > 1 and not lines[-1].endswith(_LINE_ENDS):
+            part = lines.pop()
+            parts, length, kept = [part], len(part), len(part)
+        for line in lines[1:]:
+            yield position, line, len(line)
+            position += len(line)
+    if length and not passing:
+        yield position, b"".join(parts), length
 
 
 def cut_lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
-    """A piece a line; blank ones are none."""
-    position = _seek_line(file, start)
-    while stop is None or position < stop:
-        line, length = _line(file)
-        if not length:
+    """A piece per line; blank lines are none."""
+    for position, line, length in _lines(file, start, stop):
+        if stop is not None and position >= stop:
             return
         content = line.rstrip(b"\r\n")
         if length > documents.MAX_DOCUMENT_BYTES + 2 or len(content) > documents.MAX_DOCUMENT_BYTES:
             yield position, too_long(position, length)
         elif content and not content.isspace():
             yield position, content
-        position += length
+        if stop is not None and position + length >= stop:
+            return
 
 
 def cut_paragraphs(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
     """A piece between blank lines."""
-    position = _seek_line(file, start)
-    ours = start == 0  # whether a document that begins here has its anchor in this span
+    anchored = start == 0  # whether a document that begins here has its anchor in this span
     lines: list[bytes] = []
     first, size = 0, 0
-    while True:
-        line, length = _line(file)
-        if not ours and stop is not None and position >= stop:
-            return  # nothing began here, and what is still to come began before or begins behind
-        if line.strip() and ours:
-            first = first if size else position
-            size += length
-            if size <= documents.MAX_DOCUMENT_BYTES + 2:
-                lines.append(line)
-        elif not line.strip():
-            if size:
-                content = b"".join(lines).rstrip(b"\r\n") if size <= documents.MAX_DOCUMENT_BYTES + 2 else b""
-                fits = content and len(content) <= documents.MAX_DOCUMENT_BYTES
-                yield (first, content) if fits else (first, too_long(first, size))
-            if not length or (stop is not None and position >= stop):
-                return
-            lines, size, ours = [], 0, True
-        position += length
+    for position, line, length in _lines(file, start, stop):
+        past = stop is not None and position >= stop
+        if not anchored and past:
+            return  # no anchor in this span
+        if not _is_blank(line):
+            if anchored:
+                first = first if size else position
+                size += length
+                if size <= documents.MAX_DOCUMENT_BYTES + 2:
+                    lines.append(line)
+            continue
+        if size:
+            yield _paragraph(first, size, lines)
+        if past:
+            return
+        lines, size, anchored = [], 0, True
+    if size:
+        yield _paragraph(first, size, lines)
+
+
+def _paragraph(first: int, size: int, lines: list[bytes]) -> Piece:
+    content = b"".join(lines).rstrip(b"\r\n") if size <= documents.MAX_DOCUMENT_BYTES + 2 else b""
+    fits = content and len(content) <= documents.MAX_DOCUMENT_BYTES
+    return (first, content) if fits else (first, too_long(first, size))
+
+
+def _is_blank(line: bytes) -> bool:
+    """Whether a line is white space, of Unicode too: U+3000 and U+00A0 make blank lines in BERT's own script."""
+    content = line.strip()
+    if not content:
+        return True
+    if 0x20 < content[0] < 0x80 or not content[:4].decode(errors="ignore")[:1].isspace():
+        return False
+    return content.decode(errors="replace").isspace()
 
 
 def cut_whole(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:

@@ -1,119 +1,156 @@
-"""Records of WARC and WET files -> documents: one a page."""
+"""Records of WARC and WET files (ISO 28500) -> documents: one per page."""
 
-import codecs
 import re
-import zlib
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from io import BufferedReader
 from typing import Any, BinaryIO
 
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
-from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+from prep.corpus.compression import CHUNK_BYTES, DAMAGED_STREAM, GzipMembers
+from prep.corpus.documents import MAX_DOCUMENT_BYTES, Document, Fault, InputFile, Rule, Span, too_long
+from shards.errors import UserError
 
-from prep.corpus.documents import MAX_DOCUMENT_BYTES, Document, Fault, too_long
+_PACKAGES = ("resiliparse", "webencodings", "brotli")  # of the extra `warc`
+_VERSION = re.compile(rb"WARC/\d+\.\d+\r?\n?")
+_WITH_PAGES = ("conversion", "response", "resource")
+_MAX_LINE_BYTES = 1 << 16
+_MAX_HEAD_BYTES = 1 << 20
+_BLANK = (b"\r\n", b"\n", b"\r")
 
-EXTRACTOR = f"resiliparse {version('resiliparse')}, main content of decoded pages"
-_WANTED = WarcRecordType.conversion | WarcRecordType.response | WarcRecordType.resource
-_CHUNK = re.compile(rb"([0-9a-fA-F]{1,8})[^\r\n]*\r\n")
-_GZIP = b"\x1f\x8b"
-_HTML = ("text/html", "application/xhtml+xml")
+
+def extractor_version() -> str:
+    """What takes the text out of pages. It is part of the token store's key for corpora with WARC files."""
+    try:
+        return f"resiliparse {version('resiliparse')}, main content of decoded pages"
+    except PackageNotFoundError:
+        return "none"
 
 
-def read_warc(file: BinaryIO) -> Iterator[Document | Fault]:
-    """The documents of a WARC stream that is not compressed any more, each at the offset of its record.
+def check_warc(file: BinaryIO, source: InputFile, rule: Rule) -> None:
+    """Raises UserError if the packages that read pages are not installed."""
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{source.url}: a WARC file needs the package {missing[0]}; install the extra: pip install 'bert-shards[warc]'"
+        )
+
+
+def read_warc(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
+    """The documents of a WARC stream, each at the offset of its record.
 
     Conversions (WET), responses and resources of plain text are documents as they are; of HTML pages the main content is
-    taken. Records of other kinds are none; pages of other media types or without success are left out and counted. A record
-    that is cut off is a fault, and the last item. Raises OSError at what is no WARC header, and what the stream raises.
+    taken. Records of other kinds are none; pages of other media types or without success are left out and counted.
+    A damaged record is a fault, and reading resumes at the next line that begins a record; in a gzip file with a member per
+    record, at the next member. Raises one of DAMAGED_STREAM at damage to the compression from which it cannot resume.
     """
-    tape: Any = _Tape(file)
-    for record in ArchiveIterator(tape, stream_detect=False, parse_http=True):
-        position = int(record.stream_pos)
-        if record.headers.get("Content-Length") is None:
-            yield Fault(position, "damaged", 0, "the header of the record is cut off")
-            return
-        length = int(record.content_length)
-        if not record.record_type & _WANTED:
-            continue
-        if record.is_http and (record.http_headers.status_code or 200) != 200:
-            yield Fault(position, "not_wanted", length)
-            continue
-        if length > MAX_DOCUMENT_BYTES:
-            yield too_long(position, length)
-            continue
-        body = bytes(record.reader.read())
-        if len(body) < length:
-            yield Fault(position, "damaged", len(body), f"the record ends after {len(body)} of its {length} bytes")
-            return
-        yield _document(position, record, body)
+    check_warc(file, span.file, rule)
+    raw: Any = getattr(file, "raw", None)
+    members = raw if isinstance(raw, GzipMembers) else None
+    if members is None:
+        yield from _records(_Tape(file))
+        return
+    members.stops = True
+    tape = _Tape(file)
+    more = True
+    while more:
+        try:
+            yield from _records(tape)
+            more = members.next_member()
+        except DAMAGED_STREAM as error:
+            if not members.find_member(b"WARC/"):
+                raise
+            yield Fault(tape.position, "damaged", 0, f"{type(error).__name__}: {error}")
+            tape = _Tape(BufferedReader(members, CHUNK_BYTES), members.num_bytes)
 
 
 class _Tape:
-    """A stream to read on, which is all that the iterator asks for."""
+    """A stream to read on, and the position in it."""
 
-    def __init__(self, file: Any) -> None:
-        self._file, self._at = file, 0
+    def __init__(self, file: Any, position: int = 0) -> None:
+        self._file, self.position = file, position
 
-    def tell(self) -> int:
-        """Bytes read."""
-        return self._at
+    def line(self) -> bytes:
+        """The next line; of an overlong one a part."""
+        line: bytes = self._file.readline(_MAX_LINE_BYTES)
+        self.position += len(line)
+        return line
 
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, as many as there are without a further step: nothing before a damaged place is lost."""
-        data: bytes = self._file.read1(size)
-        self._at += len(data)
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; fewer at the end of the stream."""
+        data: bytes = self._file.read(size)
+        self.position += len(data)
         return data
 
+    def skip(self, size: int) -> int:
+        """Passes over `size` bytes; returns how many there were."""
+        left = size
+        while left and (data := self.read(min(left, CHUNK_BYTES))):
+            left -= len(data)
+        return size - left
 
-def _document(position: int, record: WarcRecord, body: bytes) -> Document | Fault:
-    headers: Any = record.http_headers if record.is_http else record.headers
-    kind, _, parameters = (headers.get("Content-Type") or "").lower().partition(";")
-    kind = kind.strip()
-    if kind != "text/plain" and kind not in _HTML:
-        return Fault(position, "not_wanted", len(body))
-    try:
-        body = _decoded(body, headers) if record.is_http else body
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        return Fault(position, "broken_http", len(body), f"its encoding cannot be undone: {error}")
-    if len(body) > MAX_DOCUMENT_BYTES:
-        return too_long(position, len(body))
-    charset = _known(parameters.partition("charset=")[2].partition(";")[0].strip(" \"'"))
-    if kind in _HTML:
-        charset = charset or _known(detect_encoding(body, from_html_meta=True) or "") or "utf-8"
-        text = extract_plain_text(bytes_to_str(body, charset, fallback_encodings=("utf-8", "windows-1252")), main_content=True)
-        return Document(position, text, len(text.encode()))
-    try:
-        text = body.decode(charset or "utf-8")
-    except UnicodeDecodeError as error:
-        return Fault(position, "invalid_utf8", len(body), f"byte {error.object[error.start]:#04x} of the record's text")
-    return Document(position, text, len(text.encode()))
+    def next_line(self) -> tuple[int, bytes]:
+        """The next line that is not blank, and its position; an empty one at the end."""
+        while True:
+            position, line = self.position, self.line()
+            if line not in _BLANK:
+                return position, line
 
-
-def _known(charset: str) -> str:
-    """The charset, if Python knows a text encoding of that name; else nothing."""
-    try:
-        return charset if codecs.lookup(charset)._is_text_encoding else ""
-    except (LookupError, ValueError):
-        return ""
+    def next_record(self) -> tuple[int, bytes]:
+        """The next line that begins a record, and its position; an empty one at the end."""
+        whole = True  # whether the last line was not torn by its length
+        while True:
+            position, line = self.position, self.line()
+            if not line or (whole and _VERSION.fullmatch(line)):
+                return position, line
+            whole = line.endswith(b"\n")
 
 
-def _decoded(body: bytes, headers: Any) -> bytes:
-    """A body as it came over the wire, without its transfer and content encoding. Raises ValueError for an unknown one."""
-    if "chunked" in (headers.get("Transfer-Encoding") or "").lower() and _CHUNK.match(body):
-        parts, at = [], 0
-        while found := _CHUNK.match(body, at):
-            size = int(found[1], 16)
-            parts.append(body[found.end() : found.end() + size])
-            at = found.end() + size + 2
-            if not size:
-                break
-        body = b"".join(parts)
-    coding = (headers.get("Content-Encoding") or "identity").lower().strip()
-    if coding in ("gzip", "x-gzip") and not body.startswith(_GZIP):
-        return body  # crawlers that decode what they store may leave the header
-    if coding in ("gzip", "x-gzip", "deflate"):
-        return zlib.decompressobj(47).decompress(body, MAX_DOCUMENT_BYTES + 1)
-    if coding != "identity":
-        raise ValueError(f"{coding} is not known here")
-    return body
+def _records(tape: _Tape) -> Iterator[Document | Fault]:
+    position, line = tape.next_line()
+    if line and not _VERSION.fullmatch(line):
+        yield Fault(position, "damaged", 0, "no WARC record begins here")
+        position, line = tape.next_record()
+    while line:
+        start = position
+        item = _record(tape, start)
+        try:
+            position, line = tape.next_line()
+        except DAMAGED_STREAM:
+            if item is not None:
+                yield item
+            raise
+        if line and not _VERSION.fullmatch(line):
+            length = tape.position - start
+            item = Fault(start, "damaged", length, "more follows after the bytes that the Content-Length of the record counts")
+            position, line = tape.next_record()
+        if item is not None:
+            yield item
+
+
+def _record(tape: _Tape, position: int) -> Document | Fault | None:
+    """The record whose first line was read, which begins at `position`; None for one that holds no page."""
+    from prep.corpus.http import parse_headers
+    from prep.corpus.pages import page_of
+
+    lines = []
+    while (line := tape.line()) not in _BLANK:
+        if not line or tape.position - position > _MAX_HEAD_BYTES:
+            return Fault(position, "damaged", 0, "the header of the record is cut off")
+        lines.append(line)
+    headers = parse_headers(lines)
+    content_length = headers.get("content-length", [""])[0]
+    if not content_length.isdecimal():
+        return Fault(position, "damaged", 0, f"the Content-Length of the record is {content_length!r}, not a number")
+    length = int(content_length)
+    has_page = headers.get("warc-type", [""])[0].lower() in _WITH_PAGES
+    if not has_page or length > MAX_DOCUMENT_BYTES + _MAX_HEAD_BYTES:
+        num_read, content = tape.skip(length), b""
+    else:
+        content = tape.read(length)
+        num_read = len(content)
+    if num_read < length:
+        return Fault(position, "damaged", num_read, f"the record ends after {num_read} of its {length} bytes")
+    if not has_page:
+        return None
+    return page_of(position, content, headers) if content or not length else too_long(position, length)

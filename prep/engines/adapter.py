@@ -13,9 +13,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from prep.corpus.warc import EXTRACTOR
+from prep.corpus.read import READER_VERSION
+from prep.corpus.warc import extractor_version
 from prep.engines.local import use_one_thread
-from prep.pairing.pair import RECIPE_VERSION
+from prep.pairing.task import RECIPE_VERSION
 from prep.plan import PLAN_VERSION
 from prep.tokens.sentences import SPLITTER
 from prep.tokens.store import STORE_VERSION
@@ -26,7 +27,7 @@ from shards.errors import UserError
 CONNECT_S = 20  # after which an address without an answer is given up
 AHEAD = 2  # tasks in flight per worker, so that no worker waits for its next one
 _COUNT_EVERY_S = 5.0
-_VERSIONS = (SPLITTER, TOKENIZERS, EXTRACTOR, PLAN_VERSION, STORE_VERSION, RECIPE_VERSION)
+_VERSIONS = (SPLITTER, TOKENIZERS, READER_VERSION, extractor_version(), PLAN_VERSION, STORE_VERSION, RECIPE_VERSION)
 
 
 class Started(Protocol):

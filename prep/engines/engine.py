@@ -23,6 +23,7 @@ class Engine:
     executor: Executor
     window: Callable[[], int]  # how many tasks should be in flight now
     elsewhere: bool  # whether its workers may see another disk than this process
+    progress_folder: str | None = None  # where its workers save their progress, if they can
 
 
 class Task(Protocol):

@@ -11,17 +11,18 @@ from prep.engines.engine import Engine
 from prep.engines.local import LocalExecutor, cores
 from prep.engines.on_dask import dask_engine
 from prep.engines.on_ray import ray_engine
+from shards import storage
 from shards.errors import UserError
 
 
-def open_engine(engine: str, workers: int, progress_folder: str) -> AbstractContextManager[Engine]:
+def open_engine(engine: str, workers: int) -> AbstractContextManager[Engine]:
     """The engine of `--engine` and `--workers` (0: all cores or all of the cluster), closed at the end of the context.
 
     Raises UserError if it cannot be started or reached.
     """
     kind, colon, address = engine.partition(":")
     if engine == "local":
-        return _local(workers or cores(), progress_folder)
+        return _local(workers or cores())
     if kind == "dask" and bool(colon) == bool(address):
         return dask_engine(engine, address, workers)
     if kind == "ray" and bool(colon) == bool(address):
@@ -30,9 +31,9 @@ def open_engine(engine: str, workers: int, progress_folder: str) -> AbstractCont
 
 
 @contextmanager
-def _local(workers: int, progress_folder: str) -> Iterator[Engine]:
-    with LocalExecutor(workers, progress_folder) as executor:
-        yield Engine(executor, lambda: workers, elsewhere=False)
+def _local(workers: int) -> Iterator[Engine]:
+    with storage.temporary_folder() as folder, LocalExecutor(workers, folder) as executor:
+        yield Engine(executor, lambda: workers, elsewhere=False, progress_folder=folder)
 
 
 @contextmanager

@@ -1,15 +1,15 @@
-"""`prep report`: a data set's figures as a sheet, in words and charts."""
+"""`prep report`: the figures of a data set as a sheet of facts and charts."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from prep.inspect.figures import Overview, Rate, make_overview, most
-from prep.inspect.findings import findings
-from prep.inspect.passages import LEGEND
-from prep.inspect.sample import Counts, read_sample
-from prep.inspect.token_texts import token_texts
+from prep.inspect.figures import Overview, Rate, make_overview, most_frequent
+from prep.inspect.findings import ACTIONS, findings
+from prep.inspect.passages import LEGEND, token_texts
+from prep.inspect.sample import SampleCounts, read_sample
+from prep.pairing.recipes import recipe_of
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
 from shards.command.console import short, size
@@ -18,17 +18,17 @@ from shards.errors import UserError
 from shards.manifest import MANIFEST_NAME
 from shards.report.sheet import Bar, Bars, Chart, Fact, Interval, Intervals, Section, Sheet
 
-_MOST_COLUMNS = 16
+_MAX_COLUMNS = 16
 _MANY_SHARDS = 8
 
 
 def report(url: str, seed: int) -> Sheet:
-    """The report of the data set at `url`; `seed` chooses what is sampled of it. Raises UserError."""
+    """The report of the data set at `url`; `seed` chooses the sample. Raises UserError."""
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed is {seed}, must be from 0 to 2**63 - 1")
     manifest = open_data_set(url)
     if not all(name in manifest.splits for name in ("train", "eval")) or not manifest.splits["train"].shards:
-        raise UserError(f"{url}: its manifest has no rows to train on; build it again")
+        raise UserError(f"{url}: its manifest has no training rows; build the data set again")
     try:
         texts = token_texts(load_prepared(storage.join(url, manifest.tokenizer["folder"])))
         samples = {
@@ -42,12 +42,12 @@ def report(url: str, seed: int) -> Sheet:
 
 
 def make_sheet(overview: Overview) -> Sheet:
-    """Everything in its place."""
+    """All sections in their order."""
     train = overview.totals
     held_out = overview.manifest.splits["eval"].totals()
     summary = (
         f"{train['sequences']:,} sequences, {train['tokens']:,} tokens in {train['rows']:,} rows; "
-        f"held out {held_out['sequences']:,} sequences, {held_out['tokens']:,} tokens."
+        f"held out: {held_out['sequences']:,} sequences, {held_out['tokens']:,} tokens."
     )
     sections = (_corpus(overview), _pairs(overview), _masks(overview), _rows(overview), _vocabulary(overview), _files(overview))
     footnote = f"data_fingerprint {overview.manifest.data_fingerprint}"
@@ -61,27 +61,25 @@ def _corpus(overview: Overview) -> Section:
     for reason, dropped in num_bytes["dropped"].items():
         bars.append(Bar(f"dropped: {reason.replace('_', ' ')}", dropped, _part(size(dropped), documents["dropped"][reason])))
     copies = (
-        f"of {duplicates['sampled']:,} sampled by content hash, {duplicates['different']:,} differ"
-        if duplicates["sampled"]
-        else ""
-    ) + ("; --dedup leaves one of each" if overview.settings["dedup"] == "exact" else "")
+        f"{duplicates['different']:,} different texts in a sample of {duplicates['sampled']:,}" if duplicates["sampled"] else ""
+    ) + ("; --dedup keeps one of each" if overview.settings["dedup"] == "exact" else "")
     facts = (
         Fact("input files", f"{manifest.inputs['files']:,}", size(manifest.inputs["bytes"])),
         Fact("documents", f"{documents['used']:,}", f"of {documents['in']:,} read"),
-        Fact("sentences", f"{ledger['sentences']:,}", f"{ledger['sentences'] / max(1, documents['used']):.1f} a document"),
-        Fact("tokens", f"{ledger['tokens']:,}", f"{ledger['tokens'] / max(1, num_bytes['used']):.3f} a byte of text"),
+        Fact("sentences", f"{ledger['sentences']:,}", f"{ledger['sentences'] / max(1, documents['used']):.1f} per document"),
+        Fact("tokens", f"{ledger['tokens']:,}", f"{ledger['tokens'] / max(1, num_bytes['used']):.3f} per byte of text"),
         Fact("unknown tokens", f"{overview.unknown_share:.3%}", f"{ledger['unknown_tokens']:,} [UNK]"),
         Fact("copied documents", f"{overview.copied_share:.1%}", copies),
     )
     corpora = [
-        Bar(f"--corpus {number}", facts["tokens"], f"{facts['share']:.1%}, weight {facts['weight']:g}")
-        for number, facts in enumerate(ledger.get("corpora", ()), 1)
+        Bar(f"--corpus {number}", corpus["tokens"], f"{corpus['share']:.1%}, weight {corpus['weight']:g}")
+        for number, corpus in enumerate(ledger["corpora"], 1)
     ]
     charts = (
         Bars("where every byte of text went (documents)", bars),
         *([Bars("tokens of each corpus", corpora)] if len(corpora) > 1 else []),
-        _powers("length of the documents", ledger["document_tokens_histogram"]),
-        _powers("length of the sentences", ledger["sentence_tokens_histogram"]),
+        _powers("lengths of the documents", ledger["document_tokens_histogram"]),
+        _powers("lengths of the sentences", ledger["sentence_tokens_histogram"]),
     )
     return Section("Corpus", "", facts, charts)
 
@@ -91,14 +89,14 @@ def _part(amount: str, documents: int) -> str:
 
 
 def _powers(title: str, counts: Sequence[int]) -> Bars:
-    """A histogram of the ledger, whose bin b counts lengths from 2**(b - 1) to 2**b - 1, from its first to its last count."""
-    filled = [number for number, count in enumerate(counts) if count]
+    """A histogram of the ledger, without its empty ends. Bin b counts lengths from 2**(b - 1) to 2**b - 1."""
+    used = [number for number, count in enumerate(counts) if count]
     bars = []
-    for number in range(filled[0], filled[-1] + 1) if filled else ():
+    for number in range(used[0], used[-1] + 1) if used else ():
         low, high = (2 ** (number - 1), 2**number) if number else (0, 1)
         label = str(low) if high == low + 1 else f"{_edge(low)}-{_edge(high if low >= 1024 else high - 1)}"
         bars.append(Bar(label, counts[number], f"{counts[number]:,}"))
-    return Bars(title, bars, histogram=True, axis="tokens, ranges that double")
+    return Bars(title, bars, histogram=True, axis="tokens (each range is twice as wide as the one before)")
 
 
 def _edge(length: int) -> str:
@@ -109,100 +107,99 @@ def _pairs(overview: Overview) -> Section:
     manifest, totals, rate = overview.manifest, overview.totals, overview.not_next
     tally = manifest.ledger["pairs"]["train"]
     cut = [Bar(name, tally[name], f"{short(tally[name])}, {tally[name] / max(1, tally['made']):.1%}") for name in _PLACES]
-    facts = [Fact("pairing", overview.settings["pairing"], f"copies: {overview.settings.get('copies', 1)}")]
-    positive, negative = ("in order", "swapped") if overview.settings["pairing"] == "sop" else ("next", "not next")
+    facts = [Fact("pairing", overview.settings["pairing"], f"copies: {overview.settings['copies']}")]
+    labels = recipe_of(overview.settings).labels
+    positive, negative = labels.names if labels else ("", "")
     if rate is not None:
         facts += [
-            Fact(f"{negative}, where there was a choice", *_rate(rate, "pairs")) if rate.of else Fact("choice", "none had one"),
+            Fact(f"{negative}, given a choice", *_rate(rate, "pairs")) if rate.of else Fact("choice", "no pair had one"),
             Fact(f"{negative}, all", f"{totals['not_next'] / totals['sequences']:.2%}", f"the rest is {positive}"),
-            Fact("negatives redrawn", f"{tally['redrawn']:,}", f"{tally['dropped']:,} pairs dropped"),
+            Fact("negatives drawn again", f"{tally['redrawn']:,}", f"{tally['dropped']:,} pairs dropped"),
         ]
     else:
         facts.append(Fact("labels", "none"))
     if totals["forced_not_next"]:
-        facts.insert(2, Fact("no choice", f"{totals['forced_not_next']:,}", f"chunks of one sentence: always {negative}"))
+        facts.insert(2, Fact("no choice", f"{totals['forced_not_next']:,}", f"chunks of one sentence are always {negative}"))
     charts: list[Chart] = [
         Bars("where every token went (all copies)", cut),
-        _lengths("length of the sequences (sampled)", overview.samples["train"].sequence_lengths),
+        _lengths("lengths of the sequences (sampled)", overview.samples["train"].sequence_lengths),
     ]
     if rate is not None and rate.of:
-        charts.insert(0, _intervals([(f"{negative}, with a choice", rate)]))
+        charts.insert(0, _intervals([(f"{negative}, given a choice", rate)]))
     return Section("Sequences and pairs", "", facts, charts)
 
 
 _PLACES = ("placed", "truncated", "unpaired")
 
 
-def _lengths(title: str, counts: Counts) -> Bars:
-    """Counts by length in columns of equal width."""
+def _lengths(title: str, counts: SampleCounts) -> Bars:
+    """Counts by length, in columns of equal width."""
     longest = len(counts) - 1
-    width = -(-longest // _MOST_COLUMNS)
+    width = -(-longest // _MAX_COLUMNS)
     bars = []
     for low in range(1, longest + 1, width):
         high = min(longest, low + width - 1)
         number = int(counts[low : high + 1].sum())
         bars.append(Bar(f"{low}-{high}" if high > low else str(low), number, f"{number:,}"))
-    return Bars(title, bars, histogram=True, axis="tokens, special ones counted")
+    return Bars(title, bars, histogram=True, axis="tokens, with the special ones")
 
 
-def _rate(rate: Rate, what: str) -> tuple[str, str]:
-    return f"{rate.share:.2%}", f"{rate.low:.2%} to {rate.high:.2%} (95 %, {rate.of:,} {what}); asked {100 * rate.asked:.3g}%"
+def _rate(rate: Rate, unit: str) -> tuple[str, str]:
+    return f"{rate.share:.2%}", f"{rate.low:.2%} to {rate.high:.2%} (95 %, {rate.of:,} {unit}); target {100 * rate.target:.3g}%"
 
 
 def _intervals(rates: Sequence[tuple[str, Rate]]) -> Intervals:
-    intervals = [Interval(name, rate.share, rate.low, rate.high, rate.asked) for name, rate in rates]
-    return Intervals("percentage points off what was asked, with 95 % intervals", intervals)
+    intervals = [Interval(name, rate.share, rate.low, rate.high, rate.target) for name, rate in rates]
+    return Intervals("percentage points off the target, with 95 % intervals", intervals)
 
 
 def _masks(overview: Overview) -> Section:
     settings, share = overview.settings, overview.masked_share
-    static = share is not None
     facts = [
         Fact("masking", settings["masking"], f"units: {settings['mask_unit']}"),
         Fact(
             "masked tokens",
-            f"{share:.2%}" if share is not None else "drawn when read",
-            f"asked {settings['mask_prob']:.1%} of a sequence; whole tokens make {overview.expected_masked_share:.2%} of it",
+            f"{share:.2%}" if share is not None else "drawn while reading",
+            f"target {settings['mask_prob']:.1%} of a sequence, {overview.expected_masked_share:.2%} after rounding",
         ),
     ]
-    names = {"mask": "became [MASK]", "random": "became a random token", "kept": "stayed"}
-    facts += [Fact(names[name], *_rate(rate, "masked tokens")) for name, rate in overview.actions.items()]
-    text = (
-        "" if static or not overview.actions else "The shares below are of the held-out split, which is masked in its shards."
-    )
+    facts += [Fact(ACTIONS[name], *_rate(rate, "masked tokens")) for name, rate in overview.actions.items()]
+    text = "The shares below describe the held-out split, whose shards hold its masks."
     charts: list[Chart] = []
     if overview.actions:
-        charts.append(_intervals([(names[name], rate) for name, rate in overview.actions.items()]))
-        charts.append(_tokens("most masked tokens", overview.samples[overview.actions_split].masked, overview))
-    return Section("Masks", text, facts, charts)
+        charts.append(_intervals([(ACTIONS[name], rate) for name, rate in overview.actions.items()]))
+        charts.append(_tokens("tokens masked most often", overview.samples[overview.actions_split].masked, overview))
+    return Section("Masks", text if share is None and overview.actions else "", facts, charts)
 
 
-def _tokens(title: str, counts: Counts, overview: Overview) -> Bars:
+def _tokens(title: str, counts: SampleCounts, overview: Overview) -> Bars:
     total = max(1, int(counts.sum()))
-    found = most(counts, overview.texts, overview.manifest.tokenizer["special_ids"])
-    return Bars(title, [Bar(token, count, f"{count / total:.2%}") for token, count in found])
+    frequent = most_frequent(counts, overview.texts, overview.manifest.tokenizer["special_ids"])
+    return Bars(title, [Bar(token, count, f"{count / total:.2%}") for token, count in frequent])
 
 
 def _rows(overview: Overview) -> Section:
     totals, settings = overview.totals, overview.settings
     facts = (
-        Fact("rows", f"{totals['rows']:,}", f"of up to {settings['pack_to'] or settings['max_seq_len']} tokens"),
-        Fact("fill", f"{1 - overview.padding[0][1]:.2%}", "of the token slots hold a token"),
-        Fact("sequences a row", f"{totals['sequences'] / totals['rows']:.1f}", f"at most {totals['max_sequences_per_row']}"),
+        Fact("rows", f"{totals['rows']:,}", f"of at most {settings['pack_to'] or settings['max_seq_len']} tokens"),
+        Fact("fill", f"{1 - overview.padding[0][1]:.2%}", "of the token slots hold tokens"),
+        Fact("sequences per row", f"{totals['sequences'] / totals['rows']:.1f}", f"at most {totals['max_sequences_per_row']}"),
         Fact(
-            "masked tokens a row", f"{totals['masked_tokens'] / totals['rows']:.1f}", f"at most {totals['max_masked_per_row']}"
+            "masked tokens per row",
+            f"{totals['masked_tokens'] / totals['rows']:.1f}",
+            f"at most {totals['max_masked_per_row']}",
         ),
     )
     bars = [Bar(name, max(0.0, share), f"{share:.1%}") for name, share in overview.padding]
-    return Section("Rows", "", facts, (Bars("token slots that hold padding, here and in other layouts", bars),))
+    return Section("Rows", "", facts, (Bars("share of padding, here and in other layouts", bars),))
 
 
 def _vocabulary(overview: Overview) -> Section:
     tokenizer, sample = overview.manifest.tokenizer, overview.samples["train"]
     seen = int((sample.tokens > 0).sum())
     facts = (
-        Fact("tokenizer", tokenizer["model"], f"{tokenizer['vocab_size']:,} entries, ids are {tokenizer['id_type']}"),
-        Fact("entries seen", f"{seen / tokenizer['vocab_size']:.1%}", f"{seen:,} in the rows that were read"),
+        Fact("tokenizer", tokenizer["model"], f"{tokenizer['vocab_size']:,} entries, {tokenizer['id_type']} ids"),
+        Fact("entries in use", f"{seen / tokenizer['vocab_size']:.1%}", f"{seen:,} occur in the rows that were read"),
     )
     return Section("Vocabulary", "", facts, (_tokens("most frequent tokens", sample.tokens, overview),))
 
@@ -213,7 +210,7 @@ def _files(overview: Overview) -> Section:
         sizes = sorted(shard.bytes for shard in split.shards)
         if not sizes:
             continue
-        weight = f"{sum(sizes) / split.totals()['tokens']:.2f} bytes a token"
+        weight = f"{sum(sizes) / split.totals()['tokens']:.2f} bytes per token"
         facts.append(Fact(f"{name} shards", f"{len(sizes):,}", f"{size(sum(sizes))}, {weight}"))
         if len(sizes) > 1:
             spread = f"{size(sizes[0])} to {size(sizes[-1])}"
@@ -246,4 +243,4 @@ def _read_of(overview: Overview) -> str:
     for name, sample in overview.samples.items():
         rows = overview.manifest.splits[name].totals()["rows"]
         parts.append(f"all {rows:,} rows of {name}" if sample.rows == rows else f"{sample.rows:,} of {rows:,} rows of {name}")
-    return f"Lengths, mask actions and token counts are of {' and '.join(parts)}, in row groups chosen by --seed."
+    return f"Lengths, mask actions and token counts come from {' and '.join(parts)}, in row groups chosen by --seed."

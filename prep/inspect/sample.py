@@ -1,7 +1,7 @@
-"""Row groups of a split, chosen by seed, counted one after the other: what the manifest does not know of its rows.
+"""Counts over some row groups of a split, chosen by seed: figures that the manifest does not hold.
 
-What is held never grows with the data set: one row group, counts by length and by token, and a few sequences to look at.
-A row group is a fair sample, because the documents of a partition and the rows of a share are shuffled.
+Memory does not grow with the data set: it holds one row group, counts by length and by token, and a few sequences to show.
+A row group is a fair sample, because the documents of a partition and the rows of a key range are shuffled.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prep.inspect.passages import passage
-from prep.inspect.token_texts import TokenText
+from prep.inspect.passages import TokenText, passage
 from shards import storage
 from shards.errors import UserError
 from shards.formats import FORMATS
@@ -23,17 +22,18 @@ from shards.randomness import Purpose, address
 from shards.report.sheet import Passage
 from shards.schema import Rows
 
+# A split with at most this many tokens is read completely.
 SAMPLE_TOKENS = {"train": 16 << 20, "eval": 4 << 20}
-"""A split with no more is read whole."""
 NUM_PASSAGES = {"train": 4, "eval": 2}
-Counts = npt.NDArray[np.int64]
+SampleCounts = npt.NDArray[np.int64]
 
 
 @dataclass
 class Actions:
-    """What became of masked tokens: how many, and how many of them this way.
+    """How many tokens were masked, and how many of them (`hits`) by one action: [MASK], a random token, or kept.
 
-    The squares are of the counts of single sequences, inside which draws need not be independent (words, spans).
+    The squares and products are sums over sequences, for the variance: draws inside a sequence depend on each other if words
+    or spans are masked.
     """
 
     masked: int = 0
@@ -42,8 +42,8 @@ class Actions:
     hits_masked: int = 0
     masked_squared: int = 0
 
-    def add(self, masked: Counts, hits: Counts) -> None:
-        """Takes the counts of so many sequences in."""
+    def add(self, masked: SampleCounts, hits: SampleCounts) -> None:
+        """Add the counts of sequences: two arrays with one entry per sequence."""
         self.masked += int(masked.sum())
         self.hits += int(hits.sum())
         self.hits_squared += int((hits * hits).sum())
@@ -53,11 +53,11 @@ class Actions:
 
 @dataclass
 class Sample:
-    """What was counted; `sequence_lengths[n]` sequences have n tokens, `tokens` and `masked` are by token id."""
+    """The counts. `sequence_lengths[n]` sequences have n tokens; `tokens` and `masked` are indexed by token id."""
 
-    tokens: Counts
-    masked: Counts
-    sequence_lengths: Counts
+    tokens: SampleCounts
+    masked: SampleCounts
+    sequence_lengths: SampleCounts
     mask: Actions
     random: Actions
     kept: Actions
@@ -73,7 +73,7 @@ class _Group(NamedTuple):
 
 
 def read_sample(url: str, manifest: Manifest, split: str, seed: int, texts: Mapping[int, TokenText]) -> Sample:
-    """Counts row groups of a split until there are enough. Raises UserError when one cannot be decoded."""
+    """Count row groups of a split until they hold enough tokens. Raises UserError when one cannot be decoded."""
     shards = manifest.splits[split].shards
     size = manifest.tokenizer["vocab_size"]
     lengths = np.zeros(manifest.settings["max_seq_len"] + 1, np.int64)
@@ -93,7 +93,7 @@ def read_sample(url: str, manifest: Manifest, split: str, seed: int, texts: Mapp
 
 
 def _choose(shards: tuple[ShardInfo, ...], seed: int, enough: int) -> list[_Group]:
-    """Row groups in an order drawn by the seed, as many as hold `enough` tokens; all where there are no more."""
+    """Row groups in an order drawn by the seed, until they hold `enough` tokens; all if they hold fewer."""
     groups = []
     for number, shard in enumerate(shards):
         starts = np.cumsum([0, *(group.rows for group in shard.row_groups)])
@@ -110,9 +110,9 @@ def _choose(shards: tuple[ShardInfo, ...], seed: int, enough: int) -> list[_Grou
 
 
 def _read(url: str, shard: ShardInfo, places: list[_Group], format: str) -> Iterator[tuple[_Group, Rows]]:
-    """One row group after the other; of a Parquet file on a disk nothing else is read."""
-    by_range = storage.is_local(url) and format == "parquet"
-    source = str(storage.local_path(url)) if by_range else storage.read_bytes(url)
+    """One row group after the other. From a Parquet file on a disk, only these row groups are read."""
+    only_groups = storage.is_local(url) and format == "parquet"
+    source = str(storage.local_path(url)) if only_groups else storage.read_bytes(url)
     for place in places:
         yield place, FORMATS[format].read(source, shard.row_groups, [place.group])
 
@@ -126,10 +126,10 @@ def _count(sample: Sample, rows: Rows, mask_id: int) -> None:
         return
     sample.masked += np.bincount(rows.masked_labels, minlength=len(sample.masked))
     places = rows.masked_indices()
-    shown, count = rows.input_ids[places], len(rows.sequence_lengths)
+    visible, count = rows.input_ids[places], len(rows.sequence_lengths)
     sequence = np.searchsorted(rows.sequence_starts(), places, side="right") - 1
     masked = np.bincount(sequence, minlength=count)
-    is_mask, is_kept = shown == mask_id, shown == rows.masked_labels
+    is_mask, is_kept = visible == mask_id, visible == rows.masked_labels
     for actions, is_hit in ((sample.mask, is_mask), (sample.kept, is_kept), (sample.random, ~(is_mask | is_kept))):
         actions.add(masked, np.bincount(sequence[is_hit], minlength=count))
 

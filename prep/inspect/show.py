@@ -1,9 +1,8 @@
-"""Sequences of a data set as text, for the eye."""
+"""`prep show`: sequences of a data set as text."""
 
 import numpy as np
 
-from prep.inspect.passages import LEGEND, passage
-from prep.inspect.token_texts import token_texts
+from prep.inspect.passages import LEGEND, passage, token_texts
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
 from shards.dataset import open_data_set
@@ -14,7 +13,7 @@ from shards.report.terminal import print_passage, styled, terminal
 
 
 def show(url: str, split: str, count: int, seed: int) -> None:
-    """Prints `count` sequences of a split, chosen by seed. Raises UserError when there is no such data set or split."""
+    """Print `count` sequences of a split, chosen by seed. Raises UserError for a missing data set or an empty split."""
     if count < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n is {count} and --seed is {seed}; must be at least 1 and from 0 to 2**63 - 1")
     manifest = open_data_set(url)

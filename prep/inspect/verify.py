@@ -1,6 +1,5 @@
 """Checks a data set against itself: every hash, count and invariant that the format promises."""
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,6 +8,7 @@ import numpy as np
 
 from prep.engines.engine import run_tasks
 from prep.engines.open import open_engine
+from prep.pairing.recipes import recipe_of
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
 from shards.checks import row_faults
@@ -62,7 +62,7 @@ def verify(url: str, workers: int) -> list[str]:
         tasks = list(_tasks(url, manifest))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [*faults, f"{manifest_url}: a field is missing or wrong ({error!r}), so the rest cannot be checked"]
-    with tempfile.TemporaryDirectory() as folder, open_engine("local", min(workers, max(1, len(tasks))), folder) as engine:
+    with open_engine("local", min(workers, max(1, len(tasks)))) as engine:
         found = {task.url: part for task, part in run_tasks(engine, shard_faults, tasks)}
     return faults + [f"{task.url}: {fault}" for task in tasks for fault in found[task.url]]
 
@@ -85,8 +85,8 @@ def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
                 capacity=settings["pack_to"] or settings["max_seq_len"],
                 masking=masking if static else None,
                 max_seq_len=settings["max_seq_len"],
-                template=Template.of(tokenizer, settings.get("pairing") != "none"),
-                cross_documents=settings.get("cross_documents", False),
+                template=Template.of(tokenizer, recipe_of(settings).template == "pair"),
+                cross_documents=settings["cross_documents"],
             )
 
 
@@ -146,16 +146,16 @@ def ledger_faults(manifest: Manifest) -> Iterator[str]:
         if entry["in"] != entry["used"] + sum(entry["dropped"].values()):
             yield f"ledger.{unit}: {entry['in']} in is not {entry['used']} used + {sum(entry['dropped'].values())} dropped"
     made = 0
-    template = Template.of(manifest.tokenizer, manifest.settings.get("pairing") != "none")
+    template = Template.of(manifest.tokenizer, recipe_of(manifest.settings).template == "pair")
     for name, split in manifest.splits.items():
         tally, total = ledger["pairs"][name], split.totals()
         made += tally["made"] * (manifest.settings["copies"] if name == "eval" else 1)
         if tally["made"] != tally["placed"] + tally["truncated"] + tally["unpaired"]:
             yield f"ledger.pairs.{name}: made is not placed + truncated + unpaired"
-        special = tally.get("separators", 0) + template.num_special * total["sequences"]
+        special = tally["separators"] + template.num_special * total["sequences"]
         if tally["placed"] + tally["negatives"] + special != total["tokens"]:
             yield f"ledger.pairs.{name}: placed + negatives + special tokens are not the {total['tokens']} tokens of the shards"
-    tokens = ledger["tokens"] - ledger["duplicates"].get("dropped_tokens", 0)
+    tokens = ledger["tokens"] - ledger["duplicates"]["dropped_tokens"]
     if made != tokens * manifest.settings["copies"]:
         yield f"ledger: the splits were made of {made} tokens, the corpus has {tokens} a copy"
 

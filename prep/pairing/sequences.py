@@ -1,4 +1,4 @@
-"""What every pairing makes of documents: sequences of one or two segments, as indices into flat token ids, and a tally."""
+"""What every pairing takes and returns: documents, and sequences of one or two segments as indices into flat token ids."""
 
 from typing import Any, NamedTuple
 
@@ -6,10 +6,38 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.compiled import compiled
-from shards.randomness import below, draw, fraction
+from shards.randomness import draw_below, draw_fraction
+from shards.schema import Ints, Offsets
 
+# Draws of a document's stream, by number.
+IS_SHORT, SHORT_LENGTH = 0, 1
+# Streams below a document's, by number: the first chunk comes after the two draws above, so that no address serves twice.
 FIRST_CHUNK = 2
-"""Of the streams below a document's, by number: 0 and 1 are the draws of its target length."""
+
+# One sequence, as a compiled loop fills it: places and lengths in tokens, and the key for draws that concern the sequence.
+SEQUENCE = np.dtype(
+    [
+        ("a_start", np.int64),
+        ("a_length", np.int64),
+        ("b_start", np.int64),
+        ("b_length", np.int64),
+        ("key", np.uint64),
+        ("label", np.uint8),
+        ("forced", np.bool_),
+    ],
+    align=True,  # compiled code reads and writes aligned fields faster
+)
+
+
+class Docs(NamedTuple):
+    """D documents of S sentences of T tokens, with their places in the shuffle: one argument of a compiled loop."""
+
+    order: npt.NDArray[np.int64]  # [D] the documents as they follow each other
+    sentence_offsets: Offsets  # [D + 1] document d has the sentences [offsets[d], offsets[d + 1])
+    token_offsets: Offsets  # [S + 1] sentence s has the tokens [offsets[s], offsets[s + 1])
+    ids: Ints  # [T]
+    hashes: npt.NDArray[np.uint64]  # [D] of the content
+    keys: npt.NDArray[np.uint64]  # [D] the stream of each document
 
 
 class Sequences(NamedTuple):
@@ -28,22 +56,27 @@ class Sequences(NamedTuple):
         return self.a_lengths + self.b_lengths + num_special
 
 
-class Tally(NamedTuple):
-    """Where the documents' tokens went (`made = placed + truncated + unpaired`), and what else was counted."""
-
-    made: int
-    placed: int  # in a sequence of their own document
-    truncated: int  # cut off to fit
-    unpaired: int  # in no sequence: of segments without a partner, or that the recipe does not take
-    negatives: int  # tokens of other documents, placed as random next segments on top
-    redrawn: int  # random next segments that were rejected
-    dropped: int  # pairs given up
-    separators: int = 0  # between documents in one sequence
+def as_columns(filled: npt.NDArray[Any], labelled: bool) -> Sequences:
+    """The columns of an array of SEQUENCE [S]; without labels where there is no pair task."""
+    a_starts, a_lengths, b_starts, b_lengths, keys, labels, forced = (
+        np.ascontiguousarray(filled[name]) for name in SEQUENCE.names or ()
+    )
+    return Sequences(a_starts, a_lengths, b_starts, b_lengths, labels if labelled else None, forced, keys)
 
 
 @compiled
 def target_length(key: Any, max_tokens: int, short_seq_prob: float) -> Any:
-    """The tokens that the sequences of a document aim at: the most there may be or, now and then, a random shorter length."""
-    if fraction(draw(key, np.uint64(0))) < short_seq_prob:
-        return 2 + np.int64(below(draw(key, np.uint64(1)), np.uint64(max_tokens - 1)))
+    """The tokens that the sequences of a document aim at: `max_tokens` or, now and then, a random shorter length."""
+    if draw_fraction(key, IS_SHORT) < short_seq_prob:
+        return 2 + draw_below(key, SHORT_LENGTH, max_tokens - 1)
     return np.int64(max_tokens)
+
+
+@compiled
+def agrees(ids: Any, start: int, stop: int, other: int, length: int) -> bool:
+    """Whether ids[start:stop] and ids[other:other + length] are the same as far as both go, and not empty."""
+    shared = min(stop - start, length)
+    for i in range(shared):  # numba compiles no generator into `all`
+        if ids[start + i] != ids[other + i]:
+            return False
+    return shared > 0

@@ -1,60 +1,43 @@
-"""Sentence-order pairs: two consecutive segments of one document, half of them swapped."""
+"""Sentence-order pairs, as ALBERT makes them: two consecutive segments of one document, half of them swapped."""
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from prep.pairing.nsp import agrees, truncate
-from prep.pairing.sequences import FIRST_CHUNK, Sequences, Tally, target_length
+from prep.pairing.sequences import FIRST_CHUNK, SEQUENCE, Docs, Sequences, agrees, as_columns, target_length
+from prep.pairing.truncation import truncate
+from prep.tally import Tally
 from shards.compiled import compiled
-from shards.randomness import below, combine, draw, fraction
-from shards.schema import Offsets
+from shards.randomness import draw_below, draw_fraction, stream
+
+IN_ORDER, SWAPPED = 0, 1
+# Draws of a chunk's stream, by number. Its truncation takes those after them.
+A_END, IS_SWAPPED, TRUNCATION = 0, 1, 2
 
 
-def pair_sentence_order(
-    order: npt.NDArray[np.int64],
-    document_sentences: Offsets,
-    sentence_tokens: Offsets,
-    ids: npt.NDArray[Any],
-    keys: npt.NDArray[np.uint64],
-    max_tokens: int,
-    short_seq_prob: float,
-) -> tuple[Sequences, Tally]:
+def pair_sentence_order(docs: Docs, max_tokens: int, short_seq_prob: float) -> tuple[Sequences, Tally]:
     """Sentence-order prediction (Lan et al. 2020, ALBERT, arXiv:1909.11942, section 3.1), over the chunks of BERT's pairs.
 
-    Label 1: B stood before A in the document. No text of another document is ever used, so a chunk of a single sentence is
-    unpaired (the published code borrows there). Equal segments are never called swapped.
+    Label 1: B was before A in the document. No text of another document is ever used, so a chunk of a single sentence is
+    unpaired (the published code borrows there). Equal segments are never called swapped. A pair has at most `max_tokens`
+    tokens, special tokens not counted. Returns S sequences with labels, and what became of the tokens.
     """
-    segments, labels, keys, tally = _pair(order, document_sentences, sentence_tokens, ids, keys, max_tokens, short_seq_prob)
-    sequences = Sequences._make((*segments, labels, np.zeros(len(keys), np.bool_), keys))
+    filled, tally = _pair(docs, max_tokens, short_seq_prob)
     made, placed, truncated, unpaired, dropped = (int(count) for count in tally)
-    return sequences, Tally(made, placed, truncated, unpaired, 0, 0, dropped)
+    return as_columns(filled, labelled=True), Tally(made, placed, truncated, unpaired, 0, 0, dropped)
 
 
 @compiled
-def _pair(
-    order: Any,
-    document_sentences: Any,
-    sentence_tokens: Any,
-    ids: Any,
-    keys: Any,
-    max_tokens: int,
-    short_seq_prob: float,
-) -> Any:
-    most = len(sentence_tokens) - 1  # every sequence uses up a sentence
-    a_starts, a_lengths = np.empty(most, np.int64), np.empty(most, np.int64)
-    b_starts, b_lengths = np.empty(most, np.int64), np.empty(most, np.int64)
-    labels, sequence_keys = np.empty(most, np.uint8), np.empty(most, np.uint64)
-    made = placed = truncated = unpaired = dropped = filled = 0
-
-    for document in order:
-        first, last = document_sentences[document], document_sentences[document + 1]
-        made += sentence_tokens[last] - sentence_tokens[first]
-        target = target_length(keys[document], max_tokens, short_seq_prob)
+def _pair(docs: Any, max_tokens: int, short_seq_prob: float) -> Any:
+    pairs = np.empty(len(docs.token_offsets) - 1, SEQUENCE)  # every sequence uses up a sentence
+    made = placed = truncated = unpaired = dropped = num_pairs = 0
+    for document in docs.order:
+        first, last = docs.sentence_offsets[document], docs.sentence_offsets[document + 1]
+        made += docs.token_offsets[last] - docs.token_offsets[first]
+        target = target_length(docs.keys[document], max_tokens, short_seq_prob)
         chunk_start, chunk_number = first, FIRST_CHUNK
         for i in range(first, last):
-            start, stop = sentence_tokens[chunk_start], sentence_tokens[i + 1]
+            start, stop = docs.token_offsets[chunk_start], docs.token_offsets[i + 1]
             if i < last - 1 and stop - start < target:
                 continue
             num_segments = i + 1 - chunk_start
@@ -62,27 +45,21 @@ def _pair(
                 unpaired += stop - start
                 dropped += 1
             else:
-                key = combine(keys[document], np.uint64(chunk_number))
-                split = chunk_start + 1 + np.int64(below(draw(key, np.uint64(0)), np.uint64(num_segments - 1)))
-                middle = sentence_tokens[split]
+                key = stream(docs.keys[document], chunk_number)
+                middle = docs.token_offsets[chunk_start + 1 + draw_below(key, A_END, num_segments - 1)]
                 a_start, a_full, b_start, b_full = start, middle - start, middle, stop - middle
-                equal = a_full == b_full and agrees(ids, a_start, middle, b_start, b_full)
-                swapped = not equal and fraction(draw(key, np.uint64(1))) < 0.5
+                equal = a_full == b_full and agrees(docs.ids, a_start, middle, b_start, b_full)
+                swapped = not equal and draw_fraction(key, IS_SWAPPED) < 0.5
                 if swapped:
                     a_start, a_full, b_start, b_full = b_start, b_full, a_start, a_full
-                a_front, a_length, b_front, b_length = truncate(key, a_full, b_full, max_tokens)
+                a_front, a_length, b_front, b_length = truncate(key, TRUNCATION, a_full, b_full, max_tokens)
                 placed += a_length + b_length
                 truncated += a_full - a_length + b_full - b_length
-                a_starts[filled], a_lengths[filled] = a_start + a_front, a_length
-                b_starts[filled], b_lengths[filled] = b_start + b_front, b_length
-                labels[filled], sequence_keys[filled] = 1 if swapped else 0, key
-                filled += 1
+                pair = pairs[num_pairs]
+                pair.a_start, pair.a_length = a_start + a_front, a_length
+                pair.b_start, pair.b_length = b_start + b_front, b_length
+                pair.key, pair.label, pair.forced = key, SWAPPED if swapped else IN_ORDER, False
+                num_pairs += 1
             chunk_start = i + 1
             chunk_number += 1
-
-    return (
-        (a_starts[:filled], a_lengths[:filled], b_starts[:filled], b_lengths[:filled]),
-        labels[:filled],
-        sequence_keys[:filled],
-        (made, placed, truncated, unpaired, dropped),
-    )
+    return pairs[:num_pairs], (made, placed, truncated, unpaired, dropped)

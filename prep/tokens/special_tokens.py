@@ -1,7 +1,7 @@
-"""What a tokenizer's tokens are for: its special tokens by role, its templates, and which ids start a word.
+"""What the tokens of a tokenizer are for: special tokens by role, templates, and which ids start a word.
 
-Nothing is assumed of ids: roles come from what was said beside the tokenizer (tokenizer_config.json), from its own
-post-processor, and last from the names in use; templates from what its post-processor does.
+Nothing is assumed about ids. Roles come from the configuration beside the tokenizer (tokenizer_config.json), then from its
+post-processor, then from the names in use. Templates are what its post-processor does.
 """
 
 import json
@@ -16,6 +16,7 @@ from shards.errors import UserError
 from shards.mask_units import ENDS_WORD, STARTS_WORD
 from shards.template import Template
 
+# The names in use for each role, BERT's first.
 NAMES = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
@@ -23,44 +24,58 @@ NAMES = {
     "sep": ("[SEP]", "</s>"),
     "mask": ("[MASK]", "<mask>"),
 }
-"""The names in use, BERT's first."""
 REQUIRED = ("pad", "mask")
 _PROBES = ("a", "1", ".", "the", "\u4e00", "\u0430")
-_BYTE_LEVEL_SPACES = ("\u0120", "\u010a", "\u0109", "\u010d")  # a blank, a line feed, a tab, a carriage return
+_BYTE_LEVEL_SPACES = ("\u0120", "\u010a", "\u0109", "\u010d")  # a space, a line feed, a tab, a carriage return
 
 
-def find_roles(tokenizer: Tokenizer, told: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Role -> token. `told` is the content of tokenizer_config.json. Raises UserError that names the roles without a token."""
+def find_roles(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Role -> token. `config` is the content of tokenizer_config.json, or empty.
+
+    Raises UserError that names the roles without a token.
+    """
     vocab = tokenizer.get_vocab(with_added_tokens=True)
-    model = json.loads(tokenizer.to_str())["model"]
     single = make_templates(tokenizer).get("single")
     by_template = {"cls": single.prefix[:1], "sep": single.suffix[-1:]} if single else {}
     roles: dict[str, str] = {}
     for role, names in NAMES.items():
-        said = told.get(f"{role}_token")
-        said = said.get("content") if isinstance(said, Mapping) else said
-        if said is not None and (not isinstance(said, str) or said not in vocab):
-            raise UserError(f"--tokenizer {name}: its {role}_token is {said!r}, which its vocabulary does not have")
-        of_model = model.get("unk_token") if role == "unk" else None
-        if role == "unk" and of_model is None and model.get("unk_id") is not None:
-            of_model = model["vocab"][model["unk_id"]][0]
         placed = [tokenizer.id_to_token(number) for number in by_template.get(role, ())]
-        found = [token for token in (said, *placed, of_model, *names) if token is not None and token in vocab]
-        if found:
-            roles[role] = found[0]
+        of_model = [_unknown_token(tokenizer)] if role == "unk" else []
+        candidates = (_configured_token(config, role, vocab, name), *placed, *of_model, *names)
+        token = next((token for token in candidates if token is not None and token in vocab), None)
+        if token is not None:
+            roles[role] = token
     missing = [f"{role} token ({' or '.join(NAMES[role])})" for role in REQUIRED if role not in roles]
     if missing:
         raise UserError(
-            f"--tokenizer {name}: has no {', no '.join(missing)}; masked-language modelling needs them: choose a tokenizer "
-            "of an encoder such as BERT or RoBERTa, or say them in a tokenizer_config.json beside it (mask_token, ...)"
+            f"--tokenizer {name}: has no {', no '.join(missing)}, which masked-language modelling needs; choose the tokenizer "
+            "of an encoder such as BERT or RoBERTa, or name the tokens in a tokenizer_config.json beside it (mask_token, ...)"
         )
     return roles
 
 
+def _configured_token(config: Mapping[str, Any], role: str, vocab: Mapping[str, int], name: str) -> str | None:
+    """The token that tokenizer_config.json names for a role, as a string or as an object with `content`."""
+    token = config.get(f"{role}_token")
+    token = token.get("content") if isinstance(token, Mapping) else token
+    if token is not None and (not isinstance(token, str) or token not in vocab):
+        raise UserError(f"--tokenizer {name}: its {role}_token is {token!r}, which its vocabulary does not have")
+    return token
+
+
+def _unknown_token(tokenizer: Tokenizer) -> str | None:
+    """The token that the model itself gives for what it does not know."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model.get("unk_token") is None and model.get("unk_id") is not None:  # Unigram has an index instead
+        return str(model["vocab"][model["unk_id"]][0])
+    token: str | None = model.get("unk_token")
+    return token
+
+
 def make_templates(tokenizer: Tokenizer) -> dict[str, Template]:
-    """`single` and `pair` as the tokenizer's post-processor makes them; those that it does not make are not there."""
+    """`single` and `pair`, as the tokenizer's post-processor frames texts. One that it does not make is left out."""
     templates: dict[str, Template] = {}
-    alone, pair = _probe(tokenizer)
+    single, pair = _probe(tokenizer)
     places = _text_places(pair, (0, 1))
     if places:
         (a_first, a_end), (b_first, b_end) = places
@@ -72,64 +87,63 @@ def make_templates(tokenizer: Tokenizer) -> dict[str, Template]:
                 suffix=tuple(pair.ids[b_end:]),
                 between_a=(types[0] if types else b_first) - a_end,
             )
-    places = _text_places(alone, (0,))
+    places = _text_places(single, (0,))
     if places:
         first, end = places[0]
-        templates["single"] = Template(tuple(alone.ids[:first]), (), tuple(alone.ids[end:]))
+        templates["single"] = Template(tuple(single.ids[:first]), (), tuple(single.ids[end:]))
     return templates
 
 
 def _probe(tokenizer: Tokenizer) -> tuple[Encoding, Encoding]:
-    """A text alone and as a pair, of the first probe that has a token."""
+    """A text alone and as a pair with itself: the first probe for which the tokenizer has a token."""
     text = next((text for text in _PROBES if tokenizer.encode(text, add_special_tokens=False).ids), "")
     return tokenizer.encode(text), tokenizer.encode(text, text)
 
 
 def _text_places(encoding: Encoding, sides: tuple[int, ...]) -> list[tuple[int, int]] | None:
-    """[first, end) of the text of each side; None where a side is missing or interrupted."""
+    """[first, end) of the text of each side; None if a side is missing or interrupted."""
     places = []
     for side in sides:
-        at = [i for i, found in enumerate(encoding.sequence_ids) if found == side]
-        if not at or at != list(range(at[0], at[-1] + 1)):
+        positions = [i for i, sequence_id in enumerate(encoding.sequence_ids) if sequence_id == side]
+        if not positions or positions != list(range(positions[0], positions[-1] + 1)):
             return None
-        places.append((at[0], at[-1] + 1))
+        places.append((positions[0], positions[-1] + 1))
     return places
 
 
 def find_words(tokenizer: Tokenizer) -> npt.NDArray[np.uint8] | None:
-    """[vocab_size] word flags of every id (`shards.mask_units`); None where tokens do not show where words begin.
+    """[vocab_size] word flags of every id (`shards.mask_units`); None if tokens do not show where words start.
 
-    Words are what the tokenizer marks: pieces behind `##` go on in WordPiece; a blank starts one in byte-level BPE and in
-    SentencePiece's vocabularies, so that punctuation belongs to the word that it follows.
+    A word is what the tokenizer marks. In WordPiece, pieces that begin with `##` continue a word. In byte-level BPE and in
+    SentencePiece vocabularies a leading space starts a word, so punctuation belongs to the word before it.
     """
     definition = json.loads(tokenizer.to_str())
     model, vocab = definition["model"], tokenizer.get_vocab(with_added_tokens=True)
     flags: npt.NDArray[np.uint8] = np.zeros(max(vocab.values()) + 1, np.uint8)
-    kinds = json.dumps([definition["pre_tokenizer"], definition["normalizer"], definition["decoder"]])
+    components = json.dumps([definition["pre_tokenizer"], definition["normalizer"], definition["decoder"]])
+    spaces = _BYTE_LEVEL_SPACES if '"ByteLevel"' in components else ("\u2581",)
     prefix, suffix = model.get("continuing_subword_prefix"), model.get("end_of_word_suffix")
     for token, number in vocab.items():
         if model["type"] == "WordLevel" or (prefix and not token.startswith(prefix)):
             flags[number] = STARTS_WORD
         elif suffix and token.endswith(suffix):
             flags[number] = ENDS_WORD
-        elif not prefix and not suffix and token.startswith(_blanks(kinds)):
+        elif not prefix and not suffix and token.startswith(spaces):
             flags[number] = STARTS_WORD
     return flags if flags.any() else None
 
 
-def _blanks(kinds: str) -> tuple[str, ...]:
-    """How a blank before a word is written at the beginning of a token."""
-    return _BYTE_LEVEL_SPACES if '"ByteLevel"' in kinds else ("\u2581",)
+def needs_leading_space(tokenizer: Tokenizer) -> bool:
+    """Whether a sentence after another one must be encoded with the space before it.
 
-
-def says_blanks(tokenizer: Tokenizer) -> bool:
-    """Whether a word in the middle of a text is encoded otherwise than at its beginning, for the blank before it."""
+    It must if the ids of a word depend on that space, and the tokenizer does not add it to each text by itself.
+    """
 
     def ids(text: str) -> list[int]:
-        found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        return found
+        numbers: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return numbers
 
-    def ends(whole: list[int], part: list[int]) -> bool:
+    def ends_with(whole: list[int], part: list[int]) -> bool:
         return bool(part) and whole[-len(part) :] == part
 
-    return any(ends(ids(f". {text}"), ids(f" {text}")) and not ends(ids(f". {text}"), ids(text)) for text in _PROBES)
+    return any(ends_with(ids(f". {text}"), ids(f" {text}")) and not ends_with(ids(f". {text}"), ids(text)) for text in _PROBES)

@@ -1,1 +1,5 @@
-"""TODO flow"""
+"""What the commands of `prep` and `train` share.
+
+options   a frozen dataclass of settings -> flags, help, `--config`, checked values
+console   argv -> Parser -> guarded(command) -> exit code; messages on stderr, numbers for people
+"""

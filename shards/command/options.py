@@ -1,4 +1,13 @@
-"""Settings as one frozen dataclass a command: a field is a flag, its metadata holds the help; TOML below the flags."""
+"""One frozen dataclass per command holds its settings: a field is a flag, its type gives the choices, its metadata the help.
+
+class Settings:
+    seed: int = option("seed of every random draw", 0, metavar="N")
+    format: Literal["parquet", "webdataset"] = option("file format", "parquet")
+
+add_arguments(parser, Settings, sections)          the flags, and --config FILE.toml
+Settings(**read_values(arguments, Settings))       flags win over the file, the file over the defaults
+check_types(self), check_ranges(self, ranges)      in __post_init__
+"""
 
 import argparse
 import re
@@ -6,7 +15,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from types import NoneType, UnionType
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from shards import storage
 from shards.errors import UserError
@@ -22,7 +31,7 @@ def option(
     metavar: str | None = None,
     shown: str | None = None,
 ) -> Any:
-    """A field. A metavar of BYTES takes sizes such as 64MB; `shown` is said in the help instead of the default."""
+    """A field. With the metavar BYTES it accepts sizes such as 64MB. The help shows `shown` in place of the default."""
     metadata = {"help": help, "choices": choices, "metavar": metavar, "shown": shown}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
@@ -33,26 +42,44 @@ def flag(name: str) -> str:
 
 
 def check_types(settings: Any) -> None:
-    """Raises UserError for a value of another type than its field's, or one that is not among its choices."""
+    """Raises UserError for a value that is not of its field's type or not among its choices."""
     for f in fields(settings):
-        value, choices = getattr(settings, f.name), f.metadata["choices"]
+        value, choices, kind = getattr(settings, f.name), _choices(f), _kind(f)
         if choices and value not in choices:
             raise UserError(f"{flag(f.name)} is {value!r}, must be one of {', '.join(choices)}")
-        kind = _kind(f)
         if value is None and f.default is None:
             continue
-        fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-        if "\0" in (value if isinstance(value, str) else "".join(map(str, value)) if isinstance(value, tuple) else ""):
-            raise UserError(f"{flag(f.name)} is {value!r}: no name has a NUL in it")
-        part = _part(f)
-        parts = (str,) if part is str else (int, float)
-        if not fits or (kind is tuple and not all(isinstance(v, parts) and not isinstance(v, bool) for v in value)):
-            many = "a list of texts" if part is str else "a list of numbers"
-            raise UserError(f"{flag(f.name)} is {value!r}, must be {many if kind is tuple else f'of type {kind.__name__}'}")
+        texts = value if isinstance(value, tuple) else (value,)
+        if any("\0" in text for text in texts if isinstance(text, str)):
+            raise UserError(f"{flag(f.name)} is {value!r}: a NUL is not allowed in a name")
+        if kind is not tuple:
+            if not _is_a(value, kind):
+                raise UserError(f"{flag(f.name)} is {value!r}, must be of type {kind.__name__}")
+        elif not isinstance(value, tuple) or not all(_is_a(part, _part(f)) for part in value):
+            raise UserError(f"{flag(f.name)} is {value!r}, must be a list of {'texts' if _part(f) is str else 'numbers'}")
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """Whether the value is of that type. A whole number is a float too; True and False are no numbers."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _choices(f: Field[Any]) -> tuple[str, ...]:
+    """The values that a field of a Literal type allows; none for other types, which are not limited to a list."""
+    return _literals(f.type) or tuple(f.metadata["choices"] or ())
+
+
+def _literals(kind: Any) -> tuple[str, ...]:
+    """The texts of a Literal, in order."""
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _kind(f: Field[Any]) -> type:
-    """The type of a field's values: that of `X | None` is X."""
+    """The type of a field's values: str for a Literal, X for `X | None`, tuple for `tuple[X, ...]`."""
+    if _choices(f):
+        return str
     if isinstance(f.type, UnionType):
         kind: type = next(kind for kind in get_args(f.type) if kind is not NoneType)
         return kind
@@ -60,13 +87,13 @@ def _kind(f: Field[Any]) -> type:
 
 
 def _part(f: Field[Any]) -> type:
-    """The type of the parts of a field that is a tuple."""
+    """X of a field of type `tuple[X, ...]`."""
     part: type = get_args(f.type)[0] if _kind(f) is tuple else str
     return part
 
 
 def check_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raises UserError for a value outside its (lowest, highest)."""
+    """Raises UserError for a value that is outside its (lowest, highest)."""
     for name, (low, high) in ranges.items():
         if not low <= getattr(settings, name) <= high:
             raise UserError(f"{flag(name)} is {getattr(settings, name)}, must be from {low} to {high}")
@@ -76,14 +103,14 @@ def parse_bytes(text: str) -> int:
     """Bytes from text such as 64MB, 1.5GiB or 4096; the units are powers of 1024."""
     match = _BYTES.fullmatch(text.strip())
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write for example 64MB or 1GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write for example 64MB or 1GB")
     return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: type, sections: Mapping[str, str]) -> None:
-    """A flag for every field, absent from the result where not given, and `--config`.
+    """Adds a flag for every field, and `--config`. A flag that is not on the command line is not in the result.
 
-    `sections`: titles of the help's sections, by the field that each begins with.
+    `sections`: titles of the sections of the help, by the first field of each.
     """
     target: argparse._ActionsContainer = parser
     for f in fields(settings):
@@ -93,13 +120,13 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type, sections: Map
         if f.type is bool:
             target.add_argument(flag(f.name), action="store_true", **add)
             continue
-        add |= {name: f.metadata[name] for name in ("metavar", "choices")}
+        add |= {"metavar": f.metadata["metavar"], "choices": _choices(f) or None}
         if _kind(f) is tuple:
             add |= {"nargs": "+", "type": _part(f)}
         else:
             add |= {"type": parse_bytes if f.metadata["metavar"] == "BYTES" else _kind(f)}
         target.add_argument(flag(f.name), **add)
-    target.add_argument("--config", metavar="FILE.toml", help="settings as `name = value` lines; flags win over them")
+    target.add_argument("--config", metavar="FILE.toml", help="file of settings, as `name = value` lines; flags win over it")
 
 
 def _help(f: Field[Any]) -> str:
@@ -110,13 +137,13 @@ def _help(f: Field[Any]) -> str:
 
 
 def read_values(arguments: Mapping[str, Any], settings: type) -> dict[str, Any]:
-    """The fields that were given: parsed flags over `--config`. Raises UserError where a field without a default is not."""
+    """The values of the flags and of `--config`; flags win. Raises UserError if a field without a default has no value."""
     names = {f.name: f for f in fields(settings)}
     values = _read_config(arguments["config"], names) if arguments.get("config") is not None else {}
     values |= {name: value for name, value in arguments.items() if name in names}
     for name, f in names.items():
         if f.default is MISSING and name not in values:
-            raise UserError(f"{flag(name)} is missing")
+            raise UserError(f"{flag(name)} is missing; set it as a flag or in --config")
         if name in values and _kind(f) is tuple:
             value = values[name]
             values[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
@@ -131,7 +158,7 @@ def _read_config(path: str, names: Mapping[str, Field[Any]]) -> dict[str, Any]:
     values = {name.replace("-", "_"): value for name, value in values.items()}
     unknown = sorted(set(values) - set(names))
     if unknown:
-        raise UserError(f"{path}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(names))}")
+        raise UserError(f"{path}: unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(names))}")
     for name, value in values.items():
         if names[name].metadata["metavar"] == "BYTES" and isinstance(value, str):
             try:

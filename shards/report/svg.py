@@ -1,28 +1,39 @@
 """Charts as inline SVG for a page that is read on a phone as well as on a desk.
 
-The SVG is stretched to the width there is and holds shapes only, with strokes that do not stretch. What is written (ticks,
-labels, legends) is HTML laid over it by percentages, so that it has the page's own size everywhere.
+The SVG stretches to the available width. It holds shapes only, whose strokes do not stretch. Ticks, labels and legends are
+HTML, laid over the SVG by percentages, so that text has the page's own size everywhere.
+
+All markup is made by `Markup(...).format(...)`, which escapes every value that is not markup itself.
 """
 
 from collections.abc import Iterator, Sequence
-from html import escape
 
-from shards.command.console import printable
+from markupsafe import Markup
+
 from shards.report.sheet import Bars, Chart, Intervals, Line, Lines, bounds, brief, ticks
 
 NUM_COLOURS = 6
-_SIZE = 1000.0
-_MOST_LABELS = 5
+# The side of the square in whose coordinates shapes are drawn.
+_SIZE = 1000
+_MAX_LABELS = 5
+# Share of a plot's width that steps use. The rest leaves room for the dot of the last step.
 _USED = 0.985
-"""Of a plot's width, so that the dot of the last step is whole."""
+
+_FIGURE = Markup("<figure><figcaption>{}</figcaption>{}</figure>\n")
+_LABEL = Markup('<span class="label">{}</span>')
+_VALUE = Markup('<span class="value">{}</span>')
+_STRIP = Markup('<svg class="{}" viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{}</svg>')
+_PLOT = Markup('<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>')
+_PATH = Markup('<path class="{}" d="{}"/>')
+_TITLED_PATH = Markup('<path class="{}" d="{}"><title>{}</title></path>')
+_COLUMN = Markup('<rect class="s0" x="{}" y="{}" width="{}" height="{}"><title>{}: {}</title></rect>')
+_Y_LABEL = Markup('<span class="y" style="bottom:{}%">{}</span>')
+_X_LABEL = Markup('<span class="{}" style="{}:{}%">{}</span>')
+_END = Markup('</div><p class="axis">{}</p>')
+_KEY = Markup('<span class="key"><i class="{}"></i>{}{}</span>')
 
 
-def text(value: str) -> str:
-    """Text of any origin for HTML, on one line: nothing in it is markup, nothing in it is invisible."""
-    return escape(printable(value))
-
-
-def draw(chart: Chart) -> str:
+def draw(chart: Chart) -> Markup:
     """The chart as a figure."""
     if isinstance(chart, Lines):
         body = _lines(chart)
@@ -32,121 +43,126 @@ def draw(chart: Chart) -> str:
         body = _histogram(chart)
     else:
         body = _bars(chart)
-    return f"<figure><figcaption>{text(chart.title)}</figcaption>{''.join(body)}</figure>\n"
+    return _FIGURE.format(chart.title, _join(body))
 
 
-def _bars(chart: Bars) -> Iterator[str]:
-    longest = max((bar.value for bar in chart.bars), default=0.0) or 1.0
-    yield '<div class="bars">'
+def _join(parts: Iterator[Markup]) -> Markup:
+    return Markup("").join(parts)
+
+
+def _bars(chart: Bars) -> Iterator[Markup]:
+    longest = max((bar.length for bar in chart.bars), default=0.0) or 1.0
+    shapes = Markup('<rect class="track" width="1000" height="10"/><rect class="s0" width="{}" height="10"/>')
+    yield Markup('<div class="bars">')
     for bar in chart.bars:
-        width = _number(_SIZE * bar.value / longest)
-        yield f'<span class="label">{text(bar.label)}</span>'
-        yield f'<svg viewBox="0 0 {_SIZE:.0f} 10" preserveAspectRatio="none" aria-hidden="true">'
-        yield f'<rect class="track" width="{_SIZE:.0f}" height="10"/><rect class="s0" width="{width}" height="10"/></svg>'
-        yield f'<span class="shown">{text(bar.shown)}</span>'
-    yield "</div>"
+        yield _LABEL.format(bar.label)
+        yield _STRIP.format("", shapes.format(_number(_SIZE * bar.length / longest)))
+        yield _VALUE.format(bar.text)
+    yield Markup("</div>")
 
 
-def _intervals(chart: Intervals) -> Iterator[str]:
+def _intervals(chart: Intervals) -> Iterator[Markup]:
     reach = chart.reach()
-    yield '<div class="bars">'
+    yield Markup('<div class="bars">')
     for interval in chart.intervals:
-        shown = [value - interval.asked for value in (interval.low, interval.high, interval.share)]
-        low, high, middle = (_number(_SIZE / 2 * (1 + value / reach)) for value in shown)
-        yield f'<span class="label">{text(interval.label)}</span>'
-        yield f'<svg class="tall" viewBox="0 0 {_SIZE:.0f} 10" preserveAspectRatio="none" aria-hidden="true">'
-        yield f'<path class="zero" d="M{_SIZE / 2:.0f} 0V10"/><path class="line s0" d="M{low} 5H{high}"/>'
-        yield f'<path class="dots s0" d="M{middle} 5h0"/></svg>'
-        yield f'<span class="shown">{100 * (interval.share - interval.asked):+.2f}</span>'
-    yield "</div>"
+        offsets = [value - interval.target for value in (interval.low, interval.high, interval.share)]
+        low, high, middle = (_number(_SIZE / 2 * (1 + offset / reach)) for offset in offsets)
+        shapes = (
+            _PATH.format("zero", f"M{_SIZE // 2} 0V10"),
+            _PATH.format("line s0", f"M{low} 5H{high}"),
+            _PATH.format("dots s0", f"M{middle} 5h0"),
+        )
+        yield _LABEL.format(interval.label)
+        yield _STRIP.format("tall", Markup("").join(shapes))
+        yield _VALUE.format(f"{100 * (interval.share - interval.target):+.2f}")
+    yield Markup("</div>")
 
 
-def _histogram(chart: Bars) -> Iterator[str]:
-    count, highest = len(chart.bars), max((bar.value for bar in chart.bars), default=0.0)
+def _histogram(chart: Bars) -> Iterator[Markup]:
+    count, highest = len(chart.bars), max((bar.length for bar in chart.bars), default=0.0)
     heights = ticks(0.0, highest or 1.0)
     top = max(highest, heights[-1]) or 1.0
-    yield '<div class="plot">' + _svg(chart.title) + _grid(heights, 0.0, top)
-    for number, bar in enumerate(chart.bars):
-        x, height = _SIZE * (number + 0.06) / count, _SIZE * bar.value / top
-        shape = (
-            f'x="{_number(x)}" y="{_number(_SIZE - height)}" width="{_number(_SIZE * 0.88 / count)}" height="{_number(height)}"'
-        )
-        yield f'<rect class="s0" {shape}><title>{text(bar.label)}: {text(bar.shown)}</title></rect>'
-    yield "</svg>" + _y_labels([(height, brief(height)) for height in heights], 0.0, top)
-    every = -(-count // _MOST_LABELS)
-    for number in range(0, count, every):
+
+    def columns() -> Iterator[Markup]:
+        yield _grid(heights, 0.0, top)
+        for number, bar in enumerate(chart.bars):
+            x, height = _SIZE * (number + 0.06) / count, _SIZE * bar.length / top
+            place = (x, _SIZE - height, _SIZE * 0.88 / count, height)
+            yield _COLUMN.format(*map(_number, place), bar.label, bar.text)
+
+    yield _PLOT.format(chart.title, _join(columns()))
+    yield from _y_labels([(height, brief(height)) for height in heights], 0.0, top)
+    for number in range(0, count, -(-count // _MAX_LABELS)):
         yield _x_label(number / count, chart.bars[number].label.partition("-")[0], at_start=True)
-    yield f'</div><p class="axis">{text(chart.axis)}</p>'
+    yield _END.format(chart.axis)
 
 
-def _lines(chart: Lines) -> Iterator[str]:
+def _lines(chart: Lines) -> Iterator[Markup]:
     low, high = bounds(chart)
-    heights, steps = ticks(low, high), ticks(0.0, float(max(1, chart.last)), _MOST_LABELS)
-    yield '<div class="plot">' + _svg(chart.title) + _grid(heights, low, high)
-    for mark in chart.marks:
-        x = _number(_SIZE * _along(mark.step, chart))
-        yield f'<path class="mark {_colour(mark.group)}" d="M{x} 0V{_SIZE:.0f}"><title>{text(mark.what)}</title></path>'
-    for line in chart.lines:
-        yield from _curve(line, chart, low, high)
-    yield "</svg>" + _y_labels([(height, chart.shown(height)) for height in heights], low, high)
+    heights, steps = ticks(low, high), ticks(0.0, float(max(1, chart.last)), _MAX_LABELS)
+
+    def curves() -> Iterator[Markup]:
+        yield _grid(heights, low, high)
+        for mark in chart.marks:
+            x = _number(_SIZE * _along(mark.step, chart))
+            yield _TITLED_PATH.format(f"mark {_colour(mark.group)}", f"M{x} 0V{_SIZE}", mark.event)
+        for line in chart.lines:
+            yield from _curve(line, chart, low, high)
+
+    yield _PLOT.format(chart.title, _join(curves()))
+    yield from _y_labels([(height, chart.format_number(height)) for height in heights], low, high)
     for step in steps:
         yield _x_label(_along(step, chart), brief(step) if step >= 10_000 else f"{step:.0f}")
-    yield '</div><p class="axis">step</p>' + _legend(chart)
+    yield _END.format("step")
+    yield Markup('<p class="legend">{}</p>').format(_join(_keys(chart)))
 
 
-def _curve(line: Line, chart: Lines, low: float, high: float) -> Iterator[str]:
+def _curve(line: Line, chart: Lines, low: float, high: float) -> Iterator[Markup]:
     points, pen, dots = [], "M", []
     for step, y in zip(line.xs, line.ys, strict=True):
         if y is None:
-            pen = "M"
+            pen = "M"  # lift the pen: the curve has a gap here
             continue
         place = f"{_number(_SIZE * _along(step, chart))} {_number(_SIZE - _SIZE * (y - low) / (high - low))}"
         points.append(pen + place)
         dots.append(f"M{place}h0")
         pen = "L"
-    kind = f"{_colour(line.group)}{' pale' if not line.dotted and any(other.dotted for other in chart.lines) else ''}"
-    yield f'<path class="line {kind}" d="{"".join(points)}"><title>{text(line.name)}</title></path>'
+    pale = " pale" if not line.dotted and any(other.dotted for other in chart.lines) else ""
+    yield _TITLED_PATH.format(f"line {_colour(line.group)}{pale}", "".join(points), line.name)
     if line.dotted or len(points) == 1:
-        yield f'<path class="dots {_colour(line.group)}" d="{"".join(dots)}"/>'
+        yield _PATH.format(f"dots {_colour(line.group)}", "".join(dots))
+
+
+def _keys(chart: Lines) -> Iterator[Markup]:
+    """The legend: each line with its last value, then the kinds of marks."""
+    for line in chart.lines:
+        numbers = [y for y in line.ys if y is not None]
+        last = Markup(" <b>{}</b>").format(chart.format_number(numbers[-1])) if numbers else " no number"
+        yield _KEY.format(f"{'dotted' if line.dotted else 'plain'} {_colour(line.group)}", line.name, last)
+    if chart.marks:
+        yield _KEY.format("dash", ", ".join(sorted({mark.event.partition(" at ")[0] for mark in chart.marks})), "")
 
 
 def _along(step: float, chart: Lines) -> float:
-    """Where a step stands, as a share of the plot's width."""
+    """The place of a step, as a share of the plot's width."""
     return _USED * step / max(1, chart.last)
 
 
-def _legend(chart: Lines) -> str:
-    parts = []
-    for line in chart.lines:
-        known = [y for y in line.ys if y is not None]
-        last = f" <b>{text(chart.shown(known[-1]))}</b>" if known else " no number"
-        key = "dotted" if line.dotted else "plain"
-        parts.append(f'<span class="key"><i class="{key} {_colour(line.group)}"></i>{text(line.name)}{last}</span>')
-    if chart.marks:
-        what = sorted({mark.what.partition(" at ")[0] for mark in chart.marks})
-        parts.append(f'<span class="key"><i class="dash"></i>{text(", ".join(what))}</span>')
-    return f'<p class="legend">{"".join(parts)}</p>'
-
-
-def _svg(title: str) -> str:
-    size = f"{_SIZE:.0f}"
-    return f'<svg viewBox="0 0 {size} {size}" preserveAspectRatio="none" role="img" aria-label="{text(title)}">'
-
-
-def _grid(heights: Sequence[float], low: float, high: float) -> str:
+def _grid(heights: Sequence[float], low: float, high: float) -> Markup:
     places = (_number(_SIZE - _SIZE * (height - low) / (high - low)) for height in heights)
-    return f'<path class="grid" d="{"".join(f"M0 {y}H{_SIZE:.0f}" for y in places)}"/>'
+    return _PATH.format("grid", "".join(f"M0 {y}H{_SIZE}" for y in places))
 
 
-def _y_labels(labels: Sequence[tuple[float, str]], low: float, high: float) -> str:
-    places = ((_number(100 * (height - low) / (high - low)), shown) for height, shown in labels)
-    return "".join(f'<span class="y" style="bottom:{percent}%">{text(shown)}</span>' for percent, shown in places)
+def _y_labels(labels: Sequence[tuple[float, str]], low: float, high: float) -> Iterator[Markup]:
+    for height, text in labels:
+        yield _Y_LABEL.format(_number(100 * (height - low) / (high - low)), text)
 
 
-def _x_label(share: float, label: str, at_start: bool = False) -> str:
-    kind = "x first" if at_start or share < 0.02 else "x last" if share > 0.96 else "x"
-    place = f"right:{_number(100 - 100 * share)}%" if kind == "x last" else f"left:{_number(100 * share)}%"
-    return f'<span class="{kind}" style="{place}">{text(label)}</span>'
+def _x_label(share: float, label: str, at_start: bool = False) -> Markup:
+    """A label below the plot; near either end it is aligned with that end, so that it stays inside the page."""
+    if share > 0.96 and not at_start:
+        return _X_LABEL.format("x last", "right", _number(100 - 100 * share), label)
+    return _X_LABEL.format("x first" if at_start or share < 0.02 else "x", "left", _number(100 * share), label)
 
 
 def _colour(group: int) -> str:

@@ -9,9 +9,22 @@ from rich.table import Table
 from rich.text import Text
 
 from shards.command.console import printable
-from shards.report.sheet import Bars, Chart, Intervals, Lines, Passage, Section, Sheet, Span, bounds
+from shards.report.sheet import (
+    Bars,
+    Chart,
+    Intervals,
+    Line,
+    Lines,
+    Look,
+    Passage,
+    Section,
+    Sheet,
+    Span,
+    bounds,
+    printable_sheet,
+)
 
-STYLES = {
+STYLES: dict[Look, str] = {
     "": "",
     "strong": "bold",
     "dim": "dim",
@@ -21,6 +34,7 @@ STYLES = {
     "next": "green",
     "not-next": "magenta",
 }
+# Widths in character cells.
 _BAR_CELLS = 24
 _CURVE_CELLS = 40
 _LABEL_CELLS = 28
@@ -28,64 +42,63 @@ _BLOCKS, _PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 
 
 def print_sheet(sheet: Sheet) -> None:
-    """Prints the whole report."""
-    console = terminal()
-    console.print(Text(printable(sheet.title), "bold"), Text(printable(sheet.place), "dim"), soft_wrap=True)
-    console.print(Text(printable(sheet.summary)))
+    """Print the whole report."""
+    console, sheet = terminal(), printable_sheet(sheet)
+    console.print(Text(sheet.title, "bold"), Text(sheet.place, "dim"), soft_wrap=True)
+    console.print(Text(sheet.summary))
     console.print()
     if not sheet.findings:
         console.print(Text("Nothing looks wrong.", "green"))
     for finding in sheet.findings:
-        said = Text.assemble(("! ", "bold red"), (printable(finding.what), "bold"), " ", printable(finding.remedy))
-        console.print(said)
+        console.print(Text.assemble(("! ", "bold red"), (finding.problem, "bold"), " ", finding.remedy))
     for section in sheet.sections:
         console.print()
         _print_section(console, section)
     if sheet.footnote:
         console.print()
-        console.print(Text(printable(sheet.footnote), "dim"), soft_wrap=True)
+        console.print(Text(sheet.footnote, "dim"), soft_wrap=True)
 
 
 def terminal() -> Console:
-    """Standard output; what its encoding lacks is shown by number instead of ending the command."""
+    """Standard output. A character that its encoding lacks is printed as an escape such as `\\xe9`."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     return Console(highlight=False)
 
 
 def styled(spans: Sequence[Span]) -> Text:
-    """Marked text in colours, without what a terminal would obey."""
-    return Text().join(Text(printable(span.text), STYLES[span.mark]) for span in spans)
+    """Text in colours, without control characters."""
+    return Text().join(Text(printable(span.text), STYLES[span.look]) for span in spans)
 
 
 def passage_lines(passage: Passage) -> Iterator[Text]:
-    """A passage, a line of text each."""
+    """The lines of a passage."""
     yield styled(passage.headline)
     for label, spans in passage.lines:
         yield Text().join([Text("  "), styled([label]), styled(spans)])
 
 
 def print_passage(console: Console, passage: Passage) -> None:
-    """Prints a passage; long lines are wrapped on a terminal only."""
+    """Print a passage; long lines are wrapped on a terminal only."""
     for line in passage_lines(passage):
         console.print(line, soft_wrap=not console.is_terminal)
 
 
 def _print_section(console: Console, section: Section) -> None:
-    console.print(Text(printable(section.title), "bold underline"))
+    console.print(Text(section.title, "bold underline"))
     if section.text:
-        console.print(Text(printable(section.text), "dim"))
+        console.print(Text(section.text, "dim"))
     if section.facts:
         table = Table.grid(padding=(0, 2))
         table.add_column(overflow="fold", max_width=_LABEL_CELLS)
         table.add_column(overflow="fold")
         table.add_column(overflow="fold", style="dim")
         for fact in section.facts:
-            table.add_row(*(Text(printable(part)) for part in (fact.name, fact.value, fact.note)))
+            table.add_row(Text(fact.name), Text(fact.value), Text(fact.note))
         console.print(Padding(table, (0, 0, 0, 2)))
     for chart in section.charts:
-        console.print(Text(f"  {printable(chart.title)}", "italic"))
-        console.print(Padding(_chart(console, chart), (0, 0, 0, 4)))
+        console.print(Text(f"  {chart.title}", "italic"))
+        console.print(Padding(_chart(chart, console.options.ascii_only), (0, 0, 0, 4)))
     if section.legend:
         console.print(styled(section.legend))
     for passage in section.passages:
@@ -93,69 +106,73 @@ def _print_section(console: Console, section: Section) -> None:
         print_passage(console, passage)
 
 
-def _chart(console: Console, chart: Chart) -> Table:
+def _chart(chart: Chart, ascii_only: bool) -> Table:
     if isinstance(chart, Bars):
-        return _bars(console, chart)
-    return _intervals(console, chart) if isinstance(chart, Intervals) else _curves(console, chart)
+        return _bars(chart, ascii_only)
+    return _intervals(chart, ascii_only) if isinstance(chart, Intervals) else _curves(chart, ascii_only)
 
 
-def _intervals(console: Console, chart: Intervals) -> Table:
-    dash, dot, middle = "-o|" if console.options.ascii_only else "─●│"
+def _intervals(chart: Intervals, ascii_only: bool) -> Table:
+    dash, dot, middle = "-o|" if ascii_only else "─●│"
     table = Table.grid(padding=(0, 2))
     table.add_column(overflow="fold", max_width=_LABEL_CELLS)
     for interval in chart.intervals:
         low, high, share = (
-            round(_BAR_CELLS / 2 * (1 + (value - interval.asked) / chart.reach()))
+            round(_BAR_CELLS / 2 * (1 + (value - interval.target) / chart.reach()))
             for value in (interval.low, interval.high, interval.share)
         )
         cells = [dash if low <= cell <= high else " " for cell in range(_BAR_CELLS + 1)]
         cells[_BAR_CELLS // 2] = middle
         cells[share] = dot
-        points = Text(f"{100 * (interval.share - interval.asked):+.2f}")
-        table.add_row(Text(printable(interval.label)), Text("".join(cells), "blue"), points)
+        points = Text(f"{100 * (interval.share - interval.target):+.2f}")
+        table.add_row(Text(interval.label), Text("".join(cells), "blue"), points)
     return table
 
 
-def _bars(console: Console, chart: Bars) -> Table:
-    block, empty = ("#", ".") if console.options.ascii_only else ("█", "·")
-    longest = max((bar.value for bar in chart.bars), default=0.0)
+def _bars(chart: Bars, ascii_only: bool) -> Table:
+    block, trace = ("#", ".") if ascii_only else ("█", "·")
+    longest = max((bar.length for bar in chart.bars), default=0.0)
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right" if chart.histogram else "left", overflow="fold", max_width=_LABEL_CELLS)
     table.add_column()
     table.add_column(overflow="fold")
     for bar in chart.bars:
-        cells = round(_BAR_CELLS * bar.value / longest) if longest else 0
-        drawn = Text.assemble((block * cells or (empty if bar.value else ""), "blue"))
-        table.add_row(Text(printable(bar.label)), drawn, Text(printable(bar.shown)))
+        cells = round(_BAR_CELLS * bar.length / longest) if longest else 0
+        # A bar too short for one block gets a trace, so that it differs from zero.
+        drawing = block * cells or (trace if bar.length else "")
+        table.add_row(Text(bar.label), Text(drawing, "blue"), Text(bar.text))
     return table
 
 
-def _curves(console: Console, chart: Lines) -> Table:
+def _curves(chart: Lines, ascii_only: bool) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(overflow="fold", max_width=_LABEL_CELLS - 8)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     low, high = bounds(chart)
-    blocks = _PLAIN_BLOCKS if console.options.ascii_only else _BLOCKS
-    arrow = "->" if console.options.ascii_only else "→"
+    arrow = "->" if ascii_only else "→"
     for line in chart.lines:
-        known = [y for y in line.ys if y is not None]
-        ends = f"{chart.shown(known[0])} {arrow} {chart.shown(known[-1])}" if known else "no number"
-        drawn = Text(_curve(line.xs, line.ys, chart.last, low, high, blocks), "blue")
-        table.add_row(Text(printable(line.name)), drawn, Text(ends))
+        numbers = [chart.format_number(y) for y in line.ys if y is not None]
+        ends = f"{numbers[0]} {arrow} {numbers[-1]}" if numbers else "no number"
+        drawing = _curve(line, chart.last, low, high, _PLAIN_BLOCKS if ascii_only else _BLOCKS)
+        table.add_row(Text(line.name), Text(drawing, "blue"), Text(ends))
     return table
 
 
-def _curve(xs: Sequence[int], ys: Sequence[float | None], last: int, low: float, high: float, blocks: str) -> str:
-    """A character for each stretch of steps: the mean there, as its height; between points that of the one before."""
-    cells: dict[int, list[float | None]] = {}
-    for x, y in zip(xs, ys, strict=True):
-        cells.setdefault(min(_CURVE_CELLS - 1, max(0, (x - 1) * _CURVE_CELLS // max(1, last))), []).append(y)
-    scale, top = (len(blocks) - 1) / (high - low), len(blocks) - 1
-    drawn, character = "", " "
-    for cell in range(max(cells, default=-1) + 1):
-        if cell in cells:
-            known = [y for y in cells[cell] if y is not None]
-            character = blocks[min(top, round((sum(known) / len(known) - low) * scale))] if known else " "
-        drawn += character
-    return drawn
+def _curve(line: Line, last: int, low: float, high: float, blocks: str) -> str:
+    """One character per range of steps, as high as the mean there. A range without points repeats the character before it."""
+    cells: dict[int, list[float]] = {}
+    for step, y in zip(line.xs, line.ys, strict=True):
+        cell = cells.setdefault(min(_CURVE_CELLS - 1, max(0, (step - 1) * _CURVE_CELLS // max(1, last))), [])
+        if y is not None:
+            cell.append(y)
+    top = len(blocks) - 1
+    drawing, character = "", " "
+    for number in range(max(cells, default=-1) + 1):
+        if number in cells:
+            values = cells[number]
+            # A value above the axis (the first steps' losses) gets the highest block.
+            height = round(top * (sum(values) / len(values) - low) / (high - low)) if values else 0
+            character = blocks[min(top, height)] if values else " "
+        drawing += character
+    return drawing

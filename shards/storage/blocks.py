@@ -1,4 +1,4 @@
-"""Files to read from, whose errors are the storage's: one on a disk, one that comes from a server in blocks."""
+"""File objects whose errors are StorageErrors: one on a disk, one that comes from a server in blocks."""
 
 import io
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from shards.storage.faults import translated
 
 
 def local_file(path: Path, url: str) -> io.RawIOBase:
-    """A file on a disk. Raises StorageError where it cannot be opened, and so does reading it."""
+    """A file on a disk. Opening and reading it raise StorageError."""
     with translated(url, "read"):
         return _LocalFile(path, url)
 
 
 def remote_file(fetch: Callable[[int, int], bytes], num_bytes: int, block_bytes: int) -> io.RawIOBase:
-    """A file of so many bytes, of which `fetch(start, length)` gives a part."""
+    """A file of `num_bytes`, of which `fetch(start, length)` returns a part."""
     return _RemoteFile(fetch, num_bytes, block_bytes)
 
 
 class _LocalFile(io.RawIOBase):
-    """The errors of a disk, as StorageErrors."""
+    """Turns the errors of a disk into StorageErrors."""
 
     def __init__(self, path: Path, url: str) -> None:
         self._raw, self._url = open(path, "rb", buffering=0), url  # noqa: SIM115  # closed with this
@@ -45,7 +45,7 @@ class _LocalFile(io.RawIOBase):
 
 
 class _RemoteFile(io.RawIOBase):
-    """One block of the file is kept."""
+    """Keeps one block of the file."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], num_bytes: int, block_bytes: int) -> None:
         self._fetch, self._num_bytes, self._block_bytes = fetch, num_bytes, block_bytes

@@ -1,8 +1,9 @@
-"""Folders and files of a local disk: published whole, listed with care, cleaned of what dead processes left.
+"""Files and folders of a local disk: published whole, listed, and cleaned of the leftovers of dead processes.
 
-Everything here raises OSError; `storage` says what it means.
+Everything here raises OSError; `files` and `reading` turn it into a StorageError.
 """
 
+import errno
 import os
 import shutil
 import socket
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TEMPORARY = ".tmp-"
+# A temporary file of another machine that is older than this is abandoned.
 _ABANDONED_S = 24 * 3600.0
-"""A file that another machine has not finished for so long never will be."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class FileInfo:
 
 
 def publish(path: Path, data: bytes | bytearray | memoryview, first: bool = False) -> None:
-    """Writes beside the target, flushes to the disk, and takes the target's name in one step; if `first`, while it is free."""
+    """Writes a temporary file, flushes it to the disk, and renames it to the target; if `first`, only if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{_TEMPORARY}{socket.gethostname()}-{os.getpid()}")
     try:
@@ -56,7 +57,7 @@ def _take_if_free(path: Path, temporary: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Removes the temporary files below that dead processes of this machine left behind, and old ones of any other."""
+    """Removes the temporary files of dead processes of this machine below a folder, and old ones of other machines."""
     mine = f"{_TEMPORARY}{socket.gethostname()}-"
     for path in folder.glob(f"**/.*{_TEMPORARY}*"):
         pid = path.name.rpartition("-")[2]
@@ -71,7 +72,7 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another's
+    except PermissionError:  # the process of another user
         pass
     return True
 
@@ -81,16 +82,24 @@ def find(path: Path) -> FileInfo | None:
     return _info(path) if path.is_file() else None
 
 
-def list_files(folder: Path) -> Iterator[FileInfo]:
-    """Every regular file below, but for those that are being published. A dead link is an error, not a file less."""
-    for parent, _, names in os.walk(folder, onerror=_raise) if folder.is_dir() else ():
+def list_files(folder: Path, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]:
+    """Every regular file below, except those that are being published, and names that begin with one of `hidden`.
+
+    A dead link is an error, not a file less; one whose name is hidden is not looked at.
+    """
+    for parent, folders, names in os.walk(folder, onerror=_raise) if folder.is_dir() else ():
+        folders[:] = [name for name in folders if not name.startswith(hidden)]
         for path in (Path(parent) / name for name in names if not (name.startswith(".") and _TEMPORARY in name)):
-            if path.is_file() or not path.exists():
+            if path.name.startswith(hidden):
+                continue
+            if path.is_file():
                 yield _info(path)
+            elif not path.exists():
+                raise OSError(errno.ENOENT, f"{path} is a link to nothing")
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder with all that is in it; nothing where there is none."""
+    """Removes a file, or a folder with everything in it; nothing where there is none."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -98,7 +107,7 @@ def remove(path: Path) -> None:
 
 
 def remove_empty_folders(folder: Path) -> None:
-    """Removes the folder and those below it that hold nothing."""
+    """Removes empty folders: the folder itself and those below it."""
     for parent, _, _ in os.walk(folder, topdown=False):
         with suppress(OSError):  # not empty
             Path(parent).rmdir()

@@ -1,7 +1,7 @@
-"""What went wrong in a storage: whether it may pass, whose part it is to mend it, and how. The border of every backend.
+"""Errors of a storage: whether they may pass, who can mend them, and how. The border of every backend.
 
-Backends raise errors of their own. They are told apart by what they carry (an HTTP status, the name of the error), so
-that none of the backends has to be imported, or installed.
+Each backend raises errors of its own. They are told apart by an HTTP status or by name, so that no backend has to be
+imported or installed.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from shards.storage.redaction import redacted
 
 _log = logging.getLogger(__name__)  # Python's handler of last resort prints the bare message on stderr
 
+# Temporary faults are retried for this long after the first one: a throttle, a server that restarts.
 DEADLINE_S = 120.0
-"""Faults that may pass are waited for this long, from the first on: a throttle, a server that is started again."""
+# The same for a server that has not answered this process yet: more likely its address is wrong.
 FIRST_CONTACT_S = 30.0
-"""The same for a server that has not answered this process yet: its address is wrong, more likely."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _SILENT_S = 0.5, 15.0, 3.0
 _FINAL_ERRORS = (
     FileNotFoundError,
@@ -35,7 +35,7 @@ _FINAL_ERRORS = (
     TypeError,
     AttributeError,
     LookupError,
-    NotImplementedError,  # what a backend cannot do it will not do the next time either
+    NotImplementedError,  # a second try will not help
     Warning,
 )
 _FINAL_NAMES = ("ParamValidationError", "UnknownEndpointError", "OfflineModeIsEnabled")
@@ -68,12 +68,12 @@ _LOCAL_REMEDIES = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path: a part of it is a file",
 }
-_answered: set[str] = set()  # the servers that this process has heard of
+_answered: set[str] = set()  # the servers that have answered this process
 Value = TypeVar("Value")
 
 
 class StorageError(UserError):
-    """Something could not be read or written: the URL, why, and what to do. Shows no secret that the URL carries."""
+    """A read or write failed. The text names the URL, the reason and the remedy, and shows no secret of the URL."""
 
     def __init__(self, text: str) -> None:
         super().__init__(redacted(text))
@@ -89,7 +89,7 @@ class BusyError(StorageError):
 
 @contextmanager
 def translated(url: str, doing: str) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a StorageError about `url`."""
+    """Turns any error inside into a StorageError about `url`."""
     try:
         yield
     except UserError:
@@ -99,13 +99,13 @@ def translated(url: str, doing: str) -> Iterator[None]:
 
 
 def retried(url: str, doing: str, action: Callable[[], Value]) -> Value:
-    """`action` on a server, again while its faults may pass, for DEADLINE_S at most. Raises StorageError.
+    """Runs `action` on a server, and again after temporary faults, for at most DEADLINE_S. Raises StorageError.
 
-    The waits double from half a second on; a part of each is drawn by URL, so that processes which fail together do not
-    come back together.
+    The waits double, from half a second. A part of each wait depends on the URL, so that processes which fail at the same
+    time do not come back at the same time.
     """
     server = "/".join(url.split("/", 3)[:3])
-    first_fault, said = 0.0, False
+    first_fault, has_warned = 0.0, False
     for attempt in count():
         try:
             value = action()
@@ -119,8 +119,8 @@ def retried(url: str, doing: str, action: Callable[[], Value]) -> Value:
             wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt) * (1 + crc32(f"{url} {attempt}".encode()) / 2**32) / 2
             if not may_pass(error) or time.monotonic() + wait_s - first_fault > patience_s:
                 raise storage_error(url, doing, error) from error
-            if not said and time.monotonic() - first_fault > _SILENT_S:
-                said = True
+            if not has_warned and time.monotonic() - first_fault > _SILENT_S:
+                has_warned = True
                 _log.warning(
                     redacted(f"{url}: cannot {doing} it now ({_reason(error)}); trying again for up to {patience_s:.0f} s")
                 )
@@ -132,7 +132,7 @@ def retried(url: str, doing: str, action: Callable[[], Value]) -> Value:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later: a throttle, a cut connection, a server that is down."""
+    """Whether the same request may succeed a little later: after a throttle, a broken connection, a server that is down."""
     error = _root(error)
     status = status_of(error)
     if _code(error) in _PASSING_CODES:
@@ -141,11 +141,11 @@ def may_pass(error: BaseException) -> bool:
         return (status >= 500 and status != 501) or status in _PASSING_STATUS
     if isinstance(error, _FINAL_ERRORS) or type(error).__name__ in (*_FINAL_NAMES, *_NO_CREDENTIALS):
         return False
-    return not str(error).startswith("Forbidden")  # gcsfs says 403 in words
+    return not str(error).startswith("Forbidden")  # gcsfs reports 403 as text
 
 
 def storage_error(url: str, doing: str, error: Exception) -> StorageError:
-    """The one line about it."""
+    """The one line that names the URL, the reason and the remedy."""
     protocol, separator, _ = url.partition("://")
     if not separator or protocol in ("file", "local"):
         return _local_error(url, doing, error)
@@ -168,7 +168,7 @@ def _remedy(protocol: str, error: Exception) -> str:
     if type(root).__name__ in _NO_CREDENTIALS or (not status_of(root) and "credentials" in str(root)):
         return f"give credentials{login}"
     if _is_denied(root):
-        name = "the name and " if protocol == "hf" else ""  # what is private is said not to be there
+        name = "the name and " if protocol == "hf" else ""  # the hub reports private repositories as missing
         return f"check {name}the credentials{login} and what they permit there"
     if protocol == "hf" and (_is_missing(error) or not status_of(root)):
         return (
@@ -205,28 +205,28 @@ def _is_denied(error: BaseException) -> bool:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What a FileNotFoundError was made of: the one of https:// says so of a server that is down."""
+    """The cause of a FileNotFoundError: fsspec raises one for an https:// server that is down."""
     while isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, LookupError | None):
         error = error.__cause__
     return error
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that the server answered with, None where there was no answer."""
+    """The HTTP status of the server's answer, or None without an answer."""
     for link in _chain(error):
         response = getattr(link, "response", None)
         metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-        code = getattr(link, "code", None) if type(link).__name__ == "HttpError" else None  # others mean other things by it
-        status = getattr(link, "status", None) if link is error else None  # aiohttp gives one to what it cannot parse, too
-        found = (status, getattr(link, "status_code", None), code)
-        for value in (*found, getattr(response, "status_code", None), metadata.get("HTTPStatusCode")):
+        code = getattr(link, "code", None) if type(link).__name__ == "HttpError" else None  # in other errors it is no status
+        status = getattr(link, "status", None) if link is error else None  # aiohttp sets one on parse errors, too
+        own = (status, getattr(link, "status_code", None), code)
+        for value in (*own, getattr(response, "status_code", None), metadata.get("HTTPStatusCode")):
             if str(value).isdecimal() and 100 <= int(str(value)) < 600:
                 return int(str(value))
     return None
 
 
 def _code(error: BaseException) -> str:
-    """The word by which S3 calls an error, or an empty one."""
+    """S3's name of the error, or an empty text."""
     for link in _chain(error):
         response: Any = getattr(link, "response", None)
         if isinstance(response, dict):

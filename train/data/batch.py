@@ -1,8 +1,8 @@
-"""Rows -> the tensors of a micro-batch: packed, with every shape fixed, or padded as transformers' own models want them.
+"""Rows -> the tensors of a micro-batch: packed, with fixed shapes, or padded as transformers' own models need them.
 
-Shapes: B rows, T tokens a row, N = B * T; K sequences and runs of padding, S sequences, M masked tokens, each at most;
-Q sequences there are, and one; L tokens of the longest sequence there may be. Integers are int32 where they index an
-embedding, int64 elsewhere.
+Shapes: B rows, T tokens per row, N = B * T. At most K runs (sequences, and stretches of padding), S sequences and M masked
+tokens. Q is the number of sequences in the batch plus one; L the tokens of the longest sequence that is possible. Integers
+that index an embedding are int32, others int64.
 """
 
 from dataclasses import dataclass, fields
@@ -17,61 +17,61 @@ from shards.manifest import Manifest
 from shards.masking import Masking
 from shards.schema import Rows
 
+# The label of a slot without a token or sequence to predict, as in transformers.
 IGNORED = -100
-"""The label of a slot without a token or sequence to predict, as in transformers."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The most that a micro-batch of a data set can hold."""
+    """The maximum size of a micro-batch of a data set."""
 
     rows: int
-    tokens: int  # of a row
-    longest: int  # tokens of a sequence
-    sequences: int  # of a row
-    masked: int  # tokens of a row
+    tokens: int  # per row
+    longest: int  # tokens per sequence
+    sequences: int  # per row
+    masked: int  # tokens per row
 
     @staticmethod
     def of(manifest: Manifest, split: str, rows: int, masking: Masking | None) -> "Shape":
-        """For `rows` rows of a split, as they are stored or masked on reading."""
+        """The shape of `rows` rows of a split, with stored masks or with masks drawn on reading."""
         total = manifest.splits[split].totals()
         tokens, sequences = total["max_row_tokens"], total["max_sequences_per_row"]
         masked = total["max_masked_per_row"]
         if masking is not None:
             masked = max(masked, masking.most(tokens, sequences))
-        longest = min(tokens, manifest.settings.get("max_seq_len", tokens))
+        longest = min(tokens, manifest.settings["max_seq_len"])
         return Shape(rows, max(1, tokens), max(1, longest), max(1, sequences), max(1, masked))
 
     @property
     def runs(self) -> int:
-        """K: sequences, and runs of padding no longer than the longest sequence."""
+        """K: the sequences, and the runs of padding, which are no longer than the longest sequence."""
         return self.rows * (self.sequences + -(-self.tokens // self.longest))
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A micro-batch of packed rows. Every token lies in one run: of a sequence, or of the padding behind the last one."""
+    """A micro-batch of packed rows. Every token is in one run: a sequence, or a stretch of the padding after the last one."""
 
     input_ids: Tensor  # [B, T] int32
     token_type_ids: Tensor  # [B, T] int32
     position_ids: Tensor  # [B, T] int32, from 0 in every run
-    run_starts: Tensor  # [K + 1] int32, offsets in N; those behind the last run are N
-    masked_at: Tensor  # [M] places in N; 0 where there is none
+    run_starts: Tensor  # [K + 1] int32, offsets in N; those after the last run are N
+    masked_at: Tensor  # [M] places in N; unused ones are 0
     masked_labels: Tensor  # [M] or IGNORED
-    cls_at: Tensor  # [S] places in N of each sequence's first token; 0 where there is none
+    cls_at: Tensor  # [S] places in N of each sequence's first token; unused ones are 0
     next_sentence_label: Tensor  # [S] or IGNORED
     token_of_slot: Tensor  # [Q * L] the sequences side by side, padded: the place in N of each slot's token, or 0
     slot_of_token: Tensor  # [N] the inverse; padding shares the first slot of the last sequence, which is empty
     is_token: Tensor  # [Q, L] bool: the slot holds a token of a sequence
     is_key: Tensor  # [Q, L] bool: the slot may be attended to; `is_token`, and the first slot of the empty sequence
     longest: int  # L
-    tokens: int  # real ones
+    tokens: int  # without padding
     masked: int
     pairs: int
     attended: int  # sum of the squared lengths of the sequences
 
     def to(self, device: torch.device) -> "PackedBatch":
-        """A copy there, without waiting for it: from pinned memory where the device is not the CPU."""
+        """The batch on a device. The copy is asynchronous, from pinned memory."""
         if device.type == "cpu":
             return self
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -84,11 +84,11 @@ class PackedBatch:
 
 
 def pack_batch(rows: Rows, shape: Shape, pad_id: int) -> PackedBatch:
-    """The batch of at most `shape.rows` rows; missing ones are empty. Raises ValueError for rows beyond the shape."""
+    """The batch of at most `shape.rows` rows; missing rows are empty. Raises ValueError for rows that do not fit the shape."""
     num_sequences, num_tokens = len(rows.sequence_lengths), shape.rows * shape.tokens
-    most = int(np.diff(rows.token_offsets).max(initial=0))
-    if len(rows) > shape.rows or most > shape.tokens or int(rows.sequence_lengths.max(initial=0)) > shape.longest:
-        raise ValueError(f"{len(rows)} rows of up to {most} tokens do not fit {shape}")
+    longest_row = int(np.diff(rows.token_offsets).max(initial=0))
+    if len(rows) > shape.rows or longest_row > shape.tokens or int(rows.sequence_lengths.max(initial=0)) > shape.longest:
+        raise ValueError(f"{len(rows)} rows of up to {longest_row} tokens do not fit {shape}")
     ids = np.full((3, shape.rows, shape.tokens), 0, np.int32)
     ids[0] = pad_id
     run_starts = np.full(shape.runs + 1, num_tokens, np.int32)
@@ -111,7 +111,7 @@ def pack_batch(rows: Rows, shape: Shape, pad_id: int) -> PackedBatch:
         cls_at,
     )
     is_key = is_token.copy()
-    is_key[-1, 0] = True  # a softmax over nothing is not a number
+    is_key[-1, 0] = True  # the empty sequence: a softmax over no keys would be NaN
     next_sentence_label = np.full(len(cls_at), IGNORED, np.int64)
     if rows.next_sentence_label is not None:
         next_sentence_label[:num_sequences] = rows.next_sentence_label
@@ -184,9 +184,10 @@ def _lay_out(
 
 
 def pad_batch(rows: Rows, longest: int, pad_id: int) -> dict[str, Tensor]:
-    """The sequences of the rows one below the other, padded to `longest` tokens, under transformers' names, all int64.
+    """The sequences of the rows, one per line, padded to `longest` tokens; under transformers' names, int64.
 
-    `labels` and `next_sentence_label` are there where the rows have masks and pairs.
+    [sequences, longest]: `input_ids`, `attention_mask`, `token_type_ids`, and `labels` if the rows have masks.
+    [sequences]: `next_sentence_label`, if they have pairs.
     """
     starts = rows.sequence_starts()
     columns = np.arange(longest)

@@ -1,11 +1,11 @@
 """A folder of whole shards on this machine's disk, shared by its processes and never larger than its limit.
 
-    bert-shards-cache       marks the folder as ours; its lock is held while anything else appears or goes
-    shard-SHA256            a shard, whole; whoever reads it holds a shared lock on it
-    part-SHA256-HOST-PID    one that is being fetched, as large as it will be; who fetches it holds a lock on it
+    bert-shards-cache       marks the folder as a cache; its lock is held while files are added or removed
+    shard-SHA256            a whole shard; its readers hold a shared lock on it
+    part-SHA256-HOST-PID    a shard that is being fetched, at its full size; the fetching process holds a lock on it
 
-The system takes the locks of a process away however it ends. So what is locked is in use, a part without a lock is a
-leftover, and nothing has to be cleaned up after a crash. Names are digests: runs and data sets can share a folder.
+The system releases the locks of a process however it ends. So a locked file is in use, a part without a lock is a leftover,
+and no clean-up is needed after a crash. Names are digests: runs and data sets can share a folder.
 """
 
 import enum
@@ -25,29 +25,29 @@ from train.data.leases import Lease, Part, locked_alone
 
 MARKER = "bert-shards-cache"
 _MARKER_TEXT = b"Shards by their sha256, kept by `python -m train --cache`. May be deleted when no run is at work.\n"
-_OURS = re.compile(rf"{MARKER}|shard-[0-9a-f]{{64}}|part-[0-9a-f]{{64}}-.+")
+_CACHE_FILE = re.compile(rf"{MARKER}|shard-[0-9a-f]{{64}}|part-[0-9a-f]{{64}}-.+")
+# The part of its limit that a cache needs for itself.
 OVERHEAD_BYTES = len(_MARKER_TEXT)
-"""What of its limit a cache needs for itself."""
+# The next use of a shard that is in no plan.
 NEVER = 2**63 - 1
-"""The next use of what no plan names."""
 
 
 @dataclass
 class CacheStats:
-    """What happened in this process."""
+    """What happened in this process since the last line of metrics."""
 
     hits: int = 0  # row groups read from the cache
-    misses: int = 0  # row groups read from the storage, because their shard was not there yet
+    misses: int = 0  # row groups read from the storage, because their shard was not in the cache yet
     fetched_shards: int = 0  # whole ones
-    fetched_bytes: int = 0  # of shards and row groups
+    fetched_bytes: int = 0  # shards and row groups
     evictions: int = 0
-    damaged: int = 0  # shards that the disk had altered
-    failures: int = 0  # of fetches, which are tried again
+    damaged: int = 0  # shards that the disk altered
+    failures: int = 0  # failed fetches; they are tried again
 
 
 @dataclass(frozen=True)
 class Held:
-    """A shard in the folder, to be judged: when the plan needs it next, and when anybody last said that he wanted it."""
+    """A shard in the folder, as a candidate for eviction: its next use in the plan, and when a process last wanted it."""
 
     sha256: str
     bytes: int
@@ -56,27 +56,27 @@ class Held:
 
 
 def in_order_of_eviction(held: Sequence[Held], next_use: int) -> list[Held]:
-    """What may go for a shard that is needed at `next_use`, best first, and nothing that is needed as soon.
+    """The shards to evict for one that is needed at `next_use`, best first; none that is needed as soon.
 
-    The farthest next use goes first (Belady 1966); of what is never needed, what was wanted longest ago: other runs have
-    plans of their own.
+    The farthest next use goes first (Belady 1966). Of the shards that this plan never needs, the one that was wanted longest
+    ago goes first: other runs have plans of their own.
     """
-    later = (one for one in held if one.next_use > next_use)
-    return sorted(later, key=lambda one: (-one.next_use, one.last_wanted, one.sha256))
+    later = (shard for shard in held if shard.next_use > next_use)
+    return sorted(later, key=lambda shard: (-shard.next_use, shard.last_wanted, shard.sha256))
 
 
 class Refusal(enum.Enum):
     """Why a shard is not to be fetched now."""
 
-    TAKEN = "it is there, or another thread or process is fetching it"
-    FULL = "what would have to go for it is in use or needed as soon"
+    TAKEN = "it is in the cache, or another thread or process is fetching it"
+    FULL = "the shards that would have to be evicted are in use or needed as soon"
 
 
 class Cache:
     """The folder, for all threads of a process. Raises StorageError where the disk fails."""
 
     def __init__(self, folder: str, limit: int) -> None:
-        """Looks, and writes nothing yet. Raises UserError when the folder cannot be a cache."""
+        """Writes nothing yet. Raises UserError when the folder cannot be a cache."""
         if not storage.is_local(folder):
             raise UserError(f"--cache {folder}: must be a folder on a disk of this machine")
         self.folder, self.limit = storage.local_path(folder), limit
@@ -84,19 +84,19 @@ class Cache:
         self._check()
 
     def count(self, **more: int) -> None:
-        """Adds to the counts that are named."""
+        """Adds to the named counts of `CacheStats`."""
         with self._counting:
             for name, number in more.items():
                 setattr(self._stats, name, getattr(self._stats, name) + number)
 
     def take_stats(self) -> CacheStats:
-        """What happened since this was last asked."""
+        """The counts since the last call."""
         with self._counting:
             taken, self._stats = self._stats, CacheStats()
         return taken
 
     def want(self, digest: str) -> bool:
-        """Whether the shard is there; if so, it is noted that somebody wants it."""
+        """Whether the cache has the shard. If so, its time of last use is set to now."""
         with storage.translated(str(self.folder), "use"):
             try:
                 os.utime(self._shard(digest))
@@ -105,7 +105,7 @@ class Cache:
         return True
 
     def lease(self, digest: str, num_bytes: int) -> Lease | None:
-        """The shard, checked; None where it is not there. One that was damaged on the disk is removed."""
+        """The shard, checked, or None. A shard that the disk damaged is removed."""
         path = self._shard(digest)
         with self._locked():
             try:
@@ -119,16 +119,16 @@ class Cache:
         return None
 
     def discard(self, lease: Lease) -> None:
-        """Removes a shard that the disk has damaged, unless somebody has replaced it."""
+        """Removes a shard that the disk damaged, unless another process has replaced it."""
         with self._locked():
             if lease.is_there():
                 lease.path.unlink()
                 self.count(damaged=1)
 
     def reserve(self, digest: str, num_bytes: int, next_uses: Callable[[], Mapping[str, int]]) -> Part | Refusal:
-        """Leaves it to the caller to fetch a shard, with the space for it, which others must give up where there is none.
+        """Reserves the space for a shard that the caller will fetch. Evicts other shards where the space is missing.
 
-        `next_uses` is asked in that case: when the plan needs this shard and others.
+        `next_uses` is called in that case: the positions at which the plan needs shards, by sha256.
         """
         with self._locked():
             parts = self.folder.glob(f"part-{digest}-*")
@@ -141,12 +141,12 @@ class Cache:
             return Part(self.folder / f"part-{digest}-{socket.gethostname()}-{os.getpid()}", num_bytes)
 
     def drop(self, part: Part) -> None:
-        """It was not fetched: the space is free again."""
+        """Frees the space of a shard that was not fetched."""
         with self._locked():
             part.drop()
 
     def publish(self, part: Part, digest: str, data: bytes) -> None:
-        """What was fetched, and checked, is a shard from here on."""
+        """Writes the bytes of a fetched and checked shard, and makes it a shard of the cache."""
         part.write(data)
         with self._locked():
             part.rename(self._shard(digest))
@@ -162,7 +162,7 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Holds the folder's lock. The folder is made where there is none."""
+        """Holds the folder's lock. Creates the folder if necessary."""
         with storage.translated(str(self.folder), "use"):
             try:
                 marker = os.open(self.folder / MARKER, os.O_RDWR)
@@ -179,11 +179,11 @@ class Cache:
                 os.close(marker)
 
     def _files(self) -> dict[str, os.stat_result]:
-        """Every file of ours by its name. Leftovers are removed."""
+        """Every file of the cache by name. Removes leftovers."""
         files = {}
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if not _OURS.fullmatch(entry.name):
+                if not _CACHE_FILE.fullmatch(entry.name):
                     continue
                 if entry.name.startswith("part-") and _is_leftover(Path(entry.path)):
                     Path(entry.path).unlink()
@@ -192,7 +192,7 @@ class Cache:
         return files
 
     def _evict(self, files: Mapping[str, os.stat_result], digest: str, excess: int, next_uses: Mapping[str, int]) -> bool:
-        """Removes shards that are not in use until `excess` bytes are free, or none."""
+        """Removes shards that are not in use until `excess` bytes are free. Removes none, and returns False, if that fails."""
         held = []
         for name, status in files.items():
             if name.startswith("shard-"):
@@ -200,24 +200,24 @@ class Cache:
                 held.append(Held(other, status.st_size, next_uses.get(other, NEVER), status.st_mtime))
         with ExitStack() as handles:
             victims = []
-            for one in in_order_of_eviction(held, next_uses[digest]):
+            for shard in in_order_of_eviction(held, next_uses[digest]):
                 if excess <= 0:
                     break
-                handle = os.open(self._shard(one.sha256), os.O_RDWR)  # some systems lock alone only what can be written
+                handle = os.open(self._shard(shard.sha256), os.O_RDWR)  # some systems lock exclusively only a writable file
                 handles.callback(os.close, handle)
                 if locked_alone(handle):
-                    victims.append(one)
-                    excess -= one.bytes
+                    victims.append(shard)
+                    excess -= shard.bytes
             if excess > 0:
                 return False
-            for one in victims:
-                self._shard(one.sha256).unlink()
+            for shard in victims:
+                self._shard(shard.sha256).unlink()
         self.count(evictions=len(victims))
         return True
 
 
 def _is_leftover(part: Path) -> bool:
-    """Whether the process that fetched it is no more."""
+    """Whether the process that fetched it has ended."""
     handle = os.open(part, os.O_RDWR)
     try:
         return locked_alone(handle)

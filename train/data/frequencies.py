@@ -6,7 +6,7 @@ import numpy.typing as npt
 from shards.manifest import Manifest
 from shards.masking import unmask_rows
 from train.data.order import RowGroups
-from train.data.row_groups import DecodedGroups
+from train.data.row_groups import read_group
 
 # Enough for the baseline: a row group has some 10^5 to 10^6 tokens, and n tokens leave an error of about vocab_size / 2n
 # nats. Documents are in random order, so that some row groups are a fair sample of all of them.
@@ -20,15 +20,13 @@ def count_tokens(url: str, manifest: Manifest, split: str, rank: int, world_size
     Raises UserError when a shard cannot be read.
     """
     counts = np.zeros(manifest.tokenizer["vocab_size"], np.int64)
-    num_groups = len(RowGroups.of(manifest.splits[split]).shard)
+    groups = RowGroups.of(manifest.splits[split])
+    num_groups = len(groups.shard)
     sample = np.unique(np.linspace(0, num_groups - 1, min(MAX_ROW_GROUPS, num_groups)).round().astype(np.int64))
-    groups = DecodedGroups(url, manifest, split, threads=1)
-    try:
-        for group in sample[rank::world_size].tolist():
-            groups.keep([group], 0)
-            counts += np.bincount(unmask_rows(groups.get(group).result()).input_ids, minlength=len(counts))
-    finally:
-        groups.close()
+    for group in sample[rank::world_size].tolist():
+        shard = manifest.splits[split].shards[groups.shard[group]]
+        rows = read_group(url, manifest, shard, int(groups.in_shard[group]))
+        counts += np.bincount(unmask_rows(rows).input_ids, minlength=len(counts))
     return counts
 
 

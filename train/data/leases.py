@@ -1,4 +1,4 @@
-"""Files of the cache in use: a shard that is read, and one that is being fetched. Each holds a lock for as long as it lives."""
+"""Files of the cache in use: a shard that is read, and one that is being fetched. Each holds a lock while it exists."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ _BLOCK_BYTES = 4 << 20
 
 
 class Lease:
-    """A shard that cannot be evicted while this object lives."""
+    """A shard that cannot be evicted while this object exists."""
 
     def __init__(self, path: Path) -> None:
         """Raises FileNotFoundError."""
@@ -22,40 +22,40 @@ class Lease:
         fcntl.flock(self._handle, fcntl.LOCK_SH)
 
     def read(self, start: int, length: int) -> bytes:
-        """A range of its bytes."""
+        """The bytes from `start` on, `length` of them."""
         with storage.translated(str(self.path), "read"):
             data = os.pread(self._handle, length, start)
             while len(data) < length and (more := os.pread(self._handle, length - len(data), start + len(data))):
                 data += more
         if len(data) < length:
-            raise StorageError(f"{self.path}: was cut short while it was in use; run the same command again")
+            raise StorageError(f"{self.path}: was truncated while in use; run the same command again")
         return data
 
     def is_whole(self, digest: str, num_bytes: int) -> bool:
-        """Whether it has the size and the sha256 that it should have."""
+        """Whether it has this size and sha256."""
         with storage.translated(str(self.path), "read"):
             if os.fstat(self._handle).st_size != num_bytes:
                 return False
-            found, at = sha256(), 0
+            actual, at = sha256(), 0
             while block := os.pread(self._handle, _BLOCK_BYTES, at):
-                found.update(block)
+                actual.update(block)
                 at += len(block)
-        return found.hexdigest() == digest
+        return actual.hexdigest() == digest
 
     def is_there(self) -> bool:
-        """Whether its path still leads to it."""
+        """Whether its path still names this file."""
         return self.path.exists() and os.path.samestat(self.path.stat(), os.fstat(self._handle))
 
     def close(self) -> None:
-        """Ends it before its time."""
+        """Gives the lock back now."""
         self._end()
 
 
 class Part:
-    """A shard that is being fetched: a file as large as it will be. Everything but `write` wants the folder's lock."""
+    """A shard that is being fetched: a file of its full size. Hold the folder's lock for everything except `write`."""
 
     def __init__(self, path: Path, num_bytes: int) -> None:
-        """Takes the space."""
+        """Allocates the space."""
         self._path, self._handle = path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX)
@@ -65,25 +65,25 @@ class Part:
             raise
 
     def write(self, data: bytes) -> None:
-        """The shard's bytes, all of them."""
+        """Writes all bytes of the shard."""
         view, at = memoryview(data), 0
         with storage.translated(str(self._path), "write"):
             while at < len(view):
                 at += os.pwrite(self._handle, view[at : at + _BLOCK_BYTES], at)
 
     def rename(self, path: Path) -> None:
-        """It is a shard from here on."""
+        """Makes it a shard of the cache."""
         self._path.replace(path)
         os.close(self._handle)
 
     def drop(self) -> None:
-        """Gives the space back."""
+        """Removes the file and frees its space."""
         self._path.unlink(missing_ok=True)
         os.close(self._handle)
 
 
 def locked_alone(handle: int) -> bool:
-    """Locks a file if nobody else has."""
+    """Locks a file unless another has a lock on it. Returns whether it did."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,12 +1,14 @@
 """Which row is served when: a pure function of the data set's row groups, the seed, and the position.
 
-In each epoch the shards are permuted by the seed, then the row groups inside each, and that line of N rows is cut into L
-lanes; lane l has ceil((N - l) / L) rows. Position g is row g // L of lane g mod L, after two window shuffles inside the
-lane, staggered by half a window. Positions run on from epoch to epoch. Nothing is kept but the order of the row groups,
-and no position costs more than another.
+    epoch:   shards permuted, row groups permuted inside each -> a line of N rows
+    lanes:   the line cut into L lanes; lane l has ceil((N - l) / L) rows
+    windows: the rows of a lane shuffled in windows, then in windows that begin half a window earlier
+    serving: position g is row g // L of lane g mod L
+
+Positions count on from epoch to epoch. Only the order of the row groups is kept in memory, and every position costs the same.
 
 A step takes the next `global_batch` positions. Its rows, sorted by lane, are cut into micro-batches, and each rank takes
-consecutive ones: so the rows of a micro-batch do not depend on the number of ranks, and a rank reads lanes of its own.
+consecutive ones. So the rows of a micro-batch do not depend on the number of ranks, and a rank reads few lanes.
 
 Shapes: U row groups of the split, R rows.
 """
@@ -24,17 +26,17 @@ from shards.manifest import Split
 from shards.randomness import Purpose, address, combine, mix
 from shards.schema import Offsets, lengths_to_offsets
 
+# Raise it when the same data, seed and batch give another order.
 ORDER_VERSION = 1
-"""Raised when the same data, seed and batch give another order."""
 MAX_LANES = 64
 WINDOW_ROWS = 1024
-_ROUNDS = 6
+_ROUNDS = 6  # of the Feistel network in `shuffled`; a test holds the result to a fair shuffle
 Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class RowGroups:
-    """The row groups of a split in the order of its shards: all that the order needs of a data set."""
+    """The row groups of a split in the order of its shards. The order needs nothing else of a data set."""
 
     shard: npt.NDArray[np.int32]  # [U] number of the shard
     in_shard: npt.NDArray[np.int32]  # [U] number of the group in its shard
@@ -42,7 +44,7 @@ class RowGroups:
 
     @staticmethod
     def of(split: Split) -> "RowGroups":
-        """Those that the manifest lists."""
+        """The row groups that the manifest lists."""
         counts = np.array([len(shard.row_groups) for shard in split.shards], np.int64)
         rows = np.array([group.rows for shard in split.shards for group in shard.row_groups], np.int64)
         starts = lengths_to_offsets(counts)
@@ -52,23 +54,23 @@ class RowGroups:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the split."""
+        """The number of rows of the split."""
         return int(self.first_row[-1])
 
     @property
     def fingerprint(self) -> str:
-        """Digest of where the groups begin and which shard they are in: the same rows in other groups have another order."""
+        """Digest of where the groups begin and of their shards. The same rows in other groups have another order."""
         return sha256(self.first_row.tobytes() + self.shard.tobytes()).hexdigest()
 
     @property
     def num_shards(self) -> int:
-        """Shards of the split."""
+        """The number of shards of the split."""
         return int(self.shard[-1]) + 1 if len(self.shard) else 0
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where rows are: for each its row group, its index there, its index in the split, and the epoch it is served in."""
+    """Where rows are: for each its row group, its index in the group and in the split, and the epoch that serves it."""
 
     group: Positions  # [R]
     in_group: Positions  # [R]
@@ -77,9 +79,9 @@ class Places:
 
 
 def num_lanes(num_rows: int, global_batch: int, max_lanes: int = MAX_LANES) -> int:
-    """L: at most `max_lanes`, and so few that a lane has a window's rows; where it can be, one that a batch divides evenly.
+    """L, the number of lanes: at most `max_lanes`, and few enough that each lane has the rows of a window.
 
-    Of the numbers from half that limit, the largest that divides the batch or is a multiple of it: then each micro-batch
+    Prefers the largest number above half that limit that divides the batch or is a multiple of it: then each micro-batch
     always comes from the same lanes.
     """
     limit = max(1, min(max_lanes, num_rows // WINDOW_ROWS))
@@ -88,7 +90,7 @@ def num_lanes(num_rows: int, global_batch: int, max_lanes: int = MAX_LANES) -> i
 
 
 class Order:
-    """The order in which the rows of a split are served, for ever, and how a step's rows are shared by ranks.
+    """The order in which the rows of a split are served, epoch after epoch, and how ranks share the rows of a step.
 
     Raises UserError when the micro-batch does not divide the global batch, or there is no row.
     """
@@ -106,15 +108,15 @@ class Order:
         self._lines: dict[int, tuple[npt.NDArray[np.int32], Offsets]] = {}
 
     def micro_batches_of(self, rank: int, world_size: int) -> range:
-        """The micro-batches that a rank takes of each step: consecutive ones, as even as can be, maybe none."""
+        """The micro-batches of each step that a rank takes: consecutive, as even as possible, perhaps none."""
         each, more = divmod(self.num_micro_batches, world_size)
         start = rank * each + min(rank, more)
         return range(start, start + each + (rank < more))
 
     def positions(self, start: int, end: int, micro_batches: range) -> Positions:
-        """Of the step that begins at position `start`, those of some micro-batches, in the order of their rows.
+        """The positions of some micro-batches of the step that begins at `start`, in the order of their rows.
 
-        Fewer where the run ends at `end`.
+        There are fewer where the run ends at `end`.
         """
         all_of_step = np.arange(min(start, end), min(start + self.global_batch, end))
         lanes = all_of_step % self.groups.num_rows % self.lanes
@@ -122,29 +124,29 @@ class Order:
         return by_lane[micro_batches.start * self.micro_batch : micro_batches.stop * self.micro_batch]
 
     def locate(self, positions: Positions) -> Places:
-        """The rows at the given positions."""
+        """The rows at the positions [R]."""
         group, in_group = np.empty(len(positions), np.int64), np.empty(len(positions), np.int64)
         epochs = positions // self.groups.num_rows
         for epoch in np.unique(epochs).tolist():
             line, starts = self.line(epoch)
-            ours = epochs == epoch
+            in_epoch = epochs == epoch
             key = address(self.seed, Purpose.WINDOW, epoch)
-            at, in_group[ours] = _locate(positions[ours] - epoch * self.groups.num_rows, starts, self.lanes, key)
-            group[ours] = line[at]
+            at, in_group[in_epoch] = _locate(positions[in_epoch] - epoch * self.groups.num_rows, starts, self.lanes, key)
+            group[in_epoch] = line[at]
         return Places(group, in_group, self.groups.first_row[group] + in_group, epochs)
 
     def near(self, positions: Positions) -> set[int]:
-        """The row groups that lie in the windows around the positions: needed now, soon, or soon again."""
-        found: set[int] = set()
+        """The row groups in the windows around the positions: needed now or soon."""
+        near: set[int] = set()
         epochs = positions // self.groups.num_rows
         for epoch in np.unique(epochs).tolist():
             line, starts = self.line(epoch)
             at = _near(positions[epochs == epoch] - epoch * self.groups.num_rows, starts, self.lanes)
-            found.update(line[at].tolist())
-        return found
+            near.update(line[at].tolist())
+        return near
 
     def line(self, epoch: int) -> tuple[npt.NDArray[np.int32], Offsets]:
-        """The row groups in the order of an epoch [U], and where each begins in its line of rows [U + 1]."""
+        """The row groups in the order of an epoch [U], and where each begins in the epoch's line of rows [U + 1]."""
         if epoch not in self._lines:
             groups = self.groups
             shard_keys = address(self.seed, Purpose.SHARD_ORDER, epoch, np.arange(groups.num_shards, dtype=np.uint64))
@@ -153,6 +155,7 @@ class Order:
             group_keys = address(self.seed, Purpose.GROUP_ORDER, epoch, np.arange(len(groups.shard), dtype=np.uint64))
             line = np.lexsort((group_keys, shard_places[groups.shard])).astype(np.int32)
             starts = lengths_to_offsets(np.diff(groups.first_row)[line])
+            # A step may reach over the end of an epoch, so the one before is kept too.
             self._lines = {e: kept for e, kept in self._lines.items() if e == epoch - 1} | {epoch: (line, starts)}
         return self._lines[epoch]
 
@@ -174,7 +177,7 @@ def _staggered_window(index: int, length: int) -> tuple[int, int, int]:
 
 @compiled
 def _locate(positions: Any, starts: Any, lanes: int, key: Any) -> tuple[Any, Any]:
-    """Positions in an epoch -> place in the line of the row group, and index of the row in it."""
+    """Positions in an epoch [R] -> the row group's place in the line [R], and the row's index in the group [R]."""
     num_rows = starts[-1]
     groups, rows = np.empty(len(positions), np.int64), np.empty(len(positions), np.int64)
     for p in range(len(positions)):
@@ -193,27 +196,27 @@ def _locate(positions: Any, starts: Any, lanes: int, key: Any) -> tuple[Any, Any
 
 @compiled
 def _near(positions: Any, starts: Any, lanes: int) -> Any:
-    """Places in the line of the row groups that lie in both windows of a position."""
+    """Positions in an epoch [R] -> places in the line of all row groups that their two windows reach."""
     num_rows = starts[-1]
-    found = np.zeros(len(starts) - 1, np.bool_)
+    is_near = np.zeros(len(starts) - 1, np.bool_)
     for p in range(len(positions)):
         lane_start, length = _lane(positions[p] % lanes, num_rows, lanes)
         _, first, last = _staggered_window(positions[p] // lanes, length)
         first = first // WINDOW_ROWS * WINDOW_ROWS
         last = min(length, -(-last // WINDOW_ROWS) * WINDOW_ROWS)
         group = np.searchsorted(starts, lane_start + first, side="right") - 1
-        while group < len(found) and starts[group] < lane_start + last:
-            found[group] = True
+        while group < len(is_near) and starts[group] < lane_start + last:
+            is_near[group] = True
             group += 1
-    return np.flatnonzero(found)
+    return np.flatnonzero(is_near)
 
 
 @compiled
 def shuffled(index: int, size: int, key: Any) -> int:
-    """Where a random permutation of `size` items, named by `key`, puts the item `index`.
+    """The place of item `index` in the random permutation of `size` items that belongs to `key`.
 
-    A Feistel network over the next power of four, walked until it falls inside (Black and Rogaway, "Ciphers with arbitrary
-    finite domains", 2002): no table, and each item costs the same.
+    A Feistel network over the next power of four, applied again until the result is below `size` (Black and Rogaway,
+    "Ciphers with arbitrary finite domains", 2002). It needs no table, and each item costs the same.
     """
     half_bits = np.uint64(0)
     while (1 << (2 * np.int64(half_bits))) < size:

@@ -2,8 +2,8 @@
 
     position of the reader -> shards in use and needed next -> fetched whole, checked -> cache -> leases of the reader
 
-The processes of a machine share the work without a word: each takes the first shard of the plan that is neither there nor
-being fetched. If one of them ends, the others fetch what it did not.
+The processes of a machine share the work without messages: each takes the first shard of the plan that is neither in the
+cache nor being fetched. If one of them ends, the others fetch what it did not.
 """
 
 import threading
@@ -14,54 +14,54 @@ from dataclasses import dataclass
 
 from shards import storage
 from shards.command.console import size
+from shards.dataset import fetch_whole
 from shards.errors import UserError
 from shards.manifest import ShardInfo
 from shards.storage import StorageError
 from train.data.cache import OVERHEAD_BYTES, Cache, Refusal
 from train.data.leases import Lease, Part
 from train.data.shard_uses import ShardUses, UsesAt, needed_bytes
-from train.fetch import fetch_whole
 
-_USES_AHEAD = 2  # of each lane, beside those of now
-_POLL_S = 0.5  # how soon it is noticed that another process has ended, or given up
-_RETRY_S = 5.0
+_USES_AHEAD = 2  # per lane, beside the current ones
+_POLL_S = 0.5  # delay until a process notices that another one has ended or given up
+_RETRY_S = 5.0  # until a failed fetch is tried again
 
 
 @dataclass(frozen=True)
 class _Plan:
     position: int
     uses: ShardUses
-    wanted: Sequence[ShardInfo]  # those that should be there, in order of need
+    targets: Sequence[ShardInfo]  # the shards that the cache should have, in order of need
 
 
 class Prefetcher:
-    """Keeps the cache ahead of one reader of a split. Its methods are for the reader's threads; its own do the fetching."""
+    """Keeps the cache ahead of one reader of a split. The reader's threads call its methods; its own threads fetch."""
 
     def __init__(self, cache: Cache, url: str, shards: Sequence[ShardInfo], uses_at: UsesAt, threads: int) -> None:
-        """Nothing is fetched before the first `move`."""
+        """Fetching starts with the first `move`."""
         self.cache, self._url, self._shards, self._uses_at = cache, url, shards, uses_at
         self._plan: _Plan | None = None
         self._not_before: dict[str, float] = {}
-        self._news, self._closed = threading.Condition(), False
+        self._changed, self._closed = threading.Condition(), False
         self._pool = ThreadPoolExecutor(threads, "prefetch")
         self._threads = [self._pool.submit(self._work) for _ in range(threads)]
 
     def move(self, position: int) -> None:
-        """The reader is at a position now. Raises what a thread came to grief with: AlteredError, or a fault of the disk."""
+        """Tells it the reader's position. Raises what ended a thread: AlteredError, or an error of the disk."""
         self._check()
         uses = self._uses_at(position)
-        wanted, room = [], self.cache.limit - OVERHEAD_BYTES
+        targets, room = [], self.cache.limit - OVERHEAD_BYTES
         for shard in (self._shards[number] for number in uses.ahead(position, _USES_AHEAD)):
             room -= shard.bytes
             if room < 0:
                 break
-            wanted.append(shard)
-        with self._news:
-            self._plan = _Plan(position, uses, wanted)
-            self._news.notify_all()
+            targets.append(shard)
+        with self._changed:
+            self._plan = _Plan(position, uses, targets)
+            self._changed.notify_all()
 
     def lease(self, shard: ShardInfo) -> Lease | None:
-        """The shard, or None where it is not there yet. Raises as `move` does."""
+        """The shard, or None while the cache does not have it. Raises as `move` does."""
         self._check()
         return self.cache.lease(shard.sha256, shard.bytes)
 
@@ -71,27 +71,27 @@ class Prefetcher:
                 thread.result()
 
     def close(self) -> None:
-        """Ends the threads after what they are at."""
-        with self._news:
+        """Ends the threads after their current fetch."""
+        with self._changed:
             self._closed = True
-            self._news.notify_all()
+            self._changed.notify_all()
         self._pool.shutdown(wait=True)
 
     def _work(self) -> None:
         while not self._closed:
             plan = self._plan
             if plan is None or not self._fetch_first(plan):
-                with self._news:
+                with self._changed:
                     if plan is self._plan and not self._closed:
-                        self._news.wait(_POLL_S)
+                        self._changed.wait(_POLL_S)
 
     def _fetch_first(self, plan: _Plan) -> bool:
-        """Fetches the first shard that is missing; False where there is none that this thread could fetch now."""
+        """Fetches the first missing shard. Returns False when this thread can fetch none now."""
 
         def next_uses() -> Mapping[str, int]:
             return {self._shards[number].sha256: use for number, use in plan.uses.next_use(plan.position).items()}
 
-        for shard in plan.wanted:
+        for shard in plan.targets:
             digest = shard.sha256
             if self.cache.want(digest) or time.monotonic() < self._not_before.get(digest, 0.0):
                 continue
@@ -105,7 +105,10 @@ class Prefetcher:
         return False
 
     def _fetch(self, shard: ShardInfo, part: Part) -> None:
-        """Where the storage fails, the shard is tried again later: the reader can do without, or meets the error itself."""
+        """Fetches a shard into its reserved part. If the storage fails, it is tried again later.
+
+        Such a failure is not raised: the reader can read by ranges, or gets the error itself.
+        """
         published = False
         try:
             data = self._from_storage(shard)
@@ -127,26 +130,26 @@ class Prefetcher:
 
 
 def open_cache(folder: str, limit: int, url: str, shards: Sequence[ShardInfo], lanes: int) -> Cache | None:
-    """The cache of `--cache` and `--cache-bytes`, None where it is not asked for or the data set is on a disk anyhow.
+    """The cache of `--cache` and `--cache-bytes`. None without these flags, or when the data set is on a disk.
 
-    `lanes` are walked side by side by this machine's processes. Raises UserError when it is too small for them.
+    This machine's processes read `lanes` lanes. Raises UserError when the cache is too small for them.
     """
     if bool(folder) != bool(limit):
-        given, missing = ("--cache", "--cache-bytes") if folder else ("--cache-bytes", "--cache")
-        raise UserError(f"{given} is given without {missing}; give both, or none")
+        present, missing = ("--cache", "--cache-bytes") if folder else ("--cache-bytes", "--cache")
+        raise UserError(f"{present} is set without {missing}; set both, or none")
     if not folder or storage.is_local(url):
         return None
     cache, needed = Cache(folder, limit), needed_bytes(shards, lanes) + OVERHEAD_BYTES
     if limit < needed:
         raise UserError(
-            f"--cache-bytes {limit} is too small for two shards of each lane of the data that this machine reads ({lanes}); "
-            f"give {needed} ({size(needed)}) or more"
+            f"--cache-bytes {limit} is too small for two shards of each lane that this machine reads ({lanes} lanes); "
+            f"set {needed} ({size(needed)}) or more"
         )
     return cache
 
 
 def not_cached(folder: str, url: str) -> list[str]:
-    """What to say where a cache is asked for and not used."""
+    """A message for the user when `--cache` has no effect."""
     if folder and storage.is_local(url):
-        return [f"--cache {folder}: is not used, because {url} is on a disk and is read from there"]
+        return [f"--cache {folder}: has no effect, because {url} is on a disk"]
     return []

@@ -1,8 +1,8 @@
-"""The rows of a run in order, a rank's part of each step, read ahead of need.
+"""A rank's rows of each step, in order, read ahead of need.
 
-    order -> positions of the next steps -> row groups wanted -> decoded by threads -> gathered row by row -> a step's rows
+    order -> positions of the next steps -> their row groups, decoded by threads -> gathered row by row -> rows of a step
 
-Steps are gathered several at once, because the cost of a row group is a call, not a row.
+Several steps are gathered at once: the cost is per call and row group, hardly per row.
 """
 
 from collections import deque
@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.compiled import compiled
 from shards.masking import Masking, mask_rows, unmask_rows
 from shards.randomness import Purpose, address, combine
 from shards.schema import Ints, Offsets, Rows, lengths_to_offsets, rows_from_columns
+from train.data.copying import copy_rows
 from train.data.order import Order, Places
 from train.data.row_groups import DecodedGroups
 
-_ROWS_AT_ONCE = 2048
-_CHUNKS_AHEAD = 2
+_ROWS_AT_ONCE = 2048  # per gather
+_CHUNKS_AHEAD = 2  # gathers that are ready or running, beside the one being served
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class StepRows:
 
 @dataclass(frozen=True)
 class RankSlice:
-    """What one rank reads of a run: from `first_step`, which begins at position `start`, to position `end`."""
+    """What a rank reads of a run: its micro-batches from `first_step`, which begins at position `start`, to position `end`."""
 
     rank: int
     world_size: int
@@ -52,9 +52,9 @@ class RankSlice:
 def read_steps(
     groups: DecodedGroups, order: Order, rank_slice: RankSlice, masking: Masking | None = None
 ) -> Iterator[StepRows]:
-    """Each step's rows for a rank; with `masking`, masked anew by `(seed, epoch, row)` whatever the shards hold.
+    """A rank's rows of each step. With `masking` they get new masks by (seed, epoch, row), whatever masks the shards hold.
 
-    What fails in a thread is raised here. Closing the iterator ends what was begun ahead; `groups` is the caller's.
+    Raises what fails in a thread. Close the iterator to end the threads; closing `groups` is left to the caller.
     """
     micro_batches = order.micro_batches_of(rank_slice.rank, rank_slice.world_size)
     steps_at_once = max(1, _ROWS_AT_ONCE // max(1, len(micro_batches) * order.micro_batch))
@@ -68,9 +68,9 @@ def read_steps(
             positions = [order.positions(start, rank_slice.end, micro_batches) for start in starts]
             places = order.locate(np.concatenate(positions))
             groups.keep(order.near(np.concatenate(positions)), starts[0])
-            wanted = {int(group): groups.get(int(group)) for group in np.unique(places.group)}
+            needed = {int(group): groups.get(int(group)) for group in np.unique(places.group)}
             cuts = lengths_to_offsets(np.array([len(part) for part in positions]))
-            chunks.append(gatherer.submit(_gather_steps, steps, cuts, places, wanted, order.seed, masking))
+            chunks.append(gatherer.submit(_gather_steps, steps, cuts, places, needed, order.seed, masking))
             if len(chunks) > _CHUNKS_AHEAD:
                 yield from chunks.popleft().result()
         while chunks:
@@ -80,9 +80,9 @@ def read_steps(
 
 
 def _gather_steps(
-    steps: range, cuts: Any, places: Places, wanted: dict[int, Future[Rows]], seed: int, masking: Masking | None
+    steps: range, cuts: Any, places: Places, decoded: dict[int, Future[Rows]], seed: int, masking: Masking | None
 ) -> list[StepRows]:
-    rows = gather(places, {group: rows.result() for group, rows in wanted.items()})
+    rows = gather(places, {group: rows.result() for group, rows in decoded.items()})
     if masking is not None:
         rows = mask_rows(unmask_rows(rows), dynamic_mask_keys(rows, places, seed), masking)
     return [
@@ -92,7 +92,7 @@ def _gather_steps(
 
 
 def dynamic_mask_keys(rows: Rows, places: Places, seed: int) -> npt.NDArray[np.uint64]:
-    """The stream of each sequence's masks: a function of the seed, the epoch, the row, and the sequence's place in it."""
+    """The key of each sequence's masks [S]: a function of the seed, the epoch, the row, and the sequence's index in the row."""
     row_keys = address(seed, Purpose.DYNAMIC_MASK, places.epoch.astype(np.uint64), places.row.astype(np.uint64))
     counts = np.diff(rows.sequence_offsets)
     in_row = np.arange(len(rows.sequence_lengths)) - np.repeat(rows.sequence_offsets[:-1], counts)
@@ -101,34 +101,26 @@ def dynamic_mask_keys(rows: Rows, places: Places, seed: int) -> npt.NDArray[np.u
 
 
 def gather(places: Places, groups: dict[int, Rows]) -> Rows:
-    """The rows at `places`, in that order, from the decoded row groups that they lie in."""
+    """The rows at `places`, in that order. `groups` holds the decoded row groups by number."""
     if not len(places.group):
         return empty_rows()
     by_group = np.argsort(places.group, kind="stable")
     numbers, starts = np.unique(places.group[by_group], return_index=True)
-    parts = [(groups[int(number)], there) for number, there in zip(numbers, np.split(by_group, starts[1:]), strict=True)]
+    parts = [(groups[int(number)], items) for number, items in zip(numbers, np.split(by_group, starts[1:]), strict=True)]
     columns: dict[str, tuple[Offsets, Ints]] = {}
     for name, _, template in parts[0][0].columns():
         lengths = np.empty(len(places.group), np.int64)
-        for part, there in parts:
-            lengths[there] = np.diff(part.offsets(name))[places.in_group[there]]
+        for part, items in parts:
+            lengths[items] = np.diff(part.offsets(name))[places.in_group[items]]
         offsets = lengths_to_offsets(lengths)
         values = np.empty(int(offsets[-1]), template.dtype)
-        for part, there in parts:
-            _copy_rows(getattr(part, name), part.offsets(name), places.in_group[there], values, offsets, there)
+        for part, items in parts:
+            copy_rows(getattr(part, name), part.offsets(name), places.in_group[items], values, offsets, items)
         columns[name] = (offsets, values)
     return rows_from_columns(columns)
 
 
 def empty_rows() -> Rows:
-    """No rows: what a rank without work has."""
+    """No rows, for a rank without work."""
     none = np.empty(0, np.uint16)
     return Rows(np.zeros(1, np.int64), np.zeros(1, np.int64), none, none, none)
-
-
-@compiled
-def _copy_rows(source: Any, source_offsets: Any, source_rows: Any, out: Any, out_offsets: Any, out_rows: Any) -> None:
-    for i in range(len(source_rows)):
-        start, at = source_offsets[source_rows[i]], out_offsets[out_rows[i]]
-        for j in range(source_offsets[source_rows[i] + 1] - start):
-            out[at + j] = source[start + j]

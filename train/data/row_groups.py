@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from shards import storage
+from shards.dataset import check_whole, fetch_whole
 from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.manifest import Manifest, ShardInfo
@@ -20,7 +21,6 @@ from shards.schema import Rows
 from train.data.leases import Lease
 from train.data.order import RowGroups
 from train.data.prefetch import Prefetcher
-from train.fetch import check_whole, fetch_whole
 
 _RANGES_AT_ONCE = 4  # a thread: what is not in the cache yet is mostly waited for
 Ranges = Callable[[int, int], bytes]
@@ -36,6 +36,16 @@ def check_sizes(url: str, manifest: Manifest, split: str) -> None:
         if sizes.get(shard.path) != shard.bytes:
             found = f"has {sizes[shard.path]} bytes" if shard.path in sizes else "is missing"
             raise UserError(f"{storage.join(url, shard.path)}: {found}, the manifest says {shard.bytes}; build it again")
+
+
+def read_group(url: str, manifest: Manifest, shard: ShardInfo, group: int) -> Rows:
+    """The rows of one row group, read by ranges, without a look at the rest of its shard. Raises UserError."""
+    place = storage.join(url, shard.path)
+    try:
+        data = _part(partial(storage.read_bytes, place), shard, group)
+        return FORMATS[manifest.settings["format"]].read(data, shard.row_groups, [group])
+    except (ValueError, OSError) as error:
+        raise UserError(f"{place}: row group {group} cannot be decoded ({error}); `prep verify` says more") from error
 
 
 class DecodedGroups:

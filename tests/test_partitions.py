@@ -2,20 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prep import partitions as shares
-from prep.partitions import MIN_DOCUMENTS, hold_out, plan_shares
+from prep import partitions
+from prep.partitions import MIN_DOCUMENTS, hold_out, plan_pairs
 from prep.plan import Plan
 from prep.records import SKETCH_SIZE, UnitRecord
 from shards.errors import UserError
 
 
 def record(hashes: list[int], buckets: list[tuple[int, int]] | None = None) -> UnitRecord:
-    made = UnitRecord(used_documents=len(hashes))
+    unit = UnitRecord(used_documents=len(hashes))
     for value in hashes:
-        made.see({value: 1})
-    made.bucket_documents = [documents for documents, _ in buckets or []]
-    made.bucket_tokens = [tokens for _, tokens in buckets or []]
-    return made
+        unit.see({value: 1})
+    unit.bucket_documents = [documents for documents, _ in buckets or []]
+    unit.bucket_tokens = [tokens for _, tokens in buckets or []]
+    return unit
 
 
 SPREAD = [i * 2**64 // 1000 for i in range(1000)]
@@ -51,23 +51,23 @@ def test_too_few_documents_is_said(count: int, fraction: float) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 50_000)), min_size=1, max_size=40), st.integers(1, 3))
-def test_shares_cover_every_bucket_once_a_copy(buckets: list[tuple[int, int]], copies: int) -> None:
+def test_tasks_cover_every_bucket_once_per_copy(buckets: list[tuple[int, int]], copies: int) -> None:
     plan = Plan((), (), len(buckets), 1)
     total = record(SPREAD, [*buckets, (50, 1000)])
     held_out = hold_out(total, 0.05, 2)
-    train = [share for share in plan_shares(total, held_out, plan, copies) if share["split"] == "train"]
+    train = [task for task in plan_pairs(total, held_out, plan, copies) if task.split == "train"]
     for copy in range(copies):
-        runs = [(share["first_bucket"], share["last_bucket"]) for share in train if share["copy"] == copy]
+        runs = [(task.first_bucket, task.last_bucket) for task in train if task.copy == copy]
         assert [bucket for first, last in runs for bucket in range(first, last)] == list(range(len(buckets)))
         if sum(documents for documents, _ in buckets) >= MIN_DOCUMENTS:
             assert all(sum(d for d, _ in buckets[first:last]) >= MIN_DOCUMENTS for first, last in runs)
 
 
-def test_a_large_partition_is_built_in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "MAX_TOKENS", 1000)
+def test_a_large_partition_is_built_in_key_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions, "MAX_TOKENS", 1000)
     total = record(SPREAD, [(500, 2500), (500, 900), (50, 100)])
-    made = plan_shares(total, hold_out(total, 0.05, 2), Plan((), (), 2, 1), 1)
-    assert [(s["split"], s["first_bucket"], s["share"], s["num_shares"]) for s in made] == [
+    tasks = plan_pairs(total, hold_out(total, 0.05, 2), Plan((), (), 2, 1), 1)
+    assert [(t.split, t.first_bucket, t.key_range, t.num_key_ranges) for t in tasks] == [
         ("train", 0, 0, 3),
         ("train", 0, 1, 3),
         ("train", 0, 2, 3),
@@ -79,5 +79,6 @@ def test_a_large_partition_is_built_in_shares(monkeypatch: pytest.MonkeyPatch) -
 @given(st.lists(st.integers(0, 5000), max_size=300), st.integers(0, 300))
 def test_sketches_of_parts_sum_to_the_sketch_of_the_whole(hashes: list[int], cut: int) -> None:
     whole = record(hashes)
-    parts = UnitRecord.total([record(hashes[:cut]), record(hashes[cut:])])
-    assert parts.sketch == whole.sketch and len(whole.sketch) <= SKETCH_SIZE
+    total = record(hashes[:cut])
+    total.add(record(hashes[cut:]))
+    assert total.sketch == whole.sketch and len(whole.sketch) <= SKETCH_SIZE

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from prep.estimate import estimate
 from prep.plan import make_plan
 from prep.settings import Settings
+from prep.summary import estimate
 
 FILES = 10_000
 
@@ -47,15 +47,15 @@ def calls_of(function: object, *arguments: object) -> int:
 def test_a_plan_of_ten_terabytes_is_made_at_once(ten_terabytes: Settings) -> None:
     peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     plan = make_plan(ten_terabytes)
-    lines = dict(line.split(":", 1) for line in estimate(ten_terabytes, plan))
+    lines = dict(line.split(":", 1) for line in estimate(plan, 2, fast=True))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < 100_000, "kB for ten thousand files"
     assert len(plan.units) == FILES and 8_000 < plan.num_partitions < 10_000
     tasks = re.fullmatch(r" +10,000 tokenize, ([0-9,]+) pair", lines["tasks"])
     assert tasks and int(tasks[1].replace(",", "")) >= 2 * plan.num_partitions
     assert re.search(r"written to scratch, [0-9.]+ TB read", lines["exchanged"])
-    assert re.search(r" ranges of about [0-9.]+ kB a task", lines["requests"])
+    assert re.search(r" ranges of about [0-9.]+ kB per task", lines["requests"])
     assert re.fullmatch(
-        r" +about [3-9][0-9]{2}\.[0-9] MB a tokenize task, [3-9][0-9]{2}\.[0-9] MB a pair task", lines["memory"]
+        r" +about [3-9][0-9]{2}\.[0-9] MB per tokenize task, [3-9][0-9]{2}\.[0-9] MB per pair task", lines["memory"]
     )
     hours = re.search(r"about ([0-9,]+) core-hours", lines["time"])
     assert hours and 100 < int(hours[1].replace(",", "")) < 2_000
@@ -63,11 +63,11 @@ def test_a_plan_of_ten_terabytes_is_made_at_once(ten_terabytes: Settings) -> Non
 
 def test_the_work_of_planning_grows_with_the_files(ten_terabytes: Settings) -> None:
     plan = make_plan(ten_terabytes)
-    assert calls_of(lambda: list(estimate(ten_terabytes, plan))) < 10 * FILES
+    assert calls_of(lambda: list(estimate(plan, 2, fast=True))) < 10 * FILES
 
 
 def test_a_small_corpus_is_a_minute(tmp_path: Path) -> None:
     (tmp_path / "small.txt").write_text("One line. And more.\n" * 1000)
     settings = Settings(corpus=(str(tmp_path / "small.txt"),), out=str(tmp_path / "out"), scratch=str(tmp_path / "scratch"))
-    lines = dict(line.split(":", 1) for line in estimate(settings, make_plan(settings)))
-    assert "about 1 core-minutes" in lines["time"] and lines["tasks"].split() == ["1", "tokenize,", "2", "pair"]
+    lines = dict(line.split(":", 1) for line in estimate(make_plan(settings), 1, fast=True))
+    assert "about 1 core-minute," in lines["time"] and lines["tasks"].split() == ["1", "tokenize,", "2", "pair"]

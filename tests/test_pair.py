@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from test_store import make_documents
 
-from prep.pairing.pair import Recipe, ShareTask, build_share
+from prep.pairing.pair import pair_partition
+from prep.pairing.task import PairTask, Recipe
 from prep.tokens.store import encode_segment, segment_url
 from shards import storage
 from shards.formats import FORMATS
@@ -30,7 +31,7 @@ RECIPE = Recipe(
 )
 
 
-def make_task(folder: Path, shapes: list[list[int]], same_content: bool = False) -> ShareTask:
+def make_task(folder: Path, shapes: list[list[int]], same_content: bool = False) -> PairTask:
     documents = make_documents(shapes)
     documents = replace(documents, ids=(documents.ids % 60_000 + 10).astype(np.uint16))
     if same_content:
@@ -39,36 +40,36 @@ def make_task(folder: Path, shapes: list[list[int]], same_content: bool = False)
     buckets = np.arange(len(shapes)) % 3
     storage.publish(segment_url(store, 0, 0), encode_segment(documents, buckets, 3))
     places = {"store": store, "segments": (1,), "out": str(folder / "out"), "records": str(folder / "records")}
-    return ShareTask(0, "train", 0, 0, 3, 0, 1 << 64, 0, 1, recipe=RECIPE, **places)
+    return PairTask(0, "train", 0, 0, 3, 0, 1 << 64, 0, 1, recipe=RECIPE, **places)
 
 
-def test_shares_of_a_partition_are_disjoint_and_complete(tmp_path: Path) -> None:
+def test_key_ranges_of_a_partition_are_disjoint_and_complete(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     whole = make_task(tmp_path, [rng.integers(1, 12, rng.integers(1, 9)).tolist() for _ in range(300)])
-    shares = [build_share(replace(whole, number=share, share=share, num_shares=4)) for share in range(4)]
-    everything = build_share(replace(whole, number=9))
-    assert sum(share.documents for share in shares) == everything.documents == 300
-    assert sum(share.tally.made for share in shares) == everything.tally.made
-    assert min(share.documents for share in shares) > 40
-    for share in (*shares, everything):
-        tally, tokens = share.tally, sum(shard.tokens for shard in share.shards)
+    pairs = [pair_partition(replace(whole, number=pair, key_range=pair, num_key_ranges=4)) for pair in range(4)]
+    everything = pair_partition(replace(whole, number=9))
+    assert sum(pair.documents for pair in pairs) == everything.documents == 300
+    assert sum(pair.tally.made for pair in pairs) == everything.tally.made
+    assert min(pair.documents for pair in pairs) > 40
+    for pair in (*pairs, everything):
+        tally, tokens = pair.tally, sum(shard.tokens for shard in pair.shards)
         assert tally.made == tally.placed + tally.truncated + tally.unpaired
-        assert tokens == tally.placed + tally.negatives + 3 * sum(shard.sequences for shard in share.shards)
+        assert tokens == tally.placed + tally.negatives + 3 * sum(shard.sequences for shard in pair.shards)
 
 
-def test_a_share_without_documents_or_without_pairs_has_no_shards(tmp_path: Path) -> None:
+def test_a_task_without_documents_or_without_pairs_has_no_shards(tmp_path: Path) -> None:
     nothing = replace(make_task(tmp_path / "a", [[3, 4]] * 8), hash_from=(1 << 64) - 1)
-    assert build_share(nothing).shards == () and build_share(nothing).documents == 0
-    copies = build_share(make_task(tmp_path / "b", [[5]] * 8, same_content=True))
+    assert pair_partition(nothing).shards == () and pair_partition(nothing).documents == 0
+    copies = pair_partition(make_task(tmp_path / "b", [[5]] * 8, same_content=True))
     assert copies.shards == () and copies.tally.unpaired == copies.tally.made == 40 and copies.tally.dropped == 8
     unpacked = make_task(tmp_path / "c", [[5]] * 8, same_content=True)
-    assert build_share(replace(unpacked, recipe=replace(RECIPE, pack=False))).shards == ()
+    assert pair_partition(replace(unpacked, recipe=replace(RECIPE, pack=False))).shards == ()
 
 
 def test_the_largest_rows_that_the_types_allow(tmp_path: Path) -> None:
     recipe = replace(RECIPE, max_seq_len=65_535, row_capacity=65_535, short_seq_prob=0.0)
     task = replace(make_task(tmp_path, [[700] * 60 for _ in range(8)]), recipe=recipe)
-    record = build_share(task)
+    record = pair_partition(task)
     assert max(shard.max_row_tokens for shard in record.shards) > 60_000
     last = 0
     for shard in record.shards:
@@ -81,11 +82,11 @@ def test_the_largest_rows_that_the_types_allow(tmp_path: Path) -> None:
 
 def test_a_finished_share_is_not_built_again_unless_a_shard_is_gone(tmp_path: Path) -> None:
     task = make_task(tmp_path, [[3, 4, 5], [6, 7]] * 20)
-    record = build_share(task)
+    record = pair_partition(task)
     shard = tmp_path / "out" / record.shards[0].path
     before = shard.stat().st_mtime_ns
-    assert build_share(task) == record and shard.stat().st_mtime_ns == before
+    assert pair_partition(task) == record and shard.stat().st_mtime_ns == before
     shard.unlink()
-    assert build_share(task) == record and shard.exists()
-    (tmp_path / "records" / "share-000000.json").write_text("{")
-    assert build_share(task) == record
+    assert pair_partition(task) == record and shard.exists()
+    (tmp_path / "records" / "pair-000000.json").write_text("{")
+    assert pair_partition(task) == record

@@ -1,0 +1,117 @@
+"""Storage that is no disk: the file systems of fsspec. The only module that imports it.
+
+Nothing waits for ever: a request to a server is ended when it takes longer than its size allows.
+"""
+
+import logging
+import os
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.asyn import sync
+from fsspec.core import url_to_fs
+from fsspec.registry import get_filesystem_class
+
+from shards.storage.disk import FileInfo
+from shards.storage.faults import StorageError, retried, storage_error
+from shards.storage.urls import is_local, local_path, scheme
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "adl": "azure", "abfss": "azure"}
+_EXTRAS |= {"http": "http", "https": "http"}
+ANSWER_S, LISTING_S, WHOLE_S = 60.0, 3600.0, 3600.0  # limits of a request
+_SLOWEST_BYTES_PER_S = 250_000
+_CONNECT_S, _SILENCE_S = 10, 30
+# What a backend calls the value that changes with the content, the best first.
+_VERSIONS = (
+    *("ETag", "etag", "md5Hash", "blob_id", "Content-MD5", "Digest"),
+    *("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created"),
+)
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL that is not local, and its path there. Raises StorageError for an unknown scheme."""
+    protocol = scheme(url)
+    try:
+        get_filesystem_class(protocol)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        remedy = f"install the extra: pip install '.[{extra}]'" if extra else str(error)
+        raise StorageError(f"{url}: the package for {protocol}:// is missing; {remedy}") from error
+    except ValueError as error:
+        known = "a local path, file://, s3://, gs://, az://, https://"
+        raise StorageError(f"{url}: {protocol}:// is no known kind of storage; use {known} or another of fsspec's") from error
+    try:
+        fs, path = url_to_fs(url, use_listings_cache=False)
+    except Exception as error:  # a backend may fail in any way while it is set up
+        raise storage_error(url, "open", error) from error
+    host = urlsplit(url).hostname or ""
+    if protocol not in _EXTRAS and ("::" in url or host not in fs.unstrip_protocol(path).lower()):
+        raise StorageError(
+            f"{url}: the files that are listed there lose a part of the URL; mount it, or copy it to a disk first"
+        )
+    if protocol in ("s3", "s3a"):  # before it connects; its own attempts around those of botocore would multiply ours
+        fs.connect_timeout, fs.read_timeout, fs.retries = _CONNECT_S, _SILENCE_S, 1
+        fs.config_kwargs.setdefault("retries", {"mode": "standard", "total_max_attempts": 3})  # for a part of an upload
+    for name in ("asyncio", "gcsfs"):  # they also log the traceback of every error that they raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return fs, cast(str, path)
+
+
+def local_glob(pattern: str) -> list[str]:
+    """The paths on a disk that match a pattern."""
+    return cast("list[str]", fsspec.filesystem("file").glob(absolute(pattern)))
+
+
+def absolute(url: str) -> str:
+    """The URL in the one form that listings have: for a local one the absolute path, links as they are."""
+    if not is_local(url):
+        fs, path = filesystem(url)
+        return cast(str, fs.unstrip_protocol(path)).rstrip("/")
+    return os.path.abspath(local_path(url))  # noqa: PTH100  # resolve() would replace links by what they point to
+
+
+def relative(url: str, folder: str) -> str:
+    """The part of a URL below the folder, with forward slashes."""
+    return absolute(url).removeprefix(absolute(folder)).lstrip("/")
+
+
+def call(fs: Any, operation: str, limit_s: float, *arguments: Any, **options: Any) -> Any:
+    """Runs an operation of a backend and ends it after `limit_s`. Backends without asyncio have limits of their own."""
+    if fs.async_impl:
+        return sync(fs.loop, getattr(fs, f"_{operation}"), *arguments, timeout=limit_s, **options)
+    return getattr(fs, operation)(*arguments, **options)
+
+
+def call_fresh(fs: Any, operation: str, limit_s: float, *arguments: Any, **options: Any) -> Any:
+    """The same for listings, which backends like to answer from memory."""
+    fs.invalidate_cache()
+    return call(fs, operation, limit_s, *arguments, **options)
+
+
+def transfer_limit_s(num_bytes: int) -> float:
+    """How long a transfer may take."""
+    return ANSWER_S + num_bytes / _SLOWEST_BYTES_PER_S
+
+
+def file_infos(fs: Any, entries: dict[str, dict[str, Any]]) -> list[FileInfo]:
+    """The files of a listing."""
+    return [file_info(fs, _with_size(fs, entry)) for entry in entries.values() if entry["type"] == "file"]
+
+
+def _with_size(fs: Any, entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with its size: listings of web servers have none, so each of their files needs a request."""
+    if entry.get("size") is not None:
+        return entry
+    name = entry["name"]
+    complete: dict[str, Any] = retried(name, "look at", lambda: call_fresh(fs, "info", ANSWER_S, name))
+    return complete
+
+
+def file_info(fs: Any, entry: dict[str, Any]) -> FileInfo:
+    """What a backend says of a file. Raises StorageError where it does not say how large the file is."""
+    version = next((str(entry[name]) for name in _VERSIONS if entry.get(name)), "")
+    url = cast(str, fs.unstrip_protocol(entry["name"]))
+    if entry.get("size") is None:
+        raise StorageError(f"{url}: its server does not say how large it is; fetch it to a disk first")
+    return FileInfo(url, int(entry["size"]), version)

@@ -1,0 +1,141 @@
+"""Files as wholes: found, listed, published, removed; and the lock of a folder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from shards.storage import disk
+from shards.storage.backend import (
+    ANSWER_S,
+    LISTING_S,
+    call,
+    call_fresh,
+    file_info,
+    file_infos,
+    filesystem,
+    local_glob,
+    relative,
+    transfer_limit_s,
+)
+from shards.storage.disk import FileInfo
+from shards.storage.faults import BusyError, MissingError, retried, translated
+from shards.storage.urls import is_local, local_path
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError("bert-shards runs on Linux only, because it locks folders with flock; on Windows use WSL") from error
+
+
+def find(url: str) -> FileInfo | None:
+    """The file at `url`, or None where there is none (a folder is none)."""
+    if is_local(url):
+        with translated(url, "look at"):
+            return disk.find(local_path(url))
+    fs, path = filesystem(url)
+    try:
+        entry = retried(url, "look at", lambda: call_fresh(fs, "info", ANSWER_S, path))
+    except MissingError:
+        return None
+    return file_info(fs, entry) if entry["type"] == "file" else None
+
+
+def list_files(url: str, hidden: tuple[str, ...] = ()) -> list[FileInfo]:
+    """Every file in a folder and below, sorted by URL; an empty list where there is no such folder.
+
+    Files that are being published are left out, and so is what is no regular file. Files and folders whose names begin with
+    one of `hidden` are not looked at.
+    """
+    if is_local(url):
+        with translated(url, "list"):
+            infos = list(disk.list_files(local_path(url), hidden))
+    else:
+        fs, path = filesystem(url)
+        infos = file_infos(fs, retried(url, "list", lambda: call_fresh(fs, "find", LISTING_S, path, detail=True)))
+        infos = [info for info in infos if not _is_hidden(relative(info.url, url), hidden)]
+    return sorted(infos, key=lambda info: info.url)
+
+
+def _is_hidden(path: str, hidden: tuple[str, ...]) -> bool:
+    return bool(hidden) and any(part.startswith(hidden) for part in path.split("/"))
+
+
+def glob(pattern: str) -> list[FileInfo]:
+    """Every file that matches the pattern (`*`, `?`, `[...]`, `**`), sorted by URL."""
+    if is_local(pattern):
+        with translated(pattern, "list"):
+            infos = [info for name in local_glob(pattern) if (info := disk.find(Path(name)))]
+    else:
+        fs, path = filesystem(pattern)
+        infos = file_infos(fs, retried(pattern, "list", lambda: call_fresh(fs, "glob", LISTING_S, path, detail=True)))
+    return sorted(infos, key=lambda info: info.url)
+
+
+def publish(url: str, data: bytes | bytearray | memoryview, first: bool = False) -> None:
+    """Writes a whole file: it is there complete or not at all. It replaces an older file, but not if `first`.
+
+    With `first`, only one of two writers succeeds on a disk; elsewhere both may have looked before either wrote. A server
+    gets the file in one request, or in parts that become a file when the last request completes them.
+    """
+    if is_local(url):
+        with translated(url, "write"):
+            disk.publish(local_path(url), data, first)
+    elif not first or not find(url):
+        fs, path = filesystem(url)
+        limit_s = transfer_limit_s(len(data))
+        retried(url, "write", lambda: call(fs, "pipe_file", limit_s, path, bytes(data)))
+
+
+def remove(url: str) -> None:
+    """Removes a file, or a folder with everything in it; nothing where there is none. Never takes a name for a pattern."""
+    if is_local(url):
+        with translated(url, "remove"):
+            disk.remove(local_path(url))
+        return
+    for name in [info.url for info in list_files(url)] or [url]:
+        fs, path = filesystem(name)
+        with suppress(MissingError):
+            retried(name, "remove", partial(call, fs, "rm_file", ANSWER_S, path))
+
+
+def tidy(url: str, empty_folders: bool = False) -> None:
+    """Removes the half-written files of dead processes below a local folder and, if asked, empty folders."""
+    if is_local(url):
+        with translated(url, "clean"):
+            disk.remove_abandoned(local_path(url))
+            if empty_folders:
+                disk.remove_empty_folders(local_path(url))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[str]:
+    """A folder for temporary files on a local disk, removed at the end. Raises StorageError where there is none."""
+    with translated("TMPDIR", "use"):
+        folder = TemporaryDirectory()
+    with folder as path:
+        yield path
+
+
+@contextmanager
+def locked(url: str, name: str, holder: str, shared: bool = False) -> Iterator[None]:
+    """Holds a lock on the file `name` in a local folder, so that no other process of this kind works there.
+
+    The lock ends with the process. Holders with `shared` let each other in. Elsewhere than on a disk there is no such
+    lock. Raises BusyError, which names the `holder` (a build, a run).
+    """
+    if not is_local(url):
+        yield
+        return
+    with translated(url, "write"):
+        path = local_path(url) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+")  # noqa: SIM115  # held until the end
+    with lock:
+        with translated(url, "lock"):
+            try:
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"{url}: another {holder} is at work there; wait for it or choose another folder") from None
+        yield

@@ -1,0 +1,123 @@
+"""Is the tokenizer of the data set the model's? Compared by entries, and by what both do with texts.
+
+    the model's tokenizer.json, or its vocab.txt with tokenizer_config.json  -\\
+                                                                              > same entries? same ids for every sample?
+    the data set's tokenizer.json                                            -/
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils.hub import cached_file
+
+from shards import storage
+from shards.errors import UserError
+from shards.manifest import Manifest
+
+# Texts on which tokenizers of the same entries can differ: case, accents (composed and not), ligatures and full-width letters,
+# Chinese, Japanese and Korean without spaces, punctuation, control characters and odd spaces, numbers, long words.
+SAMPLES = (
+    "The Quick BROWN fox, JUMPED over it's dog's tail.",
+    "größe Größe GRÖSSE schön über Ångström naïve café cafe\u0301 İstanbul ΣΊΣΥΦΟΣ Ёлка ёлка",
+    "ﬁne ｆｕｌｌ ｗｉｄｔｈ ① ½ ™ ²",
+    "漢字かな交じり文と中文字符 한국어 문장",
+    "a\u00a0b\u3000c\u200bd\te\x00f\ufffdg soft\u00adhyphen",
+    "1234567890 3.14 2024-01-01 user@example.com http://a.b/c_d?e=f#g",
+    "e" * 90 + " " + "ab" * 55 + " " + "w" * 150 + " " + "x" * 250,
+    "हिन्दी ภาษาไทย עברית العَرَبِيَّة Tiếng Việt 😀 👩\u200d💻",
+)
+
+
+def compare_tokenizers(model: str, data_url: str, manifest: Manifest) -> Iterator[str]:
+    """Raises UserError when the model's tokenizer is not the data set's. Yields a message when it has none to compare.
+
+    `model`: a folder or a hub name.
+    """
+    file = _tokenizer_file(model)
+    if file is None:
+        yield f"{model}: has no tokenizer of its own; only the number of ids could be compared with the data set's"
+        return
+    url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
+    data = storage.read_bytes(url)
+    _compare_entries(model, _vocabulary(file.read_bytes(), str(file)), _vocabulary(data, url))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "tokenizer.json"
+        copy.write_bytes(data)
+        data_tokenizer = _load(copy, url)
+    model_tokenizer = _load(file, str(file))
+    for sample in SAMPLES:
+        for text in (*sample.split(" "), sample):  # words first: the example is then short
+            ids, own_ids = _encode(data_tokenizer, text, url), _encode(model_tokenizer, text, str(file))
+            if ids != own_ids:
+                raise UserError(
+                    f"--model {model}: its tokenizer has the data set's entries, but makes {own_ids[:8]} of {text[:40]!r} "
+                    f"where the data set has {ids[:8]}; build the data set with --tokenizer {model}"
+                )
+
+
+def _encode(tokenizer: Any, text: str, place: str) -> list[int]:
+    with _one_line(place):
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _tokenizer_file(model: str) -> Path | None:
+    """The model's tokenizer.json or, where it has none, its vocab.txt. `prep build --tokenizer` takes them in this order."""
+    for name in ("tokenizer.json", "vocab.txt"):
+        try:
+            path = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
+        except OSError:  # the hub answered a moment ago, for the configuration
+            path = None
+        if path:
+            return Path(path)
+    return None
+
+
+def _load(file: Path, place: str) -> Any:
+    """The tokenizer as transformers runs it."""
+    with _one_line(place):
+        if file.suffix == ".json":
+            return PreTrainedTokenizerFast(tokenizer_file=str(file))  # type: ignore[no-untyped-call]
+        return AutoTokenizer.from_pretrained(file.parent)
+
+
+@contextmanager
+def _one_line(place: str) -> Iterator[None]:
+    """The errors of the library, which are of many kinds, as a UserError. A panic of it is not even an Exception."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{place}: transformers cannot use this tokenizer ({reason}); check the file") from error
+
+
+def _compare_entries(model: str, own: dict[str, int], of_data: dict[str, int]) -> None:
+    if own == of_data:
+        return
+    different = sorted(token for token in {*of_data, *own} if of_data.get(token) != own.get(token))
+    first = different[0]
+    raise UserError(
+        f"--model {model}: its tokenizer is not the data set's: {len(different)} entries differ, for example {first!r} is "
+        f"{own.get(first, 'none')} in it and {of_data.get(first, 'none')} in the data set; "
+        f"build the data set with --tokenizer {model}"
+    )
+
+
+def _vocabulary(data: bytes, place: str) -> dict[str, int]:
+    """token -> id, of a tokenizer.json or a vocab.txt."""
+    try:
+        if not place.endswith(".json"):
+            return {token.rstrip("\r"): number for number, token in enumerate(data.decode().rstrip("\n").split("\n"))}
+        value = json.loads(data)
+        vocab = value["model"]["vocab"]
+        vocab = vocab if isinstance(vocab, dict) else {token: number for number, (token, _) in enumerate(vocab)}  # Unigram
+        return vocab | {token["content"]: token["id"] for token in value["added_tokens"]}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{place}: not a vocabulary that can be compared ({error!r})") from error
