@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
-from prep import output, stages
+from prep import output, scratch, stages
 from prep.engines.engine import Engine
 from prep.engines.open import open_engine
 from prep.job import Job, make_job
@@ -34,6 +34,8 @@ def build(settings: Settings) -> Manifest | None:
     if finished:
         _leave_as_it_is(job, finished)
         return None
+    for path in output.lost_files(job.settings.out)[:1]:
+        say(f"note: {job.settings.out} was finished, but {path} is missing or has another size; its shards are made again")
     if settings.stage == "all":
         return build_all(job)
     if settings.stage == "commit":
@@ -48,10 +50,10 @@ def build_all(job: Job) -> Manifest | None:
     with (
         open_engine(settings.engine, settings.workers) as engine,
         output.claimed(out, job.recipe, job.plan.inputs) as finished,
+        scratch.in_use(settings.scratch),
     ):
         if finished:
             return None
-        storage.tidy(settings.scratch)
         url, tokenizer = _make_tokenizer(job, engine)
         units = tokenize_tasks(settings, job.plan, url, tokenizer)
         with closing(stages.tokenize(engine, units)) as unit_records:
@@ -73,6 +75,7 @@ def run_stage(job: Job, part: TaskPart) -> None:
         open_engine(settings.engine, settings.workers) as engine,
         _early_if_busy(),
         output.claimed(settings.out, job.recipe, job.plan.inputs, shared=True) as finished,
+        scratch.in_use(settings.scratch),
     ):
         if not finished:
             num_tasks = run(job, part, engine)
@@ -82,7 +85,11 @@ def run_stage(job: Job, part: TaskPart) -> None:
 def commit_only(job: Job, part: TaskPart) -> Manifest | None:
     """Checks that all other stages are done and finishes the data set. Of several parts, the first does it."""
     out = job.settings.out
-    with _early_if_busy(), output.claimed(out, job.recipe, job.plan.inputs) as finished:
+    with (
+        _early_if_busy(),
+        output.claimed(out, job.recipe, job.plan.inputs) as finished,
+        scratch.in_use(job.settings.scratch),
+    ):
         if finished:
             return None
         if part.index:

@@ -28,8 +28,11 @@ from shards.errors import UserError
 from shards.manifest import MANIFEST_NAME, SPLITS, TOKENIZER_FOLDER, Manifest, Split, differences, fingerprint
 
 RECORDS = "_build"
-# What a build writes before its manifest, and may remove again.
+# The paths that a build writes before its manifest and may remove again: nothing else in the folder is touched.
 _OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/pair-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
+_OUR_FOLDERS = re.compile(r"train|eval|_build(/[0-9a-f]{32})?")
+# Files of which a dead build may have left a half-written one.
+_WRITTEN = re.compile(rf"{_OURS.pattern}|{TOKENIZER_FOLDER}/[a-z_]+\.(json|txt|npy)|build\.json|manifest\.json|README\.md")
 _LISTED_INPUTS = 1000
 _MADE_WITH = ("numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")
 
@@ -37,7 +40,8 @@ _MADE_WITH = ("numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")
 def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Manifest | None:
     """The manifest if this very build is finished, None if there is work to do. Raises UserError for any other content.
 
-    An unfinished build may be resumed with mended inputs, or with another --on-error.
+    An unfinished build may be resumed with mended inputs, or with another --on-error. A data set that lost a shard is
+    unfinished again.
     """
     manifest_url = storage.join(out, MANIFEST_NAME)
     if storage.find(manifest_url):
@@ -46,7 +50,7 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
             raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {out}`, or choose another --out")
         changes = _changes(manifest.recipe_version, manifest.settings, recipe)
         _refuse(out, changes + _input_changes(manifest.inputs, summarize(inputs, recipe["corpus_weight"])))
-        return manifest
+        return None if lost_files(out) else manifest
     build_url = storage.join(out, BUILD_NAME)
     if storage.find(build_url):
         try:
@@ -59,6 +63,23 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
     if others:
         raise UserError(f"--out {out}: holds {others[0]}, which is not part of a data set; choose an empty or new folder")
     return None
+
+
+def lost_files(out: str) -> list[str]:
+    """The files of a finished data set that are gone or have another size, as paths in its folder; none of another folder.
+
+    Their content is not read: `prep verify` does that.
+    """
+    manifest_url = storage.join(out, MANIFEST_NAME)
+    if not storage.find(manifest_url):
+        return []
+    manifest, _ = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    folders = [storage.join(out, name) for name in (*SPLITS, TOKENIZER_FOLDER)]
+    sizes = {storage.relative(info.url, out): info.bytes for folder in folders for info in storage.list_files(folder)}
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    tokenizer = [f"{TOKENIZER_FOLDER}/{name}" for name in manifest.tokenizer["files"]]
+    lost = [shard.path for shard in shards if sizes.get(shard.path) != shard.bytes]
+    return lost + [path for path in tokenizer if path not in sizes]
 
 
 def _changes(old_version: int, old_settings: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
@@ -122,7 +143,7 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile], share
     """
     with storage.locked(out, f"{RECORDS}/lock", "build", shared):
         if not shared:
-            storage.tidy(out)
+            storage.tidy(out, _WRITTEN)
         finished = check(out, recipe, inputs)  # again, now that no other process can begin or finish
         if not finished:
             begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs, recipe["corpus_weight"])}
@@ -163,7 +184,10 @@ def commit(
         )
     _remove_ours(out, SPLITS, kept={shard.path for split in manifest.splits.values() for shard in split.shards})
     storage.publish(storage.join(out, CARD_NAME), make_card(manifest))
+    folders = [storage.join(out, name) for name in (*SPLITS, TOKENIZER_FOLDER)]
+    storage.flush_names(*folders, out)  # after a power cut, too, the manifest must not be there without them
     storage.publish(storage.join(out, MANIFEST_NAME), manifest.to_json())
+    storage.flush_names(out)
     tidy(out)
     return manifest
 
@@ -180,4 +204,4 @@ def _remove_ours(out: str, folders: Sequence[str], kept: set[str]) -> None:
             path = storage.relative(info.url, out)
             if _OURS.fullmatch(path) and path not in kept:
                 storage.remove(info.url)
-        storage.tidy(folder, empty_folders=True)
+    storage.tidy(out, _WRITTEN, _OUR_FOLDERS)

@@ -1,9 +1,13 @@
-"""What each task came to, as it is published when the task is done; and the sum of it all, the ledger."""
+"""The records that tasks leave when they are done, and the sum of them all, the ledger.
+
+A record's file holds a digest of its content, so a damaged one is found and its task runs again.
+"""
 
 import heapq
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from prep.corpus.documents import Fault, InputFile
@@ -18,10 +22,10 @@ HISTOGRAM_BINS = 40
 
 @dataclass
 class UnitRecord:
-    """What a unit came to; units are summed with `add`.
+    """What a unit held; units are summed with `add`.
 
-    Bin b of a histogram counts lengths in [2**(b - 1), 2**b). The sketch holds the smallest content hashes with the number of
-    documents that have each; a hash among the smallest of all units is so in its own, so a sum of sketches is exact.
+    Bin b of a histogram counts lengths in [2**(b - 1), 2**b). The sketch holds the smallest content hashes, each with its
+    number of documents. A hash among the smallest of all units is also among those of its own unit, so sums are exact.
     """
 
     documents: int = 0
@@ -39,7 +43,7 @@ class UnitRecord:
     document_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     sentence_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     sketch: dict[int, int] = field(default_factory=dict)
-    corpora: list[list[int]] = field(default_factory=list)  # of each --corpus: documents used, their copies, bytes, tokens
+    corpora: list[list[int]] = field(default_factory=list)  # per --corpus: documents used, their copies, bytes, tokens
 
     def leave_out(self, reason: str, num_bytes: int) -> None:
         """Counts a document that is not used."""
@@ -50,7 +54,7 @@ class UnitRecord:
         count[1] += num_bytes
 
     def drop(self, file: InputFile, fault: Fault) -> None:
-        """Counts what stands in the place of a document, and remembers it."""
+        """Counts a fault in the place of a document, and lists it."""
         self.leave_out(fault.reason, fault.num_bytes)
         if len(self.faults) < MAX_LISTED_FAULTS:
             place = {"file": file.name, "position": fault.position}
@@ -81,10 +85,14 @@ class UnitRecord:
         self.faults = (self.faults + other.faults)[:MAX_LISTED_FAULTS]
         self.see(other.sketch)
 
+    def publish(self, url: str) -> None:
+        """Writes the record's file."""
+        storage.publish(url, _with_digest(vars(self)))
+
     @staticmethod
     def load(url: str) -> "UnitRecord":
-        """From its file."""
-        value = json.loads(storage.read_bytes(url))
+        """Reads the record's file. Raises ValueError if it is damaged."""
+        value = _checked(storage.read_bytes(url))
         return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
 
 
@@ -104,38 +112,56 @@ class PairRecord:
     duplicates: Duplicates
     shards: tuple[ShardInfo, ...]
 
-    def to_json(self) -> bytes:
-        """The record's file."""
+    def publish(self, url: str) -> None:
+        """Writes the record's file."""
         shards = [shard.to_json() for shard in self.shards]
         value = {"split": self.split, "copy": self.copy, "documents": self.documents, "tally": self.tally._asdict()}
-        return json.dumps(value | {"duplicates": vars(self.duplicates), "shards": shards}).encode()
+        storage.publish(url, _with_digest(value | {"duplicates": vars(self.duplicates), "shards": shards}))
 
     @staticmethod
     def load(url: str) -> "PairRecord":
-        """From its file."""
-        value = json.loads(storage.read_bytes(url))
+        """Reads the record's file. Raises ValueError if it is damaged."""
+        value = _checked(storage.read_bytes(url))
         shards = tuple(ShardInfo.from_json(shard) for shard in value["shards"])
         tally, duplicates = Tally(**value["tally"]), Duplicates(**value["duplicates"])
         return PairRecord(value["split"], value["copy"], value["documents"], tally, duplicates, shards)
+
+
+_DIGEST, _CONTENT, _END = b'{"sha256": "', b'", "record": ', b"}"
+
+
+def _with_digest(value: Mapping[str, Any]) -> bytes:
+    """The JSON text of the value, after the sha256 of that text."""
+    content = json.dumps(value).encode()
+    return b"".join((_DIGEST, sha256(content).hexdigest().encode(), _CONTENT, content, _END))
+
+
+def _checked(data: bytes) -> dict[str, Any]:
+    """The value in a text of `_with_digest`. Raises ValueError if one byte of it was changed."""
+    content = data[len(_DIGEST) + 64 + len(_CONTENT) : -len(_END)]
+    if data != b"".join((_DIGEST, sha256(content).hexdigest().encode(), _CONTENT, content, _END)):
+        raise ValueError("the record is damaged: its sha256 does not match")
+    value: dict[str, Any] = json.loads(content)
+    return value
 
 
 Record = TypeVar("Record")
 
 
 def finished(url: str, load: Callable[[str], Record], outputs: Callable[[Record], Iterable[tuple[str, int]]]) -> Record | None:
-    """The record at `url`, when the files that it speaks of are all there with their sizes; None when there is work to do."""
+    """The record at `url` if it is intact and the files that it names are there with their sizes; else None."""
     if not storage.find(url):
         return None
     try:
         record = load(url)
-    except (ValueError, TypeError, KeyError):  # damaged
+    except (ValueError, TypeError, KeyError):  # damaged, or of another release
         return None
-    found = ((storage.find(file), size) for file, size in outputs(record))
-    return record if all(info and info.bytes == size for info, size in found) else None
+    infos = ((storage.find(file), size) for file, size in outputs(record))
+    return record if all(info and info.bytes == size for info, size in infos) else None
 
 
 def make_ledger(total: UnitRecord, pairs: Sequence[PairRecord], weights: Sequence[float]) -> dict[str, Any]:
-    """Where every byte of the corpus and every token went; `weights` has one for each --corpus, or none."""
+    """Where every byte of the corpus and every token went. `weights` has one entry per --corpus, or none."""
     tallies = {
         name: {
             "documents": sum(pair.documents for pair in pairs if pair.split == name),
@@ -177,7 +203,7 @@ def make_ledger(total: UnitRecord, pairs: Sequence[PairRecord], weights: Sequenc
 
 
 def _parts_of_corpora(total: UnitRecord, weights: Sequence[float]) -> list[dict[str, Any]]:
-    """What each --corpus brought in, in their order, and its share of all tokens."""
+    """What each --corpus added, in their order, and its fraction of all tokens."""
     names = ("documents", "copies", "bytes", "tokens")
     return [
         dict(zip(names, counts, strict=True))

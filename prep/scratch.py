@@ -6,24 +6,41 @@ tokens-KEY/      a token store: unit-000000-0000.tokens, unit-000000.json ...
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from shards import storage
 from shards.command.console import size
 from shards.errors import UserError
 
-_KEPT = re.compile(
-    r"(vocabulary|tokenizer)-[0-9a-f]{32}(\.json|/[a-z_]+\.(json|txt|npy))"
+_LOCK = ".prep-lock"
+# The paths that builds make below the scratch folder: nothing else there is touched.
+_FILES = re.compile(
+    r"(vocabulary|tokenizer)-[0-9a-f]{32}/[a-z_]+\.(json|txt|npy)"
     r"|tokens-[0-9a-f]{32}/unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json)"
 )
+_FOLDERS = re.compile(r"\.|(vocabulary|tokenizer|tokens)-[0-9a-f]{32}")
+
+
+@contextmanager
+def in_use(scratch: str) -> Iterator[None]:
+    """Keeps `prep clean` out while a build works with the folder, and removes half-written files of builds that died."""
+    with storage.locked(scratch, _LOCK, "`prep clean`", shared=True):
+        storage.tidy(scratch, _FILES)
+        yield
 
 
 def clean(scratch: str) -> str:
-    """Removes what builds keep in a scratch folder, and nothing else. Returns a line that says what was removed."""
-    storage.tidy(scratch)
-    ours = [info for info in storage.list_files(scratch) if _KEPT.fullmatch(storage.relative(info.url, scratch))]
+    """Removes what builds keep in a scratch folder, and nothing else. Returns a line that tells what was removed.
+
+    Raises UserError if there is nothing of a build, or a build uses the folder.
+    """
+    ours = [info for info in storage.list_files(scratch) if _FILES.fullmatch(storage.relative(info.url, scratch))]
     if not ours:
         raise UserError(f"--scratch {scratch}: holds nothing of a build; check the path")
-    for info in ours:
-        storage.remove(info.url)
-    storage.tidy(scratch, empty_folders=True)
+    with storage.locked(scratch, _LOCK, "build"):
+        for info in ours:
+            storage.remove(info.url)
+        storage.remove(storage.join(scratch, _LOCK))
+        storage.tidy(scratch, _FILES, _FOLDERS)
     return f"removed {len(ours):,} files, {size(sum(info.bytes for info in ours))}, from {scratch}"

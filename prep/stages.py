@@ -6,12 +6,13 @@
 What flows from stage to stage is returned, or read back from storage; nothing is kept here.
 """
 
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from prep.engines.engine import Engine, ResultT, TaskT, run_tasks
-from prep.pairing.pair import pair_partition
+from prep.engines.local import cores
+from prep.pairing.pair import find_pair, pair_partition
 from prep.pairing.task import PAIR_STAGE, PairTask
 from prep.progress import Progress, StageDisplay
 from prep.records import MAX_LISTED_FAULTS, PairRecord, UnitRecord
@@ -21,7 +22,6 @@ from prep.tokens.vocabulary import VocabularyTask, make_vocabulary
 from shards import storage
 from shards.command.console import say
 from shards.errors import NotReadyError
-from shards.manifest import SPLITS
 
 READERS = 16  # records that are read at once
 
@@ -95,25 +95,36 @@ def _expected_tokens(task: PairTask, num_partitions: int, total: UnitRecord) -> 
 
 
 def read_units(tasks: Sequence[TokenizeTask]) -> Iterator[tuple[int, UnitRecord]]:
-    """The records of all units, in any order. Raises NotReadyError if one is missing, or its tokens are."""
-    sizes = _sizes(tasks[0].store)
+    """The records of all units, in any order. Raises NotReadyError if one is missing or damaged, or its tokens are missing."""
+    sizes = _sizes(tasks[0].store)  # one listing in place of several requests per unit
+
+    def read(task: TokenizeTask) -> UnitRecord | None:
+        try:
+            return UnitRecord.load(task.record_url) if _name(task.record_url) in sizes else None
+        except (ValueError, TypeError, KeyError):  # damaged, or of another release
+            return None
+
     missing = []
-    for task, record in _read(tasks, sizes, UnitRecord.load):
-        if record and task.accepts(record) and _all_present(sizes, task.segments_of(record)):
-            yield task.unit.number, record
-        else:
-            missing.append(task.unit.number)
+    with ThreadPoolExecutor(READERS) as readers:
+        for task, record in run_tasks(Engine(readers, lambda: 2 * READERS, elsewhere=False), read, tasks):
+            if record and task.accepts(record) and _all_present(sizes, task.segments_of(record)):
+                yield task.unit.number, record
+            else:
+                missing.append(task.unit.number)
     if missing:
         raise _not_ready("units", len(tasks), missing, tasks[0].store, "tokenize")
 
 
 def read_pairs(tasks: Sequence[PairTask]) -> list[PairRecord]:
-    """The records of all pair tasks, in order. Raises NotReadyError if one is missing, or one of its shards is."""
-    shards = _sizes(*(storage.join(tasks[0].out, split) for split in SPLITS))
+    """The records of all pair tasks, in order. Raises NotReadyError if one is missing, or a shard is not what was written.
+
+    Reads and hashes all shards, because other processes wrote them: nothing else looks at them before the manifest does.
+    """
     records: dict[int, PairRecord] = {}
-    for task, record in _read(tasks, _sizes(tasks[0].records), PairRecord.load):
-        if record and _all_present(shards, task.shards_of(record)):
-            records[task.number] = record
+    with ThreadPoolExecutor(min(READERS, cores())) as readers:  # hashing leaves the interpreter's lock
+        for task, record in run_tasks(Engine(readers, lambda: READERS, elsewhere=False), find_pair, tasks):
+            if record:
+                records[task.number] = record
     missing = [task.number for task in tasks if task.number not in records]
     if missing:
         raise _not_ready("pair tasks", len(tasks), missing, tasks[0].records, "pair")
@@ -124,9 +135,9 @@ def _name(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-def _sizes(*folders: str) -> dict[str, int]:
-    """The bytes of each file in the folders, by its name."""
-    return {_name(info.url): info.bytes for folder in folders for info in storage.list_files(folder)}
+def _sizes(folder: str) -> dict[str, int]:
+    """The bytes of each file in the folder, by its name."""
+    return {_name(info.url): info.bytes for info in storage.list_files(folder)}
 
 
 def _all_present(sizes: dict[str, int], files: Iterable[tuple[str, int]]) -> bool:
@@ -139,32 +150,6 @@ def _not_ready(what: str, num_tasks: int, missing: list[int], place: str, stage:
         f"{place}: {len(missing)} of {num_tasks} {what} are not done yet ({listed}); finish --stage {stage}, where task i "
         "belongs to --task-shard I/N with i % N == I"
     )
-
-
-class _RecordedTask(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def record_url(self) -> str: ...
-
-
-RecordedTaskT = TypeVar("RecordedTaskT", bound=_RecordedTask)
-
-
-def _read(
-    tasks: Sequence[RecordedTaskT], names: Container[str], load: Callable[[str], ResultT]
-) -> Iterator[tuple[RecordedTaskT, ResultT | None]]:
-    """Each task with its record, in any order; None if there is none among the file `names`, or it is damaged."""
-
-    def read(task: RecordedTaskT) -> ResultT | None:
-        try:
-            return load(task.record_url) if _name(task.record_url) in names else None
-        except (ValueError, TypeError, KeyError):
-            return None
-
-    with ThreadPoolExecutor(READERS) as readers:
-        yield from run_tasks(Engine(readers, lambda: 2 * READERS, elsewhere=False), read, tasks)
 
 
 def _displayed(

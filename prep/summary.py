@@ -12,6 +12,7 @@ from prep.plan import Plan
 from prep.settings import Settings
 from prep.tasks import find_task_part
 from prep.tokens.tokenize import SEGMENT_BYTES
+from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
 from shards.command.console import clock, short, size
 from shards.manifest import Manifest
 
@@ -141,11 +142,20 @@ def _about_documents(manifest: Manifest) -> Iterator[str]:
 
 
 def _warnings(manifest: Manifest) -> Iterator[str]:
-    train, pairs = manifest.splits["train"].totals(), manifest.ledger["pairs"]
+    train, held_out = (manifest.splits[name].totals() for name in ("train", "eval"))
+    pairs = manifest.ledger["pairs"]
+    if held_out["tokens"] * manifest.settings["copies"] > train["tokens"]:
+        yield (
+            f"warning: more is held out ({held_out['tokens']:,} tokens) than there is to train on; the documents are few: set "
+            "--eval-fraction 0, or another --document"
+        )
     if train["forced_not_next"] > 0.9 * train["sequences"]:
         yield "warning: nearly all pairs had no choice, because documents have one sentence; check that --document fits"
     lost = pairs["train"]["unpaired"] / max(1, pairs["train"]["made"])
     if lost > 0.05:
         yield f"note: {lost:.0%} of the tokens are in no sequence: --pairing {manifest.settings['pairing']} leaves them out"
+    unknown_share = manifest.ledger["unknown_tokens"] / max(1, manifest.ledger["tokens"])
+    if unknown_share > MAX_UNKNOWN_SHARE:
+        yield f"warning: {unknown_share:.1%} of the tokens are [UNK]; choose a --tokenizer that fits the corpus, or train:N"
     if 0 < pairs["eval"]["documents"] < MIN_HELD_OUT:
         yield f"warning: only {pairs['eval']['documents']} documents are held out; the corpus is very small"

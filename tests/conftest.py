@@ -113,3 +113,24 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     client = boto3.client("s3")
     client.create_bucket(Bucket="bucket")
     return client
+
+
+@pytest.fixture(scope="session")
+def random_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of random rows: 72 to train on in three shards, 11 held out."""
+    from datasets_of_rows import write_data_set
+
+    path = tmp_path_factory.mktemp("random_data")
+    write_data_set(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(random_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one epoch on it, in one process. Tests copy it before they change it."""
+    from launch import run, tiny
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    code, _, err = run(0, *tiny(random_data, out, epochs=1))
+    assert code == 0, err
+    return out

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,21 @@ def run_ranks(ranks: int, *arguments: object, module: str = "train", cwd: Path =
     processes = RankProcesses(ranks, *arguments, module=module, cwd=cwd)
     out, err = processes.communicate()
     return processes.poll() or 0, out, err
+
+
+def refused(*arguments: object, ranks: int = 0, module: str = "train") -> str:
+    """The one line of a run that ends with exit code 2 (torchrun: 1) and without a traceback of ours."""
+    code, _, err = run(ranks, *arguments, module=module)
+    lines = [line for line in err.splitlines() if line.startswith(f"{module}: error: ")]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+    assert ranks or err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+def copied(data: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of a data set, and the path of one of its shards."""
+    shutil.copytree(data, tmp_path / "data")
+    return tmp_path / "data", tmp_path / "data" / "train" / "000001-0000.parquet"
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:

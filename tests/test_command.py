@@ -17,8 +17,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import ROOT, manifest_of, run_prep, run_prep_process
+from commands import HANG_S, ROOT, manifest_of, run_prep, run_prep_process
 from conftest import BuildRunner
+
+from shards.storage import disk
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -181,10 +183,8 @@ def test_a_build_removes_nothing_that_is_not_its_own(tmp_path: Path, vocabulary:
 
 
 def test_a_kill_before_the_first_file_is_published_leaves_the_folder_usable(build: BuildRunner, tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / f".build.json.tmp-{os.uname().nodename}-{dead.pid}").touch()
+    (tmp_path / "out" / f".build.json.tmp-{disk._boot()}-0").touch()
     out = build(lines_file(tmp_path / "a.txt"))
     assert not list(out.glob(".*"))
 
@@ -376,6 +376,15 @@ def test_an_interrupted_build_ends_at_once_and_can_go_on(number: int, corpus: Pa
     assert again.wait(timeout=120) == 0
 
 
+@pytest.mark.parametrize("after_s", [0.05, 0.5])
+def test_sigterm_ends_a_build_that_is_starting(after_s: float, corpus: Path, vocabulary: Path, tmp_path: Path) -> None:
+    running = start(corpus, tmp_path / "out", "--tokenizer", vocabulary, "--workers", 2)
+    time.sleep(after_s)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=HANG_S) in (-signal.SIGTERM, 130)
+    assert "Traceback" not in (tmp_path / "errors.txt").read_text() and not (tmp_path / "out" / "manifest.json").exists()
+
+
 def wait_for_workers(running: subprocess.Popen[Any]) -> list[psutil.Process]:
     process = psutil.Process(running.pid)
     deadline = time.monotonic() + 30
@@ -421,19 +430,6 @@ def test_plan_says_much_and_does_nothing(corpus: Path, places: list[object], tmp
     assert done.returncode == 0 and not (tmp_path / "out").exists() and not (tmp_path / "scratch").exists()
     for word in ("inputs:", corpus.name, "work units:", "partitions:", "output:", "scratch:", "vocabulary, tokenize, pair"):
         assert word in done.stdout
-
-
-def test_clean_removes_what_builds_keep_and_nothing_else(corpus: Path, build: BuildRunner, tmp_path: Path) -> None:
-    build(corpus)
-    names = ["notes.txt", "tokens-mine/unit-1.json", "models/tokenizer-bert.json", f"tokens-{'0' * 32}/precious"]
-    foreign = [tmp_path / "scratch" / name for name in names]
-    for path in foreign:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("keep")
-    done = run_prep("clean", "--scratch", tmp_path / "scratch")
-    assert done.returncode == 0 and done.stdout.startswith("removed ")
-    assert sorted(path for path in (tmp_path / "scratch").rglob("*") if path.is_file()) == sorted(foreign)
-    assert "holds nothing of a build" in refused(run_prep("clean", "--scratch", tmp_path / "scratch"))
 
 
 def test_show_marks_masks_segments_and_labels(corpus: Path, build: BuildRunner) -> None:

@@ -1,20 +1,16 @@
 """The packed model is the padded one: losses, every gradient, and no look at a neighbour."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
 from batches import SHAPE, bert, counts_of, masked_rows, pack
-from datasets_of_rows import MAX_SEQ_LEN, ROW_TOKENS
+from datasets_of_rows import MAX_SEQ_LEN
 from rows_of_ids import SPECIAL, VOCAB_SIZE
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention as sdpa
-from transformers import AttentionInterface, BertForPreTraining
+from torch import nn
+from transformers import BertForPreTraining
 
-from shards.errors import UserError
 from shards.schema import Rows, concatenate
 from train import attention
 from train.data.batch import PackedBatch, pad_batch
@@ -183,50 +179,3 @@ def test_bf16_autocast_stays_near() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         half = packed(batch).mlm_loss.item()
     assert half == pytest.approx(packed(batch).mlm_loss.item(), rel=0.02)
-
-
-def test_varlen_is_refused_where_it_cannot_be() -> None:
-    model = bert()
-    assert attention.choose("auto", torch.device("cpu"), True, model) == attention.PADDED == model.config._attn_implementation
-    with pytest.raises(UserError, match="--attention varlen needs an NVIDIA device"):
-        attention.choose("varlen", torch.device("cpu"), True, model)
-
-
-def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mock: the kernels need a GPU. This stand-in for torch's varlen_attn attends within each run, one after the other."""
-
-    def varlen_attn(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, _: Tensor, longest: int, __: int, scale: float) -> Tensor:
-        assert starts.dtype == torch.int32 and starts.diff().max() <= longest
-        runs = [slice(first, last) for first, last in pairwise(starts.tolist()) if last > first]
-        parts = [sdpa(*(x[run].transpose(0, 1) for x in (q, k, v)), scale=scale).transpose(0, 1) for run in runs]
-        return torch.cat(parts)
-
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    batch = pack(masked_rows(5, 3))
-    padded, varlen = (PackedBert(bert(name)).train()(batch) for name in (attention.PADDED, attention.VARLEN))
-    assert varlen.mlm_loss.item() == pytest.approx(padded.mlm_loss.item(), abs=1e-4)
-    assert varlen.nsp_loss.item() == pytest.approx(padded.nsp_loss.item(), abs=1e-5)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the variable-length kernels need a GPU")
-def test_varlen_equals_padded_within_bf16() -> None:
-    device = torch.device("cuda")
-    batch = pack(masked_rows(5, 3)).to(device)
-    models = [PackedBert(bert(name)).to(device) for name in (attention.PADDED, attention.VARLEN)]
-    models[1].load_state_dict(copy.deepcopy(models[0].state_dict()))
-    with torch.autocast("cuda", torch.bfloat16):
-        padded, varlen = (float(model(batch).mlm_loss) for model in models)
-    assert varlen == pytest.approx(padded, rel=0.01)
-
-
-@pytest.mark.parametrize("name", [attention.PADDED, attention.VARLEN])
-def test_attention_refuses_what_it_does_not_know(name: str) -> None:
-    """Another architecture's sliding window must not be ignored; what changes nothing here passes."""
-    function = AttentionInterface()[name]
-    x = torch.zeros(SHAPE.rows, 4, ROW_TOKENS, 16)
-    for others in ({"sliding_window": 128}, {"softcap": 30.0}, {"is_causal": True}, {"head_mask": x}, {"position_ids": x}):
-        with pytest.raises(TypeError, match=f"does not support {next(iter(others))}="):
-            function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), **others)
-    if name == attention.PADDED:
-        out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), sliding_window=None, deterministic=True)
-        assert out.shape == (SHAPE.rows, ROW_TOKENS, 4, 16)

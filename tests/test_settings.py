@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from prep.settings import Settings, from_arguments
-from shards.command.options import add_arguments, parse_bytes
+from shards.command.options import add_arguments
 from shards.errors import UserError
 
 
@@ -57,13 +57,6 @@ def test_nonsense_is_refused_by_name(name: str, value: object) -> None:
 def test_out_and_scratch_must_be_apart(out: str, scratch: str) -> None:
     with pytest.raises(UserError, match="must not contain each other"):
         settings(out=out, scratch=scratch)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("64MB", 64 << 20), ("1.5GiB", 3 << 29), ("4096", 4096), ("2k", 2048), ("1 TB", 1 << 40)]
-)
-def test_sizes(text: str, expected: int) -> None:
-    assert parse_bytes(text) == expected
 
 
 def parse(*arguments: str) -> Settings:

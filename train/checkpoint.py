@@ -81,13 +81,12 @@ def find_all(out: str) -> list[str]:
 
 def remove_unfinished(out: str) -> None:
     """Removes the files of checkpoints that a killed process did not finish, and nothing else."""
-    storage.tidy(storage.join(out, FOLDER))
     folder, finished = storage.join(out, FOLDER), set(find_all(out))
     for info in storage.list_files(folder):
         name = storage.relative(info.url, folder).partition("/")[0]
         if _FOLDER_NAME.fullmatch(name) and storage.join(folder, name) not in finished:
             storage.remove(info.url)
-    storage.tidy(folder, empty_folders=True)
+    storage.tidy(folder, re.compile(rf"{_FOLDER_NAME.pattern}/[^/]+"), _FOLDER_NAME)
 
 
 def open_checkpoint(url: str) -> Checkpoint:
@@ -229,6 +228,8 @@ class Saver:
             value = {"version": VERSION, "step": step, **record, "files": written}
             text = json.dumps(value | {"sha256": fingerprint(value)}, indent=1)
             storage.publish(storage.join(url, RECORD), text.encode())
+            # After a power cut, too, the new checkpoint must be there before an old one goes.
+            storage.flush_names(url, storage.join(self._out, FOLDER))
             self._remove_old(url)
         except BaseException as error:  # raised in the training loop by `check` or `wait`
             self._error = error

@@ -137,8 +137,8 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
         )
     if longest > config.max_position_embeddings:
         raise UserError(
-            f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of {longest} tokens; "
-            "build it with a smaller --max-seq-len"
+            f"--model {name}: has {config.max_position_embeddings} positions, the data set allows sequences of up to {longest} "
+            f"tokens; build it with --max-seq-len {config.max_position_embeddings} or less"
         )
     if config.is_decoder or config.num_hidden_layers < 1:
         raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; correct its config.json")

@@ -46,13 +46,24 @@ class WorkerDiedError(BrokenExecutor):
         self.deaths = deaths
 
 
+class DeadlyTaskError(UserError):
+    """The task `name` ended its worker process MAX_DEATHS times."""
+
+    def __init__(self, name: str, deaths: int) -> None:
+        super().__init__(
+            f"{name}: its worker process died {deaths} times, perhaps because memory ran out; set fewer --workers, or "
+            "take that input out; finished tasks are kept"
+        )
+        self.name = name
+
+
 def run_tasks(
     engine: Engine, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], tick: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[TaskT, ResultT]]:
     """Yields each task with its result as it is done, with at most `engine.window()` of them in flight.
 
     A task that raises ends the run with its error. A task whose worker died is tried again; after MAX_DEATHS deaths
-    UserError names it. `tick` is called several times per second.
+    DeadlyTaskError names it. `tick` is called several times per second.
     """
     waiting, again = iter(tasks), list[TaskT]()
     deaths: dict[str, int] = {}
@@ -91,7 +102,4 @@ def _take(done: "SimpleQueue[Future[ResultT]]") -> list[Future[ResultT]]:
 def _count_death(deaths: dict[str, int], name: str, error: BrokenExecutor) -> None:
     deaths[name] = deaths.get(name, 0) + (error.deaths if isinstance(error, WorkerDiedError) else 1)
     if deaths[name] >= MAX_DEATHS:
-        raise UserError(
-            f"{name}: its worker process died {deaths[name]} times, perhaps because memory ran out; set fewer --workers, or "
-            "take that input out; finished tasks are kept"
-        ) from error
+        raise DeadlyTaskError(name, deaths[name]) from error

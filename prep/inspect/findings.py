@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from prep.inspect.figures import Overview, Rate
 from prep.partitions import MIN_HELD_OUT
+from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
 from shards.report.sheet import Finding
 
 # Limits beyond which a figure is a finding.
-_MAX_UNKNOWN = 0.01
 _MAX_FORCED = 0.5
 _MAX_DROPPED = 0.01
 _MAX_COPIES = 0.05
@@ -31,7 +31,7 @@ def findings(overview: Overview) -> list[Finding]:
 
 def _text(overview: Overview) -> Iterator[Finding]:
     documents = overview.manifest.ledger["documents"]
-    if overview.unknown_share > _MAX_UNKNOWN:
+    if overview.unknown_share > MAX_UNKNOWN_SHARE:
         yield Finding(
             f"{overview.unknown_share:.1%} of the tokens are [UNK].",
             "The tokenizer does not fit the corpus: choose another --tokenizer, or train one on the corpus with train:N.",
@@ -99,7 +99,13 @@ def _held_out(overview: Overview) -> Iterator[Finding]:
     total, documents = overview.manifest.splits["eval"].totals(), overview.manifest.ledger["pairs"]["eval"]["documents"]
     if not total["rows"]:
         yield Finding("Nothing is held out.", "Overfitting cannot be seen without held-out data: set --eval-fraction.")
-    elif documents < MIN_HELD_OUT or total["masked_tokens"] < _MIN_MASKED:
+        return
+    if total["tokens"] > overview.totals["tokens"]:
+        yield Finding(
+            f"More is held out than trained on: {total['tokens']:,} and {overview.totals['tokens']:,} tokens.",
+            "Whole documents are held out: lower --eval-fraction, or check that --document fits the corpus.",
+        )
+    if documents < MIN_HELD_OUT or total["masked_tokens"] < _MIN_MASKED:
         yield Finding(
             f"Only {documents} documents with {total['masked_tokens']:,} masked tokens are held out.",
             "Scores on so few are noise: raise --eval-fraction, or use a larger corpus.",

@@ -1,4 +1,4 @@
-"""Checks a data set against itself: every hash, count and invariant that the format promises."""
+"""`prep verify`: checks every hash, count and rule that the format promises, of the manifest, the tokenizer and each shard."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from prep.engines.engine import run_tasks
+from prep.engines.engine import DeadlyTaskError, Engine, run_tasks
 from prep.engines.open import open_engine
 from prep.pairing.recipes import recipe_of
 from prep.tokens.tokenizer import load_prepared
@@ -23,7 +23,7 @@ from shards.template import Template
 
 @dataclass(frozen=True)
 class CheckTask:
-    """A shard and what it must agree with."""
+    """A shard, and the values that it must agree with."""
 
     url: str
     split: str
@@ -44,7 +44,7 @@ class CheckTask:
 
 
 def verify(url: str, workers: int) -> list[str]:
-    """What is wrong, a line each, the file first; an empty list when nothing is. Raises UserError when it is no data set."""
+    """One line per fault, beginning with the file; empty if nothing is wrong. Raises UserError if `url` is not a data set."""
     manifest_url = storage.join(url, MANIFEST_NAME)
     if not storage.find(manifest_url):
         raise not_finished(url)
@@ -58,13 +58,25 @@ def verify(url: str, workers: int) -> list[str]:
     try:
         faults += [f"{manifest_url}: {fault}" for fault in ledger_faults(manifest)]
         faults += tokenizer_faults(url, manifest)
-        faults += _strangers(url, manifest)
+        faults += _foreign_files(url, manifest)
         tasks = list(_tasks(url, manifest))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [*faults, f"{manifest_url}: a field is missing or wrong ({error!r}), so the rest cannot be checked"]
     with open_engine("local", min(workers, max(1, len(tasks)))) as engine:
-        found = {task.url: part for task, part in run_tasks(engine, shard_faults, tasks)}
-    return faults + [f"{task.url}: {fault}" for task in tasks for fault in found[task.url]]
+        faults_of = _check_all(engine, tasks)
+    return faults + [f"{task.url}: {fault}" for task in tasks for fault in faults_of[task.name]]
+
+
+def _check_all(engine: Engine, tasks: list[CheckTask]) -> dict[str, list[str]]:
+    """Faults by the name of each task. A shard that ends the process that decodes it is a fault, not the end of the check."""
+    faults: dict[str, list[str]] = {}
+    while left := [task for task in tasks if task.name not in faults]:
+        try:
+            for task, part in run_tasks(engine, shard_faults, left):
+                faults[task.name] = part
+        except DeadlyTaskError as error:
+            faults[error.name] = ["cannot be checked: decoding it ends the process; it is damaged, or memory ran out"]
+    return faults
 
 
 def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
@@ -95,8 +107,8 @@ def shard_faults(task: CheckTask) -> list[str]:
     faults: list[str] = []
     try:
         for fault in _shard_faults(task):
-            faults.append(fault)  # noqa: PERF402  # what was found before an error stays
-    except Exception as error:  # a damaged shard, and the manifest that someone edited, may hold anything
+            faults.append(fault)  # noqa: PERF402  # keeps the faults before an error
+    except Exception as error:  # a damaged shard or an edited manifest may hold anything
         faults.append(f"cannot be decoded and checked: {error or type(error).__name__}")
     return faults
 
@@ -114,9 +126,9 @@ def _shard_faults(task: CheckTask) -> Iterator[str]:
     rows = FORMATS[task.format].read(data, info.row_groups)
     if columns_sha256(rows) != info.columns_sha256:
         yield "the digest of its columns is not the manifest's"
-    for name, counted in _counts(rows).items():
-        if counted != getattr(info, name):
-            yield f"{name} is {counted}, the manifest says {getattr(info, name)}"
+    for name, count in _counts(rows).items():
+        if count != getattr(info, name):
+            yield f"{name} is {count}, the manifest says {getattr(info, name)}"
     longest = int(rows.sequence_lengths.max(initial=0))
     if longest > task.max_seq_len:
         yield f"a sequence has {longest} tokens, --max-seq-len was {task.max_seq_len}"
@@ -139,7 +151,7 @@ def _counts(rows: Rows) -> dict[str, int]:
 
 
 def ledger_faults(manifest: Manifest) -> Iterator[str]:
-    """Sums in the ledger that do not come out."""
+    """Sums in the ledger that do not balance."""
     ledger = manifest.ledger
     for unit in ("documents", "bytes"):
         entry = ledger[unit]
@@ -157,7 +169,7 @@ def ledger_faults(manifest: Manifest) -> Iterator[str]:
             yield f"ledger.pairs.{name}: placed + negatives + special tokens are not the {total['tokens']} tokens of the shards"
     tokens = ledger["tokens"] - ledger["duplicates"]["dropped_tokens"]
     if made != tokens * manifest.settings["copies"]:
-        yield f"ledger: the splits were made of {made} tokens, the corpus has {tokens} a copy"
+        yield f"ledger: the splits were made of {made} tokens, the corpus has {tokens} per copy"
 
 
 def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
@@ -173,13 +185,13 @@ def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
             sound = False
             yield f"{place}: its sha256 is not the manifest's: the file was changed or damaged"
     if sound and load_prepared(folder).describe() != manifest.tokenizer:
-        yield f"{folder}: the tokenizer is not what the manifest says of it"
+        yield f"{folder}: the tokenizer does not match its description in the manifest"
 
 
-def _strangers(url: str, manifest: Manifest) -> Iterator[str]:
+def _foreign_files(url: str, manifest: Manifest) -> Iterator[str]:
     known = {shard.path for split in manifest.splits.values() for shard in split.shards}
     known |= {f"{manifest.tokenizer['folder']}/{name}" for name in manifest.tokenizer["files"]}
     for folder in (*manifest.splits, manifest.tokenizer["folder"]):
         for info in storage.list_files(storage.join(url, folder)):
             if storage.relative(info.url, url) not in known:
-                yield f"{info.url}: belongs to no shard of the manifest"
+                yield f"{info.url}: is not in the manifest"

@@ -27,9 +27,18 @@ from shards.schema import Ints, Rows, columns_sha256
 GROUP_SEQUENCES = 8192
 
 
+def find_pair(task: PairTask) -> PairRecord | None:
+    """The record of an earlier run of the task, if its shards still are what was written; else None."""
+    record = finished(task.record_url, PairRecord.load, task.shards_of)
+    for shard in record.shards if record else ():
+        if sha256(storage.read_bytes(storage.join(task.out, shard.path))).hexdigest() != shard.sha256:
+            return None
+    return record
+
+
 def pair_partition(task: PairTask) -> PairRecord:
     """Builds the shards of the task, or returns the record of an earlier run whose shards are still there."""
-    done = finished(task.record_url, PairRecord.load, task.shards_of)
+    done = find_pair(task)
     if done:
         return done
     recipe = task.recipe
@@ -47,7 +56,7 @@ def pair_partition(task: PairTask) -> PairRecord:
         shards.append(_write_shard(task, number, rows, forced))
         save_progress(PAIR_STAGE, task.number, Progress(tally.made * row_starts[last] // len(order), 0, 0, tally.made))
     record = PairRecord(task.split, task.copy, len(documents.keys), tally, duplicates, tuple(shards))
-    storage.publish(task.record_url, record.to_json())
+    record.publish(task.record_url)
     return record
 
 

@@ -3,7 +3,6 @@
 The result depends on the task alone. A task publishes its record last, and does nothing if the record exists already.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -112,7 +111,7 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
         record = _tokenize(task, _encoder(task.tokenizer_url, task.fast))
     except EngineMismatchError:
         record = _tokenize(task, _encoder(task.tokenizer_url, False))
-    storage.publish(task.record_url, json.dumps(vars(record)).encode())
+    record.publish(task.record_url)
     return record
 
 

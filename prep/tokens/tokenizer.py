@@ -21,6 +21,8 @@ from shards.manifest import TOKENIZER_FOLDER
 from shards.schema import column_dtypes
 from shards.template import Template
 
+# Of all tokens: a tokenizer that fits its corpus leaves far fewer unknown.
+MAX_UNKNOWN_SHARE = 0.01
 TOKENIZERS = f"tokenizers {tokenizers.__version__}"
 # BERT's, which the vocabularies made here have.
 SPECIAL_TOKENS = {role: names[0] for role, names in NAMES.items()}

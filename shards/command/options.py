@@ -12,7 +12,7 @@ check_types(self), check_ranges(self, ranges)      in __post_init__
 import argparse
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -24,15 +24,9 @@ _BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
-def option(
-    help: str,
-    default: Any = MISSING,
-    choices: Sequence[str] | None = None,
-    metavar: str | None = None,
-    shown: str | None = None,
-) -> Any:
+def option(help: str, default: Any = MISSING, metavar: str | None = None, shown: str | None = None) -> Any:
     """A field. With the metavar BYTES it accepts sizes such as 64MB. The help shows `shown` in place of the default."""
-    metadata = {"help": help, "choices": choices, "metavar": metavar, "shown": shown}
+    metadata = {"help": help, "metavar": metavar, "shown": shown}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -67,13 +61,8 @@ def _is_a(value: object, kind: type) -> bool:
 
 
 def _choices(f: Field[Any]) -> tuple[str, ...]:
-    """The values that a field of a Literal type allows; none for other types, which are not limited to a list."""
-    return _literals(f.type) or tuple(f.metadata["choices"] or ())
-
-
-def _literals(kind: Any) -> tuple[str, ...]:
-    """The texts of a Literal, in order."""
-    return get_args(kind) if get_origin(kind) is Literal else ()
+    """The texts that a field of a Literal type allows, in order; none for other types, which are not limited to a list."""
+    return get_args(f.type) if get_origin(f.type) is Literal else ()
 
 
 def _kind(f: Field[Any]) -> type:

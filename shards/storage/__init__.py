@@ -13,7 +13,7 @@ Callers write `from shards import storage` and use the names below.
 from shards.storage.backend import absolute, relative
 from shards.storage.disk import FileInfo
 from shards.storage.faults import BusyError, MissingError, StorageError, translated
-from shards.storage.files import find, glob, list_files, locked, publish, remove, temporary_folder, tidy
+from shards.storage.files import find, flush_names, glob, list_files, locked, publish, remove, temporary_folder, tidy
 from shards.storage.reading import open_read, read_bytes, read_ranges
 from shards.storage.redaction import redacted
 from shards.storage.urls import is_local, join, local_path
@@ -25,6 +25,7 @@ __all__ = [
     "StorageError",
     "absolute",
     "find",
+    "flush_names",
     "glob",
     "is_local",
     "join",

@@ -1,19 +1,29 @@
-"""Files and folders of a local disk: published whole, listed, and cleaned of the leftovers of dead processes.
+"""Folders and files of a local disk: published whole, listed, and cleaned of the leftovers of dead processes.
+
+A file is written under a temporary name beside its target, `.NAME.tmp-BOOT-NUMBER`, and is locked meanwhile. BOOT names
+the running kernel, so it is the same in all containers of a machine. A lock ends with its process, whatever kills it.
 
 Everything here raises OSError; `files` and `reading` turn it into a StorageError.
 """
 
 import errno
+import fcntl
 import os
+import re
 import shutil
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 _TEMPORARY = ".tmp-"
+_TEMPORARY_NAME = re.compile(rf"\.(?P<target>.+){re.escape(_TEMPORARY)}(?P<boot>[0-9a-f]{{8}})-[0-9]+", re.DOTALL)
 # A temporary file of another machine that is older than this is abandoned.
 _ABANDONED_S = 24 * 3600.0
 
@@ -28,21 +38,61 @@ class FileInfo:
 
 
 def publish(path: Path, data: bytes | bytearray | memoryview, first: bool = False) -> None:
-    """Writes a temporary file, flushes it to the disk, and renames it to the target; if `first`, only if there is none."""
+    """Writes a temporary file, flushes it to the disk, and renames it to the target; if `first`, only if there is none.
+
+    So the target is there complete or not at all. After a power cut it may be missing: see `flush_names`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}{socket.gethostname()}-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
+    with _temporary_file(path) as file:
+        temporary = Path(file.name)
+        try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if not first:
-            temporary.replace(path)
-        else:
-            _take_if_free(path, temporary)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            if first:
+                _take_if_free(path, temporary)
+            else:
+                temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _temporary_file(path: Path) -> BinaryIO:
+    """A new file beside `path`, locked until it is closed."""
+    for number in count():
+        try:
+            file = open(path.with_name(f".{path.name}{_TEMPORARY}{_boot()}-{number}"), "xb")  # noqa: SIM115
+        except FileExistsError:  # another process or thread writes the same target, or died while it did
+            continue
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # between the two calls, `remove_abandoned` of another process removed it
+    raise AssertionError("unreachable")
+
+
+@cache
+def _boot() -> str:
+    """A name of the running kernel, the same in all containers of a machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        return sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def flush_names(folder: Path) -> None:
+    """Flushes the names in a folder to the disk: a rename survives a power cut only after that.
+
+    It takes as long as the flush of a small file, so it is not done for each one.
+    """
+    with suppress(OSError):  # some file systems cannot
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _take_if_free(path: Path, temporary: Path) -> None:
@@ -56,25 +106,34 @@ def _take_if_free(path: Path, temporary: Path) -> None:
     temporary.unlink(missing_ok=True)
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Removes the temporary files of dead processes of this machine below a folder, and old ones of other machines."""
-    mine = f"{_TEMPORARY}{socket.gethostname()}-"
-    for path in folder.glob(f"**/.*{_TEMPORARY}*"):
-        pid = path.name.rpartition("-")[2]
-        with suppress(FileNotFoundError):
-            old = time.time() - path.stat().st_mtime > _ABANDONED_S
-            if pid.isdigit() and (not _is_alive(int(pid)) if mine in path.name else old):
-                path.unlink()
+def remove_abandoned(folder: Path, files: re.Pattern[str]) -> None:
+    """Removes the temporary files of dead processes below the folder.
+
+    Only those whose target, as a path below the folder, matches `files`: others may belong to another program.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            match = _TEMPORARY_NAME.fullmatch(name)
+            if match and files.fullmatch((Path(parent) / match["target"]).relative_to(folder).as_posix()):
+                with suppress(FileNotFoundError):
+                    _remove_if_abandoned(Path(parent) / name, here=match["boot"] == _boot())
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # the process of another user
-        pass
-    return True
+def _remove_if_abandoned(path: Path, here: bool) -> None:
+    """Removes the file if no process has locked it. `here`: it was written on this machine, since its last start."""
+    is_old = time.time() - path.stat().st_mtime > _ABANDONED_S
+    if not (here or is_old):
+        return
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:  # no locks on this file system
+            if not is_old:
+                return
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it was finished, and its name taken again
+            path.unlink()
 
 
 def find(path: Path) -> FileInfo | None:
@@ -106,11 +165,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_empty_folders(folder: Path) -> None:
-    """Removes empty folders: the folder itself and those below it."""
+def remove_empty_folders(folder: Path, folders: re.Pattern[str]) -> None:
+    """Removes the empty folders whose path below the folder matches `folders`; "." is the folder itself."""
     for parent, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):  # not empty
-            Path(parent).rmdir()
+        if folders.fullmatch(Path(parent).relative_to(folder).as_posix()):
+            with suppress(OSError):  # not empty
+                Path(parent).rmdir()
 
 
 def _info(path: Path) -> FileInfo:

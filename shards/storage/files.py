@@ -1,5 +1,6 @@
 """Files as wholes: found, listed, published, removed; and the lock of a folder."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -88,6 +89,16 @@ def publish(url: str, data: bytes | bytearray | memoryview, first: bool = False)
         retried(url, "write", lambda: call(fs, "pipe_file", limit_s, path, bytes(data)))
 
 
+def flush_names(*urls: str) -> None:
+    """Flushes the names of the files in local folders to the disk, so that they survive a power cut.
+
+    Call it before you publish a file that promises the others, such as a manifest.
+    """
+    for url in urls:
+        if is_local(url):
+            disk.flush_names(local_path(url))
+
+
 def remove(url: str) -> None:
     """Removes a file, or a folder with everything in it; nothing where there is none. Never takes a name for a pattern."""
     if is_local(url):
@@ -100,13 +111,16 @@ def remove(url: str) -> None:
             retried(name, "remove", partial(call, fs, "rm_file", ANSWER_S, path))
 
 
-def tidy(url: str, empty_folders: bool = False) -> None:
-    """Removes the half-written files of dead processes below a local folder and, if asked, empty folders."""
+def tidy(url: str, files: re.Pattern[str], folders: re.Pattern[str] | None = None) -> None:
+    """Removes the half-written files of dead processes below a local folder and, with `folders`, empty folders.
+
+    `files` and `folders` match paths below the folder. What they do not match belongs to others and stays.
+    """
     if is_local(url):
         with translated(url, "clean"):
-            disk.remove_abandoned(local_path(url))
-            if empty_folders:
-                disk.remove_empty_folders(local_path(url))
+            disk.remove_abandoned(local_path(url), files)
+            if folders:
+                disk.remove_empty_folders(local_path(url), folders)
 
 
 @contextmanager

@@ -22,17 +22,10 @@ ROWS = 72
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data")
-    write_data_set(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(random_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 4 epochs on 2 ranks that nobody disturbed, dropout on."""
     out = tmp_path_factory.mktemp("whole")
-    code, _, err = run(2, *tiny(data, out / "run"), "--row-log", out / "row_log")
+    code, _, err = run(2, *tiny(random_data, out / "run"), "--row-log", out / "row_log")
     assert code == 0, err
     return out
 
@@ -41,7 +34,7 @@ def losses(out: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in metrics(out)}
 
 
-def test_a_whole_run_leaves_what_it_says(data: Path, whole: Path) -> None:
+def test_a_whole_run_leaves_what_it_says(random_data: Path, whole: Path) -> None:
     out = whole / "run"
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [f"step-{s:010d}" for s in (20, 22, 24)]
     assert [line["step"] for line in metrics(out)] == list(range(1, 25))
@@ -58,22 +51,22 @@ def test_a_whole_run_leaves_what_it_says(data: Path, whole: Path) -> None:
     assert list(out.glob("tensorboard/events*")) and (out / "run.json").exists()
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_weights(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_killed_at_random_moments_it_ends_with_the_same_weights(random_data: Path, whole: Path, tmp_path: Path) -> None:
     """SIGKILL of one rank or of everything: while starting, within a step, while a checkpoint is written, after a resume."""
-    _kill_until_done(["start", "step", "writing", "all", "step", "all"], 1, data, whole, tmp_path)
+    _kill_until_done(["start", "step", "writing", "all", "step", "all"], 1, random_data, whole, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(2, 12))
-def test_killed_many_times_it_ends_with_the_same_weights(seed: int, data: Path, whole: Path, tmp_path: Path) -> None:
+def test_killed_many_times_it_ends_with_the_same_weights(seed: int, random_data: Path, whole: Path, tmp_path: Path) -> None:
     moments = random.Random(seed).choices(["start", "step", "writing", "all"], k=12)
-    _kill_until_done(moments, seed, data, whole, tmp_path)
+    _kill_until_done(moments, seed, random_data, whole, tmp_path)
 
 
-def _kill_until_done(moments: list[str], seed: int, data: Path, whole: Path, tmp_path: Path) -> None:
+def _kill_until_done(moments: list[str], seed: int, random_data: Path, whole: Path, tmp_path: Path) -> None:
     out, rng, kills = tmp_path / "run", random.Random(seed), 0
     while not (out / "checkpoints" / "step-0000000024" / "training.json").exists():
-        processes = RankProcesses(2, *tiny(data, out), "--row-log", tmp_path / "row_log")
+        processes = RankProcesses(2, *tiny(random_data, out), "--row-log", tmp_path / "row_log")
         if kills < len(moments) and _wait_for(moments[kills], processes, out, rng):
             victims = processes.ranks if moments[kills] == "all" else [rng.choice(processes.ranks)]
             for victim in victims:
@@ -113,10 +106,10 @@ def _size(path: Path) -> int:
     return 0
 
 
-def test_four_two_three_and_one_ranks_make_one_run(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_four_two_three_and_one_ranks_make_one_run(random_data: Path, whole: Path, tmp_path: Path) -> None:
     out, folder = tmp_path / "run", tmp_path / "row_log"
     for ranks, until in ((4, 5), (2, 11), (3, 17), (1, 24)):
-        processes = RankProcesses(ranks, *tiny(data, out, every=1), "--row-log", folder)
+        processes = RankProcesses(ranks, *tiny(random_data, out, every=1), "--row-log", folder)
         if until < 24:
             _stop_after(processes, out, until)
         _, err = processes.communicate()
@@ -145,44 +138,44 @@ def _metrics(out: Path) -> list[dict[str, int]]:
         return []
 
 
-def test_one_and_two_ranks_sharing_two_micro_batches_agree_bit_for_bit(data: Path, tmp_path: Path) -> None:
+def test_one_and_two_ranks_sharing_two_micro_batches_agree_bit_for_bit(random_data: Path, tmp_path: Path) -> None:
     arguments = ("--global-batch", 6, "--micro-batch", 3, "--steps", 5)
     for ranks in (0, 1, 2):
-        code, _, err = run(ranks, *tiny(data, tmp_path / str(ranks))[:6], *SMALL[4:], *arguments)
+        code, _, err = run(ranks, *tiny(random_data, tmp_path / str(ranks))[:6], *SMALL[4:], *arguments)
         assert code == 0, err
     assert len({weights(tmp_path / str(ranks), 5) for ranks in (0, 1, 2)}) == 1
 
 
 def test_a_rank_asked_to_stop_makes_all_ranks_save_and_the_same_command_goes_on(
-    data: Path, whole: Path, tmp_path: Path
+    random_data: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    processes = RankProcesses(2, *tiny(data, out, every=0))
+    processes = RankProcesses(2, *tiny(random_data, out, every=0))
     wait_for_metrics(processes, out)
     processes.ranks[1].terminate()
     _, err = processes.communicate()
     assert processes.poll() == 0, err
-    _check_stopped(err, data, whole, out)
+    _check_stopped(err, random_data, whole, out)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_torchrun_asked_to_stop_makes_all_ranks_save_and_the_same_command_goes_on(
-    number: int, data: Path, whole: Path, tmp_path: Path
+    number: int, random_data: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = torchrun(2, *tiny(data, out, every=0))
+    process = torchrun(2, *tiny(random_data, out, every=0))
     wait_for_metrics(process, out)
     process.send_signal(number)
     _, err = process.communicate(timeout=HANG_S)
     assert process.returncode == 1, err
-    _check_stopped(err, data, whole, out)
+    _check_stopped(err, random_data, whole, out)
 
 
-def _check_stopped(err: str, data: Path, whole: Path, out: Path) -> None:
+def _check_stopped(err: str, random_data: Path, whole: Path, out: Path) -> None:
     assert "stopped after step" in err and "run the same command again" in err and "Error" not in err.split("stopped after")[0]
     saved = [path.parent.name for path in out.glob("checkpoints/*/training.json")]
     assert len(saved) == 1 and saved[0] != "step-0000000024"
-    code, _, err = run(2, *tiny(data, out, every=0))
+    code, _, err = run(2, *tiny(random_data, out, every=0))
     assert code == 0 and f"resuming from step {int(saved[0][5:])}" in err
     assert weights(out, 24) == weights(whole / "run", 24)
 
@@ -193,9 +186,9 @@ def wait_for_metrics(process: RankProcesses | subprocess.Popen[str], out: Path) 
         time.sleep(0.01)
 
 
-def test_max_restarts_goes_on_by_itself_after_a_killed_rank(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_max_restarts_goes_on_by_itself_after_a_killed_rank(random_data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = torchrun(2, *tiny(data, out), restarts=2)
+    process = torchrun(2, *tiny(random_data, out), restarts=2)
     wait_for_metrics(process, out)
     workers(process)[1].kill()
     _, err = process.communicate(timeout=HANG_S)
@@ -204,9 +197,9 @@ def test_max_restarts_goes_on_by_itself_after_a_killed_rank(data: Path, whole: P
     assert weights(out, 24) == weights(whole / "run", 24)
 
 
-def test_ranks_whose_torchrun_is_killed_save_and_end(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_ranks_whose_torchrun_is_killed_save_and_end(random_data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = torchrun(2, *tiny(data, out, epochs=4000, every=0))
+    process = torchrun(2, *tiny(random_data, out, epochs=4000, every=0))
     wait_for_metrics(process, out)
     orphans = workers(process)
     process.kill()
@@ -215,13 +208,13 @@ def test_ranks_whose_torchrun_is_killed_save_and_end(data: Path, whole: Path, tm
     process.communicate(timeout=HANG_S)
 
 
-def test_a_finished_run_is_left_alone_and_more_steps_go_on(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_left_alone_and_more_steps_go_on(random_data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert run(0, *tiny(data, out, epochs=1))[0] == 0
+    assert run(0, *tiny(random_data, out, epochs=1))[0] == 0
     before = weights(out, 6)
-    code, _, err = run(0, *tiny(data, out, epochs=1))
+    code, _, err = run(0, *tiny(random_data, out, epochs=1))
     assert code == 0 and "6 steps are done" in err and weights(out, 6) == before
-    code, _, err = run(0, *tiny(data, out, epochs=2), "--keep", 9)
+    code, _, err = run(0, *tiny(random_data, out, epochs=2), "--keep", 9)
     assert code == 0 and "changed since: epochs: 1 -> 2" in err and "resuming from step 6" in err
     assert [line["step"] for line in metrics(out)] == list(range(1, 13))
 
@@ -235,12 +228,12 @@ def test_rows_dynamic_masks_and_unpacked_rows_train_too(tmp_path: Path) -> None:
     assert scores["nsp_accuracy"] is None and scores["pairs"] == 0
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(data: Path, tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(random_data: Path, tmp_path: Path) -> None:
     model = bert()
     model.cls.predictions.bias.data[7] = torch.nan
     model.save_pretrained(tmp_path / "model")
     out = tmp_path / "run"
-    code, _, err = run(0, *tiny(data, out), "--model", tmp_path / "model", "--max-skipped", 3)
+    code, _, err = run(0, *tiny(random_data, out), "--model", tmp_path / "model", "--max-skipped", 3)
     assert code == 2 and "the gradient was not finite in 3 steps in a row, up to step 3" in err.splitlines()[-1], err
     assert "only the number of ids could be compared" in err and "1 of the last 1 steps were skipped" in err
     assert [(line["skipped"], line["loss"]) for line in metrics(out)] == [(1, None)] * 3
@@ -252,22 +245,22 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(data: Pat
 
 
 @pytest.mark.long
-def test_a_compiled_model_trains_alike(data: Path, tmp_path: Path) -> None:
+def test_a_compiled_model_trains_alike(random_data: Path, tmp_path: Path) -> None:
     """Other kernels draw other dropout, so without it: the first losses agree with those of the plain model."""
     for name, flags in (("plain", ()), ("compiled", ("--compile",))):
-        code, _, err = run(1, *tiny(data, tmp_path / name, epochs=1), "--dropout", 0, *flags)
+        code, _, err = run(1, *tiny(random_data, tmp_path / name, epochs=1), "--dropout", 0, *flags)
         assert code == 0, err
     plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
     assert plain.keys() == compiled.keys() and all(abs(plain[step] - compiled[step]) < 1e-3 for step in plain)
 
 
-def test_three_ranks_go_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+def test_three_ranks_go_on_bit_for_bit(random_data: Path, tmp_path: Path) -> None:
     """With more than two, sums depend on where a gradient lies in its bucket: so that must not depend on the start."""
     arguments = ("--global-batch", 12, "--micro-batch", 2)
-    assert run(3, *tiny(data, tmp_path / "run", epochs=1), *arguments)[0] == 0
+    assert run(3, *tiny(random_data, tmp_path / "run", epochs=1), *arguments)[0] == 0
     whole = weights(tmp_path / "run", 6)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000000006")
-    code, _, err = run(3, *tiny(data, tmp_path / "run", epochs=1), *arguments)
+    code, _, err = run(3, *tiny(random_data, tmp_path / "run", epochs=1), *arguments)
     assert code == 0 and "resuming from step 4" in err
     assert weights(tmp_path / "run", 6) == whole
 
