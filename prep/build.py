@@ -15,6 +15,8 @@ from prep.engines.open import open_engine
 from prep.job import Job, make_job
 from prep.settings import Settings
 from prep.tasks import TaskPart, find_task_part, pair_tasks, tokenize_tasks, vocabulary_task
+from prep.tokens.encoder import REFERENCE, resolve_engine
+from prep.tokens.tokenize import TokenizeTask
 from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
 from shards import storage
 from shards.command.console import say
@@ -55,7 +57,7 @@ def build_all(job: Job) -> Manifest | None:
         if finished:
             return None
         url, tokenizer = _make_tokenizer(job, engine)
-        units = tokenize_tasks(settings, job.plan, url, tokenizer)
+        units = _units(job, url, tokenizer)
         with closing(stages.tokenize(engine, units)) as unit_records:
             segments, total = stages.sum_units(len(units), unit_records)
         tasks = pair_tasks(settings, job.plan, units[0].store, segments, total, tokenizer)
@@ -96,7 +98,7 @@ def commit_only(job: Job, part: TaskPart) -> Manifest | None:
             _say_done("commit", part, 1, "manifests")
             return None
         url, tokenizer = _find_tokenizer(job)
-        units = tokenize_tasks(job.settings, job.plan, url, tokenizer)
+        units = _units(job, url, tokenizer)
         segments, total = stages.sum_units(len(units), stages.read_units(units))
         tasks = pair_tasks(job.settings, job.plan, units[0].store, segments, total, tokenizer)
         return output.commit(out, job.recipe, job.plan.inputs, tokenizer, total, stages.read_pairs(tasks))
@@ -110,7 +112,7 @@ def _run_vocabulary(job: Job, part: TaskPart, engine: Engine) -> int:
 
 def _run_tokenize(job: Job, part: TaskPart, engine: Engine) -> int:
     url, tokenizer = _find_tokenizer(job)
-    units = tokenize_tasks(job.settings, job.plan, url, tokenizer)
+    units = _units(job, url, tokenizer)
     with closing(stages.tokenize(engine, part.of(units))) as records:
         files = [units[number].segments_of(record) for number, record in records]
     if engine.elsewhere:
@@ -120,7 +122,7 @@ def _run_tokenize(job: Job, part: TaskPart, engine: Engine) -> int:
 
 def _run_pair(job: Job, part: TaskPart, engine: Engine) -> int:
     url, tokenizer = _find_tokenizer(job)
-    units = tokenize_tasks(job.settings, job.plan, url, tokenizer)
+    units = _units(job, url, tokenizer)
     segments, total = stages.sum_units(len(units), stages.read_units(units))
     tasks = pair_tasks(job.settings, job.plan, units[0].store, segments, total, tokenizer)
     with closing(stages.pair(engine, part.of(tasks), job.plan.num_partitions, total)) as records:
@@ -152,6 +154,17 @@ def _find_tokenizer(job: Job) -> tuple[str, PreparedTokenizer]:
         return stages.publish_tokenizer(job.settings.scratch, job.tokenizer), job.tokenizer
     url = stages.find_trained(vocabulary_task(job.settings, job.plan))
     return url, load_prepared(url)
+
+
+def _units(job: Job, url: str, tokenizer: PreparedTokenizer) -> list[TokenizeTask]:
+    """The tokenize tasks. A whole build decides what makes the ids; of several stages, the first one does for all."""
+    settings, engine = job.settings, REFERENCE
+    if settings.tokenizer_engine == "auto":
+        engine = stages.agree_on_engine(url, is_whole=settings.stage == "all")
+        engine, reason = resolve_engine(tokenizer, engine)
+        if reason and settings.stage in ("all", "tokenize"):
+            say(f"note: the slow reference tokenizer is used, about 8 times slower: {reason}")
+    return tokenize_tasks(settings, job.plan, url, tokenizer, engine)
 
 
 @contextmanager

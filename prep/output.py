@@ -54,8 +54,8 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
     build_url = storage.join(out, BUILD_NAME)
     if storage.find(build_url):
         try:
-            begun = json.loads(storage.read_bytes(build_url))
-            _refuse(out, _changes(begun["recipe_version"], begun["settings"] | {"on_error": recipe["on_error"]}, recipe))
+            claim = json.loads(storage.read_bytes(build_url))
+            _refuse(out, _changes(claim["recipe_version"], claim["settings"] | {"on_error": recipe["on_error"]}, recipe))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{build_url}: is damaged ({error!r}); remove the folder or choose another --out") from error
         return None
@@ -113,8 +113,8 @@ def touched(out: str, inputs: Sequence[InputFile]) -> bool:
     """Whether the inputs were written again after the build of the finished data set began, or are copies of them."""
     build_url = storage.join(out, BUILD_NAME)
     try:
-        begun = json.loads(storage.read_bytes(build_url)) if storage.find(build_url) else {}
-        return bool(begun["inputs_versions"] != _versions(inputs))
+        claim = json.loads(storage.read_bytes(build_url)) if storage.find(build_url) else {}
+        return bool(claim["inputs_versions"] != _versions(inputs))
     except (ValueError, KeyError, TypeError):
         return True
 
@@ -146,13 +146,19 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile], share
             storage.tidy(out, _WRITTEN)
         finished = check(out, recipe, inputs)  # again, now that no other process can begin or finish
         if not finished:
-            begun = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs, recipe["corpus_weight"])}
-            begun["inputs_versions"] = _versions(inputs)
-            url, data = storage.join(out, BUILD_NAME), json.dumps(begun, indent=1).encode()
+            claim = {"recipe_version": RECIPE_VERSION, "settings": recipe, "inputs": summarize(inputs, recipe["corpus_weight"])}
+            claim["inputs_versions"] = _versions(inputs)
+            url, data = storage.join(out, BUILD_NAME), json.dumps(claim, indent=1).encode()
             storage.publish(url, data, first=True)
             check(out, recipe, inputs)  # if two begin at once, the first one has it
             storage.publish(url, data)
         yield finished
+
+
+def _made_with(total: UnitRecord) -> dict[str, str]:
+    """The versions of what made the data. `tokenizing_engine` is what encoded the units, which may have been several."""
+    versions = {name: version(name) for name in _MADE_WITH if find_spec(name)}
+    return {"python": platform.python_version(), "tokenizing_engine": ", ".join(sorted(total.engines))} | versions
 
 
 def commit(
@@ -167,6 +173,7 @@ def commit(
 
     `total` is the sum of all units, `pairs` the records of all pair tasks in order.
     """
+    tokenizer = tokenizer.for_length(recipe["max_seq_len"])
     tokenizer.save(storage.join(out, TOKENIZER_FOLDER))
     manifest = Manifest(
         settings=recipe,
@@ -174,7 +181,7 @@ def commit(
         inputs=summarize(inputs, recipe["corpus_weight"]),
         splits={name: Split(tuple(shard for pair in pairs if pair.split == name for shard in pair.shards)) for name in SPLITS},
         ledger=make_ledger(total, pairs, recipe["corpus_weight"]),
-        made_with={"python": platform.python_version()} | {name: version(name) for name in _MADE_WITH if find_spec(name)},
+        made_with=_made_with(total),
         recipe_version=RECIPE_VERSION,
     )
     if not manifest.splits["train"].shards:

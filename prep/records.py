@@ -5,6 +5,7 @@ A record's file holds a digest of its content, so a damaged one is found and its
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -44,6 +45,7 @@ class UnitRecord:
     sentence_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     sketch: dict[int, int] = field(default_factory=dict)
     corpora: list[list[int]] = field(default_factory=list)  # per --corpus: documents used, their copies, bytes, tokens
+    engines: dict[str, int] = field(default_factory=dict)  # what encoded, with its version -> units
 
     def leave_out(self, reason: str, num_bytes: int) -> None:
         """Counts a document that is not used."""
@@ -82,6 +84,7 @@ class UnitRecord:
             count = self.dropped.setdefault(reason, [0, 0])
             count[0] += documents
             count[1] += num_bytes
+        self.engines = dict(Counter(self.engines) + Counter(other.engines))
         self.faults = (self.faults + other.faults)[:MAX_LISTED_FAULTS]
         self.see(other.sketch)
 
@@ -127,19 +130,21 @@ class PairRecord:
         return PairRecord(value["split"], value["copy"], value["documents"], tally, duplicates, shards)
 
 
-_DIGEST, _CONTENT, _END = b'{"sha256": "', b'", "record": ', b"}"
+# A record's text is that of its value, with one more field at the end: the sha256 of that text without this field.
+_DIGEST, _END = b', "sha256": "', b'"}'
+_DIGEST_BYTES = len(_DIGEST) + 64 + len(_END)
 
 
 def _with_digest(value: Mapping[str, Any]) -> bytes:
-    """The JSON text of the value, after the sha256 of that text."""
+    """The JSON text of the value, which is not empty, with a digest as its last field."""
     content = json.dumps(value).encode()
-    return b"".join((_DIGEST, sha256(content).hexdigest().encode(), _CONTENT, content, _END))
+    return b"".join((content[:-1], _DIGEST, sha256(content).hexdigest().encode(), _END))
 
 
 def _checked(data: bytes) -> dict[str, Any]:
     """The value in a text of `_with_digest`. Raises ValueError if one byte of it was changed."""
-    content = data[len(_DIGEST) + 64 + len(_CONTENT) : -len(_END)]
-    if data != b"".join((_DIGEST, sha256(content).hexdigest().encode(), _CONTENT, content, _END)):
+    content = data[:-_DIGEST_BYTES] + b"}"
+    if data != b"".join((content[:-1], _DIGEST, sha256(content).hexdigest().encode(), _END)):
         raise ValueError("the record is damaged: its sha256 does not match")
     value: dict[str, Any] = json.loads(content)
     return value
@@ -169,21 +174,22 @@ def make_ledger(total: UnitRecord, pairs: Sequence[PairRecord], weights: Sequenc
         }
         for name in SPLITS
     }
-    first = [pair.duplicates for pair in pairs if pair.copy == 0]
-    gone = {name: sum(getattr(duplicates, name) for duplicates in first) for name in ("documents", "bytes", "tokens")}
+    # Every pass over the corpus leaves out the same documents, so one pass counts them.
+    first_pass = [pair.duplicates for pair in pairs if pair.copy == 0]
+    copies = {name: sum(getattr(duplicates, name) for duplicates in first_pass) for name in ("documents", "bytes", "tokens")}
     dropped = dict(total.dropped)
-    if gone["documents"]:
-        dropped["duplicate"] = [gone["documents"], gone["bytes"]]
+    if copies["documents"]:
+        dropped["duplicate"] = [copies["documents"], copies["bytes"]]
     reasons = sorted(dropped.items())
     return {
         "documents": {
             "in": total.documents,
-            "used": total.used_documents - gone["documents"],
+            "used": total.used_documents - copies["documents"],
             "dropped": {reason: documents for reason, (documents, _) in reasons},
         },
         "bytes": {
             "in": total.bytes,
-            "used": total.used_bytes - gone["bytes"],
+            "used": total.used_bytes - copies["bytes"],
             "dropped": {reason: num_bytes for reason, (_, num_bytes) in reasons},
         },
         "sentences": total.sentences,
@@ -195,7 +201,7 @@ def make_ledger(total: UnitRecord, pairs: Sequence[PairRecord], weights: Sequenc
         "duplicates": {
             "sampled": sum(total.sketch.values()),
             "different": len(total.sketch),
-            "dropped_tokens": gone["tokens"],
+            "dropped_tokens": copies["tokens"],
         },
         "corpora": _parts_of_corpora(total, weights),
         "faults": total.faults[:MAX_LISTED_FAULTS],

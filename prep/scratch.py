@@ -35,12 +35,12 @@ def clean(scratch: str) -> str:
 
     Raises UserError if there is nothing of a build, or a build uses the folder.
     """
-    ours = [info for info in storage.list_files(scratch) if _FILES.fullmatch(storage.relative(info.url, scratch))]
-    if not ours:
+    kept = [info for info in storage.list_files(scratch) if _FILES.fullmatch(storage.relative(info.url, scratch))]
+    if not kept:
         raise UserError(f"--scratch {scratch}: holds nothing of a build; check the path")
     with storage.locked(scratch, _LOCK, "build"):
-        for info in ours:
+        for info in kept:
             storage.remove(info.url)
         storage.remove(storage.join(scratch, _LOCK))
         storage.tidy(scratch, _FILES, _FOLDERS)
-    return f"removed {len(ours):,} files, {size(sum(info.bytes for info in ours))}, from {scratch}"
+    return f"removed {len(kept):,} files, {size(sum(info.bytes for info in kept))}, from {scratch}"

@@ -14,9 +14,9 @@ from prep.pairing.recipes import RECIPES, Pairing
 from shards import storage
 from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
+from shards.schema import MaskUnit
 
 SplitRule = Literal["language", "line", "fullstop"]
-MaskUnit = Literal["token", "word", "span"]
 OnError = Literal["stop", "skip"]
 StageName = Literal["vocabulary", "tokenize", "pair", "commit"]
 
@@ -100,7 +100,10 @@ class Settings:
         "static: store the masks in the shards; dynamic: the reader draws new masks in each epoch", "static"
     )
     mask_prob: float = option("fraction of the tokens of a sequence that is selected for prediction", 0.15, metavar="P")
-    mask_unit: MaskUnit = option("what is selected: single tokens, whole words, or spans of words (3.8 on average)", "token")
+    mask_unit: MaskUnit = option(
+        "what is selected: single tokens, whole words, n-grams of 1 to 3 words as ALBERT's, or spans of words (3.8 on average)",
+        "token",
+    )
     mask_replace_prob: float = option("fraction of the selected tokens that becomes the mask token", 0.8, metavar="P")
     random_replace_prob: float = option(
         "fraction of the selected tokens that becomes a random token; the rest stays as it is", 0.1, metavar="P"
@@ -138,7 +141,8 @@ class Settings:
         shown="0/1, or the position in a Slurm array or an indexed Kubernetes job",
     )
     tokenizer_engine: Literal["auto", "reference"] = option(
-        "auto: use the fast WordPiece (extra `fast`) if it agrees with the reference on a check; the output is the same", "auto"
+        "auto: use the fast WordPiece (extra `fast`) if it is installed and agrees with the reference; the ids are the same",
+        "auto",
     )
     scratch: str = option("folder or URL for tokens, kept for later builds of the same corpus", "data/scratch", metavar="URL")
 

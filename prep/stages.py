@@ -16,6 +16,7 @@ from prep.pairing.pair import find_pair, pair_partition
 from prep.pairing.task import PAIR_STAGE, PairTask
 from prep.progress import Progress, StageDisplay
 from prep.records import MAX_LISTED_FAULTS, PairRecord, UnitRecord
+from prep.tokens.encoder import installed_engine
 from prep.tokens.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer, is_saved, load_prepared
 from prep.tokens.vocabulary import VocabularyTask, make_vocabulary
@@ -32,6 +33,17 @@ def publish_tokenizer(scratch: str, tokenizer: PreparedTokenizer) -> str:
     if not is_saved(url):
         tokenizer.save(url)
     return url
+
+
+def agree_on_engine(tokenizer_url: str, is_whole: bool) -> str:
+    """The tokenizing engine of a build, which all its processes must share: it is in the key of the token store.
+
+    The first process writes what it has beside the tokenizer, and the others read that. A whole build needs no other
+    process, so it always takes what it has.
+    """
+    url, engine = storage.join(tokenizer_url, "engine.txt"), installed_engine()
+    storage.publish(url, engine.encode(), first=not is_whole)
+    return engine if is_whole else storage.read_bytes(url).decode()
 
 
 def train_tokenizer(engine: Engine, task: VocabularyTask) -> str:

@@ -26,6 +26,7 @@ from shards import storage
 from shards.errors import UserError
 from shards.manifest import SPLITS, fingerprint
 from shards.masking import Masking
+from shards.tokenizer_check import expand_runs
 
 
 def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
@@ -45,8 +46,13 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
     )
 
 
-def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer: PreparedTokenizer) -> list[TokenizeTask]:
-    """One task per unit, in order, all with one token store. `tokenizer_url` is where workers load the tokenizer from."""
+def tokenize_tasks(
+    settings: Settings, plan: Plan, tokenizer_url: str, tokenizer: PreparedTokenizer, engine: str
+) -> list[TokenizeTask]:
+    """One task per unit, in order, all with one token store. `tokenizer_url` is where workers load the tokenizer from.
+
+    `engine`: what makes the ids, `reference` or a fast tokenizer with its version.
+    """
     recipe = {
         "inputs": _inputs(plan),
         "rule": settings.rule,
@@ -55,7 +61,7 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
         "dedup": settings.dedup,
         "tokenizer": tokenizer.identity,
         "eval_fraction": settings.eval_fraction,
-        "versions": [SPLITTER, TOKENIZERS, *_reader(plan), STORE_VERSION, PLAN_VERSION],
+        "versions": [SPLITTER, TOKENIZERS, engine, *_reader(plan), STORE_VERSION, PLAN_VERSION],
     }
     store = storage.join(settings.scratch, f"tokens-{fingerprint(recipe)[:32]}")
     return [
@@ -65,7 +71,7 @@ def tokenize_tasks(settings: Settings, plan: Plan, tokenizer_url: str, tokenizer
             splitting=settings.splitting,
             on_error=settings.on_error,
             tokenizer_url=tokenizer_url,
-            fast=settings.tokenizer_engine == "auto",
+            engine=engine,
             store=store,
             num_partitions=plan.num_partitions,
             num_eval_partitions=plan.num_eval_partitions,
@@ -106,7 +112,7 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
     masking = Masking(
         settings.mask_prob,
         tokenizer.vocab_size,
-        tuple(special.values()),
+        (*special.values(), *expand_runs(tokenizer.unused_ids)),  # neither is ever inserted
         special["mask"],
         settings.mask_unit,
         settings.mask_replace_prob,

@@ -1,21 +1,32 @@
-"""A finished data set: its manifest, read and checked before anything else is, and its shards, read whole and checked."""
+"""A finished data set: its manifest, opened first, and its shards, read whole or by row group. All through the gate."""
 
-import io
+from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shards import storage
 from shards.errors import UserError
+from shards.formats import FORMATS
+from shards.gate.rows import Limits, check_rows
 from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shards.masking import Masking
+from shards.schema import COLUMNS, MASKED_COLUMNS, Rows
+from shards.tar import decode_npy
+from shards.tokenizer_check import expand_runs
 
 # The settings of a build, written at its start.
 BUILD_NAME = "build.json"
 # A flag for each token id (see `mask_units`), in the tokenizer's folder.
 WORDS_NAME = "word_starts.npy"
 _BLOCK_BYTES = 4 << 20
+_MAX_MANIFEST_BYTES = 1 << 30
+_NPY_OVERHEAD_BYTES = 1024
+# Returns `length` bytes of a shard from `start`.
+Ranges = Callable[[int, int], bytes]
 
 
 class AlteredError(UserError):
@@ -24,13 +35,22 @@ class AlteredError(UserError):
 
 def open_data_set(url: str) -> Manifest:
     """The manifest of the data set at `url`. Raises UserError where there is none, or one that contradicts itself."""
-    manifest_url = storage.join(url, MANIFEST_NAME)
-    if not storage.find(manifest_url):
-        raise not_finished(url)
-    manifest, faults = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    manifest, faults = read_manifest(url)
     if faults:
-        raise UserError(f"{manifest_url}: {faults[0]}; `python -m prep verify {url}` lists everything that is wrong")
+        place = storage.join(url, MANIFEST_NAME)
+        raise UserError(f"{place}: {faults[0]}; `python -m prep verify {url}` lists everything that is wrong")
     return manifest
+
+
+def read_manifest(url: str) -> tuple[Manifest, list[str]]:
+    """The manifest of the data set at `url`, and what in it contradicts itself. Raises UserError as `open_data_set`."""
+    place = storage.join(url, MANIFEST_NAME)
+    info = storage.find(place)
+    if not info:
+        raise not_finished(url)
+    if info.bytes > _MAX_MANIFEST_BYTES:
+        raise UserError(f"{place}: has {info.bytes} bytes, a manifest has at most {_MAX_MANIFEST_BYTES}; ask whoever made it")
+    return Manifest.from_json(storage.read_bytes(place), place)
 
 
 def not_finished(url: str) -> UserError:
@@ -50,7 +70,7 @@ def masking_of(url: str, manifest: Manifest) -> Masking:
     return Masking(
         settings["mask_prob"],
         tokenizer["vocab_size"],
-        tuple(special.values()),
+        (*special.values(), *expand_runs(tokenizer["unused_ids"])),  # neither is ever inserted
         special["mask"],
         unit,
         settings["mask_replace_prob"],
@@ -62,14 +82,69 @@ def masking_of(url: str, manifest: Manifest) -> Masking:
 def _word_flags(url: str, manifest: Manifest) -> npt.NDArray[np.uint8]:
     """[vocab_size] the flags of `mask_units`."""
     table = storage.join(url, manifest.tokenizer["folder"], WORDS_NAME)
+    size = manifest.tokenizer["vocab_size"]
+    info = storage.find(table)
+    if info is None or info.bytes > size + _NPY_OVERHEAD_BYTES:
+        raise UserError(f"{table}: missing or too large; restore it or build the data set again")
     try:
-        flags = np.load(io.BytesIO(storage.read_bytes(table)), allow_pickle=False)
-        fits = flags.dtype == np.uint8 and flags.shape == (manifest.tokenizer["vocab_size"],)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise UserError(f"{table}: damaged; restore it or build the data set again")
-    return flags  # type: ignore[no-any-return]  # numpy does not know
+        flags = decode_npy(storage.read_bytes(table))
+    except ValueError as error:
+        raise UserError(f"{table}: damaged ({error}); restore it or build the data set again") from error
+    if flags.dtype != np.uint8 or flags.shape != (size,):
+        raise UserError(f"{table}: does not have a byte for each of {size} ids; restore it or build the data set again")
+    return flags.astype(np.uint8)
+
+
+def limits_of(manifest: Manifest, split: str, shard: ShardInfo) -> Limits:
+    """What the manifest says of the rows of a shard at most."""
+    settings = manifest.settings
+    absent = {"next_sentence_label"} if settings["pairing"] == "none" else set()
+    if settings["masking"] == "dynamic" and split != "eval":
+        absent |= set(MASKED_COLUMNS)
+    return Limits(
+        vocab_size=manifest.tokenizer["vocab_size"],
+        sequence_tokens=settings["max_seq_len"],
+        row_tokens=shard.max_row_tokens,
+        row_sequences=shard.max_sequences_per_row,
+        row_masked=shard.max_masked_per_row,
+        columns=frozenset(COLUMNS) - absent,
+    )
+
+
+def decode(
+    manifest: Manifest, split: str, shard: ShardInfo, data: memoryview | bytes, groups: Sequence[int] | None = None
+) -> Rows:
+    """Rows of a shard from its bytes, through the gate: all of them, or those of some row groups.
+
+    Raises ValueError or OSError when the shard is damaged, or is not what the manifest says.
+    """
+    limits = limits_of(manifest, split, shard)
+    rows = FORMATS[manifest.settings["format"]].read(data, shard.row_groups, groups, limits)
+    check_rows(rows, limits)
+    return rows
+
+
+def read_part(read: Ranges, shard: ShardInfo, group: int) -> memoryview:
+    """A shard's bytes with only one row group and the part after the last one read. The rest is never touched memory."""
+    data: Any = np.zeros(shard.bytes, np.uint8)
+    part, last = shard.row_groups[group], shard.row_groups[-1]
+    footer = last.offset + last.bytes
+    for start, length in ((part.offset, part.bytes), (footer, shard.bytes - footer)):
+        data[start : start + length] = np.frombuffer(read(start, length), np.uint8)
+    return memoryview(data)
+
+
+def read_group(url: str, manifest: Manifest, split: str, shard: ShardInfo, group: int) -> Rows:
+    """The rows of one row group, read by its range. Raises UserError that names the shard."""
+    place = storage.join(url, shard.path)
+    info = storage.find(place)
+    if info is None or info.bytes != shard.bytes:
+        actual = f"has {info.bytes} bytes" if info else "is missing"
+        raise UserError(f"{place}: {actual}, the manifest says {shard.bytes}; run `prep verify {url}`")
+    try:
+        return decode(manifest, split, shard, read_part(partial(storage.read_bytes, place), shard, group), [group])
+    except (ValueError, OSError) as error:
+        raise UserError(f"{place}: row group {group} cannot be decoded ({error}); run `prep verify {url}`") from error
 
 
 def fetch_whole(url: str, shard: ShardInfo) -> bytes:

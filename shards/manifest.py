@@ -7,16 +7,18 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from shards.errors import UserError
+from shards.gate.fields import Field, parse
+from shards.gate.manifest import SPLITS as SPLITS
+from shards.gate.manifest import TOKENIZER_FOLDER as TOKENIZER_FOLDER
+from shards.gate.manifest import check_manifest
 from shards.schema import FORMAT_VERSION
 
 MANIFEST_NAME = "manifest.json"
-TOKENIZER_FOLDER = "tokenizer"
-SPLITS = ("train", "eval")
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A run of rows that can be decoded on its own: its number of rows and its byte range in the shard."""
+    """Rows that can be decoded on their own: their number, and their byte range in the shard."""
 
     rows: int
     offset: int
@@ -25,7 +27,7 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One shard: where it is (relative to the manifest), what is in it, and the digests of its file and its columns."""
+    """One shard: its path relative to the manifest, its contents, and the digests of its file and its columns."""
 
     path: str
     bytes: int
@@ -44,9 +46,9 @@ class ShardInfo:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "ShardInfo":
-        """The inverse of `to_json`; fields of later releases are passed over."""
-        known = {f.name: value[f.name] for f in fields(ShardInfo)}
-        return ShardInfo(**known | {"row_groups": tuple(RowGroup(*group) for group in value["row_groups"])})
+        """The inverse of `to_json`. Other fields are ignored."""
+        values = {f.name: value[f.name] for f in fields(ShardInfo)}
+        return ShardInfo(**values | {"row_groups": tuple(RowGroup(*group) for group in value["row_groups"])})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, row groups as [rows, offset, bytes]."""
@@ -115,28 +117,28 @@ class Manifest:
 
     @staticmethod
     def from_json(data: bytes, url: str) -> tuple["Manifest", list[str]]:
-        """The manifest and what in it contradicts itself, a line each; `url` is for the messages.
+        """The manifest, and one line for each of its contradictions. `url` is for the messages.
 
-        Raises UserError when it cannot be read at all or is of a format that this code does not know.
+        Raises UserError when it is of another format version, or does not pass the gate.
         """
         try:
-            value = json.loads(data)
-            version = value["format_version"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{url}: not a manifest ({error or type(error).__name__}); rebuild the data set") from error
+            value = parse(data)
+            version = Field(value)["format_version"].integer()
+        except ValueError as error:
+            raise UserError(f"{url}: not a manifest ({error}); rebuild the data set") from error
         if version != FORMAT_VERSION:
             raise UserError(f"{url}: format_version is {version}, this release reads {FORMAT_VERSION}; use its release")
         try:
-            manifest = Manifest(
-                **{f.name: value[f.name] for f in fields(Manifest) if f.name != "splits"},
-                splits={
-                    name: Split(tuple(ShardInfo.from_json(shard) for shard in split["shards"]))
-                    for name, split in value["splits"].items()
-                },
-            )
-            return manifest, list(_contradictions(value, manifest))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{url}: a field is missing or wrong ({error!r}); rebuild the data set") from error
+            check_manifest(Field(value))
+        except ValueError as error:
+            raise UserError(f"{url}: {error}; rebuild the data set, or ask whoever made it") from error
+        manifest = Manifest(
+            **{f.name: value[f.name] for f in fields(Manifest) if f.name != "splits"},
+            splits={
+                name: Split(tuple(ShardInfo.from_json(shard) for shard in value["splits"][name]["shards"])) for name in SPLITS
+            },
+        )
+        return manifest, list(_contradictions(value, manifest))
 
 
 def _contradictions(value: dict[str, Any], manifest: Manifest) -> Iterable[str]:

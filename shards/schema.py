@@ -6,13 +6,16 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 # Goes up when a reader of the previous version would misread a shard or its manifest.
 FORMAT_VERSION = 1
+
+# What is selected for prediction.
+MaskUnit = Literal["token", "word", "ngram", "span"]
 
 Ints = npt.NDArray[np.integer]
 Offsets = npt.NDArray[np.int64]

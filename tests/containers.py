@@ -8,9 +8,15 @@ import lzma
 import sys
 import tarfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from prep.corpus.documents import Document, Fault, Rule, Span
+from prep.corpus.files import Corpus, list_inputs
+from prep.corpus.names import InputName
+from prep.corpus.read import read_documents
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -99,3 +105,13 @@ CONTAINERS: dict[str, Callable[[Sequence[str]], bytes]] = {
     "samples.tar": webdataset,
 }
 """File name -> what makes it; all of these may be compressed too, which Parquet may not."""
+
+
+def read_file(path: Path, document: str = "blank-line", format: InputName = "auto") -> list[Document | Fault]:
+    """The documents of a file, as a build lists and reads it."""
+    (file,) = list_inputs(Corpus([str(path)], format=format))
+    return list(read_documents(Span(file), Rule(document, "text")))
+
+
+def texts_of(items: Sequence[Document | Fault]) -> list[str]:
+    return [item.text for item in items if isinstance(item, Document)]

@@ -17,6 +17,24 @@ from shards.schema import Rows, columns_sha256
 
 MAX_SEQ_LEN = 32
 ROW_TOKENS = 64
+INPUTS = {"files": 0, "bytes": 0, "sha256": "0" * 64, "listed": []}
+_TALLY = dict.fromkeys(
+    ("documents", "made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped", "separators"), 0
+)
+# Of no corpus: these data sets are made of random rows.
+LEDGER = {
+    "documents": {"in": 0, "used": 0, "dropped": {}},
+    "bytes": {"in": 0, "used": 0, "dropped": {}},
+    "sentences": 0,
+    "tokens": 0,
+    "unknown_tokens": 0,
+    "pairs": {"train": _TALLY, "eval": _TALLY},
+    "document_tokens_histogram": [],
+    "sentence_tokens_histogram": [],
+    "duplicates": {"sampled": 0, "different": 0, "dropped_tokens": 0},
+    "corpora": [],
+    "faults": [],
+}
 
 
 def tokenizer() -> PreparedTokenizer:
@@ -81,7 +99,7 @@ def write_data_set(
         "max_seq_len": MAX_SEQ_LEN,
         "seed": seed,
     }
-    manifest = Manifest(settings, prepared.describe(), {}, splits, {}, {}, recipe_version=1)
+    manifest = Manifest(settings, prepared.describe(), INPUTS, splits, LEDGER, {}, recipe_version=1)
     storage.publish(storage.join(str(url), "manifest.json"), manifest.to_json())
     return manifest
 

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from commands import ROOT
+from commands import HANG_S, ROOT
 
 KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "not-told", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -27,7 +27,7 @@ class NanioServer:
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | keys, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + HANG_S
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5).close()

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from commands import HANG_S
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -86,7 +88,7 @@ class SlowProxy:
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815  # names of http.server
 
             def ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-                connection = http.client.HTTPConnection(proxy.upstream, timeout=60)
+                connection = http.client.HTTPConnection(proxy.upstream, timeout=HANG_S)
                 connection.request(self.command, self.path, body, dict(self.headers.items()))
                 with connection.getresponse() as response:
                     content = response.read()

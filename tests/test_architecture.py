@@ -101,3 +101,82 @@ def test_only_one_module_draws_random_numbers() -> None:
         text = path.read_text(encoding="utf8")
         assert "np.random" not in text, path
         assert "hash(" not in text.replace("content_hash(", ""), path
+
+
+# Participles and adverbs that are no names: a name is a noun or a verb of the domain.
+NO_NAMES = {"told", "said", "asked", "there"}
+
+
+def test_names_are_nouns() -> None:
+    for path in SOURCES:
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                assert node.id.strip("_") not in NO_NAMES, f"{path}:{node.lineno}"
+            elif isinstance(node, ast.arg):
+                assert node.arg.strip("_") not in NO_NAMES, f"{path}:{node.lineno}"
+
+
+def test_a_docstring_is_a_sentence_of_its_own() -> None:
+    for path in SOURCES:
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                assert not (ast.get_docstring(node) or "").startswith("Of "), f"{path}: {getattr(node, 'name', '')}"
+
+
+# Modules without a test file of their name, by the file that tests them: they are what one command or one reader is made of.
+TESTED_BY = {
+    "test_command": (
+        "prep.__main__",
+        "prep.inspect.show",
+        "prep.inspect.passages",
+        "prep.output",
+        "shards.command.console",
+        "shards.errors",
+    ),
+    "test_build": ("prep.job", "prep.tasks", "shards.manifest", "shards.parquet", "shards.schema", "shards.dataset"),
+    "test_corpus": (
+        "prep.corpus.charset",
+        "prep.corpus.compression",
+        "prep.corpus.documents",
+        "prep.corpus.files",
+        "prep.corpus.json_lines",
+        "prep.corpus.names",
+        "prep.corpus.read",
+        "prep.corpus.recognize",
+        "prep.corpus.text",
+    ),
+    "test_containers": ("prep.corpus.http", "prep.corpus.parquet", "prep.corpus.tar", "prep.corpus.warc"),
+    "test_nsp": ("prep.pairing.rows", "prep.pairing.sequences", "prep.pairing.selection", "prep.tally"),
+    "test_pairings": (
+        "prep.pairing.frame",
+        "prep.pairing.full_sentences",
+        "prep.pairing.paragraph",
+        "prep.pairing.sop",
+        "prep.pairing.truncation",
+    ),
+    "test_pair": ("prep.pairing.task",),
+    "test_masking": ("shards.checks", "shards.mask_units"),
+    "test_recipes": ("shards.template",),
+    "test_formats": ("shards.tar",),
+    "test_inspect_report": ("shards.report.svg",),
+    "test_storage": ("shards.storage.files", "shards.storage.urls"),
+    "test_storage_errors": ("shards.storage.redaction",),
+    "test_storage_faults": ("shards.storage.backend", "shards.storage.faults", "shards.storage.reading"),
+    "test_storage_ranges": ("shards.storage.blocks",),
+    "test_cache": ("train.data.leases", "train.data.copying"),
+    "test_reader": ("train.data.row_groups",),
+    "test_step": ("train.optimizer",),
+    "test_train_command": ("train.__main__", "train.export", "train.run"),
+    "test_loop": ("train.row_log",),
+}
+
+
+def test_every_module_is_tested_where_its_name_says() -> None:
+    tests = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    assert set(TESTED_BY) <= tests
+    elsewhere = {module for modules in TESTED_BY.values() for module in modules}
+    assert elsewhere <= set(MODULES), f"no such modules: {sorted(elsewhere - set(MODULES))}"
+    for module, path in MODULES.items():
+        parts = module.split(".")
+        own = {f"test_{parts[-1]}", f"test_{'_'.join(parts[-2:])}"}
+        assert path.name == "__init__.py" or own & tests or module in elsewhere, module

@@ -193,6 +193,7 @@ def test_a_vocabulary_over_65536_entries_takes_wider_ids(paragraphs: list[str], 
         assert run_prep("verify", out).returncode == 0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
 def test_other_peoples_readers_see_the_same_rows(build: BuildRunner, paragraphs: list[str], tmp_path: Path) -> None:
     import datasets
     import webdataset

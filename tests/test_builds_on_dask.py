@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, manifest_of, run_prep
+from commands import HANG_S, ROOT, manifest_of, run_prep
 
 from prep.build import build
 from prep.settings import Settings
@@ -93,7 +93,7 @@ def keys(bucket: Any, prefix: str) -> list[str]:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + HANG_S
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
@@ -109,7 +109,7 @@ def test_a_build_through_dask_into_a_bucket_is_the_local_one(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -131,7 +131,7 @@ def test_a_build_through_dask_survives_its_workers_and_its_scheduler(
     wait_for(lambda: keys(bucket, "killed/_build/"), running)
     assert cluster.scheduler is not None
     cluster.scheduler.send_signal(signal.SIGKILL)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=HANG_S)
     lines = [line for line in errors.splitlines() if not line.startswith(("tokenize", "pair"))]
     assert len(lines) == 1, errors
     line = lines[0]
@@ -139,7 +139,7 @@ def test_a_build_through_dask_survives_its_workers_and_its_scheduler(
     assert "Traceback" not in errors and not keys(bucket, "killed/manifest.json")
     before = keys(bucket, "killed/_build/")
     cluster.start(workers=2)
-    again = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    again = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert again.returncode == 0 and "tokenize 100% kept from an earlier run" in again.stderr, again.stderr
     manifest = json.loads(bucket.get_object(Bucket="bucket", Key="killed/manifest.json")["Body"].read())
     assert manifest["data_fingerprint"] == expected["data_fingerprint"] and manifest["ledger"] == expected["ledger"]

@@ -26,9 +26,9 @@ SPLITS = {"train": Split((SHARD,)), "eval": Split(())}
 
 def manifest(**settings: Any) -> Manifest:
     """Made by hand: one train shard and nothing held out."""
-    basic = {"language": "en", "masking": "static", "format": "parquet", "pack_to": 512, "max_seq_len": 128}
+    basic = Settings(corpus=("a.txt",), out="out").recipe("train:8192")
     inputs = {"files": 1, "bytes": 5, "sha256": "", "listed": [{"name": "a.txt", "bytes": 5}]}
-    return Manifest(basic | {"tokenizer": "train:8192"} | settings, {}, inputs, SPLITS, LEDGER, {}, recipe_version=1)
+    return Manifest(basic | settings, {}, inputs, SPLITS, LEDGER, {}, recipe_version=1)
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def test_a_build_leaves_a_card_that_datasets_loads_and_verify_accepts(
 @pytest.mark.parametrize(("format", "column"), [("parquet", None), ("webdataset", "npz")])
 def test_splits_with_different_columns_are_two_configurations(format: str, column: str | None, tmp_path: Path) -> None:
     made = write_data_set(tmp_path / "set", format=format, masked=False)
-    value = {**made.settings, "language": "en", "tokenizer": "train:100"}
+    value = Settings(corpus=("a.txt",), out="out").recipe("train:100") | made.settings
     (tmp_path / "set" / "README.md").write_bytes(make_card(Manifest(value, {}, MANY, made.splits, LEDGER, {}, 1)))
     train, held_out = (load(tmp_path / "set", tmp_path / "cache", name) for name in ("default", "eval"))
     (first, *_), (other, *_) = train["train"], held_out["eval"]

@@ -129,3 +129,9 @@ def test_shards_are_flushed_before_the_manifest_that_promises_them(
     assert events[events.index(name) - 5 : events.index(name) + 2] == [*folders, content, name, "flush out"]
     last_shard = max(index for index, event in enumerate(events) if event.endswith(".parquet"))
     assert last_shard < events.index("flush train")
+
+
+def test_another_system_than_linux_is_one_line() -> None:
+    code = "import sys; sys.platform = 'darwin'; import shards.storage"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "needs Linux" in done.stderr

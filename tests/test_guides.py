@@ -12,6 +12,8 @@ from commands import ROOT
 from corpora import speeches
 from hub_server import serve
 
+from prep.tokens.tokenizer_source import load_tokenizer
+
 GUIDES = ROOT / "docs" / "guides.md"
 SHORTER = ((r"--steps \d+", "--steps 3"), (r"train:\d+", "train:600"))
 
@@ -22,7 +24,20 @@ def shortened(line: str, changes: Sequence[tuple[str, str]]) -> str:
     return line
 
 
-def test_every_command_of_the_guides_works(tmp_path: Path, paragraphs: list[str]) -> None:
+def save_pretrained(folder: Path, vocabulary: Path) -> None:
+    """A small stand-in for the model of that name on the hub: weights, configuration and tokenizer."""
+    import torch
+    from transformers import BertConfig, BertForPreTraining
+
+    tokenizer = load_tokenizer(str(vocabulary), cased=False)
+    tokenizer.save(str(folder))
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 128}
+    torch.manual_seed(0)
+    BertForPreTraining(BertConfig(vocab_size=tokenizer.vocab_size, **sizes)).save_pretrained(folder)
+
+
+def test_every_command_of_the_guides_works(tmp_path: Path, paragraphs: list[str], vocabulary: Path) -> None:
+    save_pretrained(tmp_path / "bert-base-uncased", vocabulary)
     (tmp_path / "paragraphs.txt").write_text("\n".join(paragraphs[:800]), encoding="utf8")
     for folder in ("texts", "hub/data"):
         (tmp_path / folder).mkdir(parents=True)
@@ -41,8 +56,9 @@ def test_every_command_of_the_guides_works(tmp_path: Path, paragraphs: list[str]
             done[line] = run_in_shell(short, tmp_path, environment) if "hf://" in line else run_line(short, tmp_path)
     (second,) = (text for command, text in done.items() if "--out data/512" in command)
     assert "kept from an earlier run" in second
-    (loads,) = (text for command, text in done.items() if "runs/512" in command)
-    assert "pretrained" in loads
+    for folder in ("runs/512", "--out runs/notebook"):
+        (loads,) = (text for command, text in done.items() if folder in command)
+        assert "pretrained" in loads
     assert (tmp_path / "models" / "notebook" / "model.safetensors").exists() and (tmp_path / "notebook.html").exists()
 
 

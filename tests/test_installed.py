@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import HANG_S
 from conftest import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -56,7 +57,7 @@ def run(programs: Path, tmp_path: Path) -> Run:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
         command = [str(programs / program), *map(str, arguments)]
         environment["PATH"] = f"{programs}:{environment['PATH']}"
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S)
         assert done.returncode == 0, done.stderr
         return done
 
@@ -107,7 +108,7 @@ def test_the_programs_work_beside_files_with_their_names(run: Run, tmp_path: Pat
     (tmp_path / "loop.py").write_text(
         "from bert_shards import ShardStream, open_data_set\n"
         "stream = ShardStream('data', global_batch=4, micro_batch=4)\n"
-        "print(len(list(stream)), sum(shard.rows for shard in open_data_set('data').splits['train'].shards))\n"
+        "print(len(list(stream)), open_data_set('data').splits['train'].totals()['rows'])\n"
     )
     num_batches, num_rows = map(int, run("python", "loop.py").stdout.split())
     assert num_batches == -(-num_rows // 4)

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from rows_of_ids import IDS, SPECIAL, VOCAB_SIZE, keys_of, make_rows, masking
 
 from shards.checks import row_faults
+from shards.gate.rows import Limits
 from shards.mask_units import ENDS_WORD, STARTS_WORD
 from shards.masking import Masking, mask_rows, unmask_rows
-from shards.schema import columns_sha256
+from shards.randomness import draw_below, draw_fraction
+from shards.schema import MaskUnit, columns_sha256
 from shards.template import Template
 
 BERT = Template((2,), (3,), (3,), 1)
@@ -22,7 +24,7 @@ def test_masks_respect_their_number_and_places(sequences: list[list[int]], proba
     rows = make_rows(sequences, [1] * len(sequences))
     masked = mask_rows(rows, keys_of(rows, seed), masking(probability))
     counts = [max(1, round(probability * int(n))) for n in rows.sequence_lengths]
-    assert row_faults(masked, VOCAB_SIZE, SPECIAL, 65_535, masking(probability), BERT) == []
+    assert row_faults(masked, Limits(VOCAB_SIZE), SPECIAL, masking(probability), BERT) == []
     assert masked.masked_offsets is not None
     ordinary = [sum(i > 4 for i in ids) for ids in sequences]
     assert np.diff(masked.masked_offsets).tolist() == [min(pair) for pair in zip(counts, ordinary, strict=True)]
@@ -61,6 +63,17 @@ def rows_mean_position() -> float:
     return float(np.mean([*range(1, 64), *range(65, 127)]))
 
 
+def test_ids_that_no_token_has_are_never_inserted() -> None:
+    rng = np.random.default_rng(0)
+    unused = (7, *range(100, 120), VOCAB_SIZE - 2)
+    used = np.setdiff1d(np.arange(5, VOCAB_SIZE), unused)
+    rows = make_rows([rng.choice(used, 125).tolist() for _ in range(500)], [4] * 125)
+    rule = replace(masking(), special_ids=(*SPECIAL.values(), *unused), mask_share=0.0, random_share=1.0)
+    masked = mask_rows(rows, keys_of(rows), rule)
+    inserted = masked.input_ids[masked.masked_indices()]
+    assert len(inserted) == 500 * 19 and np.array_equal(np.unique(inserted), used), "every other id is"
+
+
 def test_rounding_is_half_to_even_and_never_zero() -> None:
     assert masking().counts(30)[[1, 3, 10, 30]].tolist() == [1, 1, 2, 4]
 
@@ -79,13 +92,13 @@ GOLDEN_LABELS = [102, 111, 113, 203, 204]
 GOLDEN_SHOWN = [4, 4, 4, 4, 4]
 
 
-# Words and spans
+# Words, n-grams and spans
 
 FLAGS = np.where(np.arange(VOCAB_SIZE) % 2 == 0, STARTS_WORD, 0).astype(np.uint8)
 FLAGS[np.arange(VOCAB_SIZE) % 50 == 7] = ENDS_WORD
 
 
-def by_words(unit: str, probability: float = 0.15) -> Masking:
+def by_words(unit: MaskUnit, probability: float = 0.15) -> Masking:
     return replace(masking(probability), unit=unit, word_flags=FLAGS)
 
 
@@ -102,13 +115,16 @@ def words_of(ids: list[int]) -> list[list[int]]:
     return words
 
 
-@given(st.lists(IDS, min_size=1, max_size=8), st.floats(0.01, 0.5), st.integers(0, 99), st.sampled_from(["word", "span"]))
+WORD_UNITS: st.SearchStrategy[MaskUnit] = st.sampled_from(["word", "ngram", "span"])
+
+
+@given(st.lists(IDS, min_size=1, max_size=8), st.floats(0.01, 0.5), st.integers(0, 99), WORD_UNITS)
 @settings(deadline=None)
-def test_words_are_never_half_selected(sequences: list[list[int]], probability: float, seed: int, unit: str) -> None:
+def test_words_are_never_half_selected(sequences: list[list[int]], probability: float, seed: int, unit: MaskUnit) -> None:
     rows = make_rows(sequences, [1] * len(sequences))
     rule = by_words(unit, probability)
     masked = mask_rows(rows, keys_of(rows, seed), rule)
-    assert row_faults(masked, VOCAB_SIZE, SPECIAL, 65_535, rule, BERT) == []
+    assert row_faults(masked, Limits(VOCAB_SIZE), SPECIAL, rule, BERT) == []
     assert columns_sha256(unmask_rows(masked)) == columns_sha256(rows)
     selected = set(masked.masked_indices().tolist())
     starts = rows.sequence_starts()
@@ -123,6 +139,73 @@ def test_words_are_never_half_selected(sequences: list[list[int]], probability: 
         if unit == "word" and count < allowed:
             left = [len(word) for word in words if start + word[0] not in selected]
             assert not left or min(left) > allowed - count, "what is left does not fit"
+
+
+def ngrams_of(ids: list[int], key: np.uint64, count: int) -> tuple[set[int], list[int]]:
+    """The places that n-grams select in one sequence, and the drawn lengths, in plain Python with the same draws."""
+    words = words_of(ids)
+    segments = [[*group] for group in groups_that_touch(words)]
+    order = list(range(len(words)))
+    selected: set[int] = set()
+    lengths = []
+    for j in range(len(words)):
+        k = j + int(draw_below(key, j, len(words) - j))
+        order[j], order[k] = order[k], order[j]
+        u = draw_fraction(key, len(words) + j)
+        lengths.append(1 + int(u >= 6 / 11) + int(u >= 9 / 11))
+        (segment,) = (group for group in segments if words[order[j]] in group)
+        first = segment.index(words[order[j]])
+        candidates = [[i for word in segment[first : first + n] for i in word] for n in range(lengths[-1], 0, -1)]
+        ngram = next((tokens for tokens in candidates if len(selected) + len(tokens) <= count), [])
+        if not selected & set(ngram):
+            selected |= set(ngram)
+        if len(selected) == count:
+            break
+    return selected, lengths
+
+
+def groups_that_touch(words: list[list[int]]) -> list[list[list[int]]]:
+    groups: list[list[list[int]]] = []
+    for word in words:
+        if not groups or groups[-1][-1][-1] + 1 != word[0]:
+            groups.append([])
+        groups[-1].append(word)
+    return groups
+
+
+@given(st.lists(IDS, min_size=1, max_size=6), st.floats(0.01, 0.99), st.integers(0, 99))
+@settings(deadline=None)
+def test_ngrams_are_those_of_a_plain_reference(sequences: list[list[int]], probability: float, seed: int) -> None:
+    rows = make_rows(sequences, [len(sequences)])
+    keys = keys_of(rows, seed)
+    masked = mask_rows(rows, keys, by_words("ngram", probability))
+    expected = []
+    for s, (start, stop) in enumerate(pairwise(rows.sequence_starts().tolist())):
+        count = max(1, round(probability * (stop - start)))
+        selected, _ = ngrams_of(rows.input_ids[start:stop].tolist(), keys[s], count)
+        expected += [start + place for place in sorted(selected)]
+    assert masked.masked_indices().tolist() == expected
+    assert not np.isin(rows.input_ids[expected], list(SPECIAL.values())).any()
+
+
+@pytest.mark.parametrize(("length", "words_per_run"), [(125, 1.72), (509, 1.76)])
+def test_ngrams_have_the_lengths_and_the_rate_of_the_paper(length: int, words_per_run: float) -> None:
+    rng = np.random.default_rng(2)
+    count = 500_000 // length
+    rows = make_rows([(2 * rng.integers(3, VOCAB_SIZE // 2, length)).tolist() for _ in range(count)], [1] * count)
+    keys = keys_of(rows)
+    masked = mask_rows(rows, keys, by_words("ngram"))  # every token is a word
+    assert len(masked.masked_indices()) == count * round(0.15 * (length + 3)), "the rate is exact"
+    ids = rows.input_ids[: length + 3].tolist()
+    drawn = np.array([n for key in keys[:300] for n in ngrams_of(ids, key, round(0.15 * (length + 3)))[1]])
+    for n, share in ((1, 6 / 11), (2, 3 / 11), (3, 2 / 11)):
+        assert abs(np.mean(drawn == n) - share) < 3.3 * np.sqrt(share * (1 - share) / len(drawn))
+    ends_run = np.diff(masked.masked_indices(), append=-1) != 1
+    runs = np.diff(np.flatnonzero(ends_run), prepend=-1)
+    assert abs(runs.mean() - words_per_run) < 0.02, runs.mean()
+    shown = masked.input_ids[masked.masked_indices()] == SPECIAL["mask"]
+    inside = ~ends_run[:-1]
+    assert abs(np.mean(shown[1:][inside] == shown[:-1][inside]) - (0.8**2 + 0.2**2)) < 0.01, "each token by its own draw"
 
 
 @pytest.mark.parametrize("length", [64, 125, 509])

@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from cache_folders import Sampler, room_for_all
 from cached_reader import cached_steps, order_of
-from commands import ROOT
+from commands import HANG_S, ROOT
 from datasets_of_rows import write_data_set
 from slow_proxy import SlowProxy
 
@@ -49,7 +49,7 @@ def digests(steps: Iterator[StepRows], wait_for: Callable[[], bool] = lambda: Tr
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_S
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -233,7 +233,7 @@ def test_a_killed_process_s_share_is_taken_over_and_no_half_shard_is_read(
     proxy.held = lambda answer: answer.method == "GET" and answer.sent in {shard.bytes for shard in shards.values()}
     folder = tmp_path / "cache"
     first = _reader("s3://bucket/data", folder, room_for_all(manifest), tmp_path / "first.txt")
-    assert proxy.stopped.acquire(timeout=60) and proxy.stopped.acquire(timeout=60)
+    assert proxy.stopped.acquire(timeout=HANG_S) and proxy.stopped.acquire(timeout=HANG_S)
     proxy.held = lambda answer: False
     held = {path.name.split("-")[1] for path in folder.glob("part-*")}
     assert len(held) == 2 and not list(folder.glob("shard-*"))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from commands import HANG_S, ROOT
 from servers import free_port
 
 from shards.errors import NotReadyError, UserError
-from train.ranks import Ranks
+from train.ranks import LostRankError, Ranks, joined
 
 PROGRAM = """
 import sys
@@ -69,3 +70,13 @@ def test_alone_an_error_keeps_its_class_and_its_cause() -> None:
         ranks.agreed(fail)
     assert isinstance(caught.value, UserError) and isinstance(caught.value.__cause__, ValueError)
     assert ranks.sum_later([2, 3])() == [2, 3] and ranks.gather("x") == ["x"] and ranks.from_first(lambda: 7) == 7
+
+
+def test_a_store_that_nobody_holds_is_an_error_of_its_own_within_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun has ended since this process looked for it."""
+    place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (place | {"MASTER_PORT": str(free_port()), "TORCHELASTIC_USE_AGENT_STORE": "True"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("train.ranks._CONNECT_LIMIT", timedelta(seconds=1))
+    with pytest.raises(LostRankError, match="rank 1: another process of the run was lost, or cannot be reached"), joined():
+        pass

@@ -1,7 +1,6 @@
 """Rows as they are read: those that the order names, whatever the format, the ranks and the threads; faults named."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from shards.checks import row_faults
 from shards.dataset import masking_of, open_data_set
 from shards.errors import UserError
 from shards.formats import FORMATS
+from shards.gate.rows import Limits
 from shards.masking import unmask_rows
 from shards.schema import Rows, columns_sha256, concatenate
 from shards.template import Template
@@ -96,7 +96,7 @@ def test_dynamic_masks_follow_seed_epoch_and_row_and_nothing_else(tmp_path: Path
     assert [d for step in zip(*shares, strict=True) for d in digests(list(step))] == digests(alone)
     rows, ids = concatenate([given.rows for given in alone]), np.concatenate([given.row_ids for given in alone])
     template = Template((SPECIAL["cls"],), (SPECIAL["sep"],), (SPECIAL["sep"],), 1)
-    assert not row_faults(rows, VOCAB_SIZE, SPECIAL, ROW_TOKENS, masking(), template)
+    assert not row_faults(rows, Limits(VOCAB_SIZE, row_tokens=ROW_TOKENS), SPECIAL, masking(), template)
     first, second = (np.flatnonzero(ids == row) for row in (4, 5))
     assert digests(alone)[first[0]] != digests(alone)[first[1]], "another epoch, other masks"
     plain = [columns_sha256(unmask_rows(rows.slice(i, i + 1))) for i in (*first, *second)]
@@ -120,7 +120,7 @@ def test_a_missing_or_short_shard_is_named_before_training(damage: str, message:
 
 @pytest.mark.parametrize("place", ["disk", "memory"])
 @pytest.mark.parametrize("format", sorted(FORMATS))
-def test_an_altered_shard_is_named_within_seconds(format: str, place: str, tmp_path: Path) -> None:
+def test_an_altered_shard_is_named_and_the_threads_end(format: str, place: str, tmp_path: Path) -> None:
     """The file of another seed: whole in itself, and so known by its hash alone."""
     url = str(tmp_path) if place == "disk" else "memory://altered"
     manifest = write_data_set(url, format=format)
@@ -128,10 +128,9 @@ def test_an_altered_shard_is_named_within_seconds(format: str, place: str, tmp_p
     shard = manifest.splits["train"].shards[2]
     other = (tmp_path / "other" / shard.path).read_bytes()
     storage.publish(storage.join(url, shard.path), other)
-    started = time.monotonic()
     with pytest.raises(UserError, match=r"000002-0000\S+: its sha256 is [0-9a-f]{64}, the manifest says [0-9a-f]{64}"):
         read(url)
-    assert time.monotonic() - started < 30 and not [t for t in threading.enumerate() if "gather" in t.name]
+    assert not [t for t in threading.enumerate() if "gather" in t.name]
     fsspec.filesystem("memory").store.clear()
 
 
@@ -142,7 +141,7 @@ def test_a_thread_that_dies_raises_in_the_loop_with_its_cause(tmp_path: Path, mo
     def die(*_: object) -> None:
         raise MemoryError("no memory for a row group")
 
-    monkeypatch.setattr("train.data.row_groups._part", die)
+    monkeypatch.setattr("train.data.row_groups.read_part", die)
     with pytest.raises(MemoryError, match="row group"):
         read(tmp_path)
 
@@ -179,8 +178,8 @@ def test_groups_are_decoded_once_an_epoch_and_dropped(tmp_path: Path, monkeypatc
     assert most < 70
 
 
-@pytest.mark.parametrize("unit", ["word", "span"])
-def test_words_and_spans_are_masked_on_reading_as_in_the_shards(unit: str, build: BuildRunner, corpus: Path) -> None:
+@pytest.mark.parametrize("unit", ["word", "ngram", "span"])
+def test_words_ngrams_and_spans_are_masked_on_reading_as_in_the_shards(unit: str, build: BuildRunner, corpus: Path) -> None:
     arguments = ("--masking", "dynamic", "--mask-unit", unit, "--mask-prob", 0.2, "--pairing", "none", "--cross-documents")
     out = str(build(corpus, *arguments))
     manifest = open_data_set(out)
@@ -192,7 +191,7 @@ def test_words_and_spans_are_masked_on_reading_as_in_the_shards(unit: str, build
     groups.close()
     template = Template.of(manifest.tokenizer, paired=False)
     special, size = manifest.tokenizer["special_ids"], manifest.tokenizer["vocab_size"]
-    assert not row_faults(rows, size, special, 512, rule, template, cross_documents=True)
+    assert not row_faults(rows, Limits(size, row_tokens=512), special, rule, template, cross_documents=True)
     assert rows.masked_offsets is not None
     assert np.diff(rows.masked_offsets).max() <= Shape.of(manifest, "train", 1, rule).masked
     assert abs(len(rows.masked_indices()) / len(rows.input_ids) - 0.2) < 0.005

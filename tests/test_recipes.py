@@ -26,7 +26,7 @@ RECIPES: dict[str, tuple[object, ...]] = {
     "rates": ("--mask-prob", 0.3, "--mask-replace-prob", 0.5, "--random-replace-prob", 0.25, "--pack-to", 0),
     "dedup": ("--dedup", "exact", "--sentences", "fullstop", "--format", "webdataset"),
     "roberta": ("--pairing", "none", "--cross-documents", "--mask-unit", "span", "--tokenizer", "roberta"),
-    "albert": ("--pairing", "sop", "--mask-unit", "span", "--tokenizer", "albert"),
+    "albert": ("--pairing", "sop", "--mask-unit", "ngram", "--tokenizer", "albert"),
     "openai": ("--pairing", "nsp", "--mask-unit", "word", "--tokenizer", "openai"),
 }
 
@@ -222,8 +222,8 @@ BAD = {
     "weights": (("--corpus-weight", 1, 2), "has 2 weights for 1 --corpus"),
     "no weight": (("--corpus-weight", 0), "--corpus-weight 0 of"),
     "nan weight": (("--corpus-weight", "nan"), "--corpus-weight nan of"),
-    "cross": (("--cross-documents",), "--cross-documents goes with --pairing none"),
-    "short": (("--pairing", "paragraph", "--short-seq-prob", 0.1), "--short-seq-prob means nothing with --pairing paragraph"),
+    "cross": (("--cross-documents",), "--cross-documents needs --pairing none"),
+    "short": (("--pairing", "paragraph", "--short-seq-prob", 0.1), "--short-seq-prob has no effect with --pairing paragraph"),
     "shares": (("--mask-replace-prob", 0.8, "--random-replace-prob", 0.3), "add up to more than 1"),
     "spans": (("--mask-unit", "span", "--mask-prob", 0.6), "at most 0.5 with --mask-unit span"),
     "lines": (
@@ -245,7 +245,7 @@ def test_settings_that_contradict_each_other_are_one_line(name: str, corpus: Pat
 
 def test_a_weight_of_nothing_is_named(corpus: Path, tmp_path: Path) -> None:
     done = run_prep("plan", "--corpus", corpus, corpus.parent, "--corpus-weight", 1, 3, "--out", tmp_path / "out")
-    assert done.returncode == 2 and "its weight would be of nothing" in done.stderr
+    assert done.returncode == 2 and "its weight would have no effect" in done.stderr
 
 
 def test_held_out_documents_of_a_small_corpus_are_scored_once(build: BuildRunner, tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ def test_a_flat_curve_has_room_around_it() -> None:
     assert low < 3.0 < high
 
 
+@pytest.mark.parametrize("values", [[-1.0], [-1.0, -1.0], [0.0], [-2.0, 5.0], [1e-320, 0.0]])
+@pytest.mark.parametrize("from_zero", [False, True])
+def test_the_axis_of_a_curve_is_never_empty_and_holds_it(values: list[float], from_zero: bool) -> None:
+    low, high = bounds(Lines("t", [Line("a", list(range(len(values))), values)], str, 2, from_zero=from_zero))
+    assert low < high and low <= min(values) and max(values) <= high
+
+
 def sheet_of(text: str) -> Sheet:
     """A sheet that has the text in every place for text."""
     charts = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, manifest_of, run_prep
+from commands import HANG_S, ROOT, manifest_of, run_prep
 
 from prep.build import build
 from prep.settings import Settings
@@ -138,7 +138,7 @@ def test_shards_that_begin_at_once_share_the_folder(settings: dict[str, Any]) ->
         command(settings, *arguments, "--task-shard", "1/2"),
         command(settings, *arguments, "--task-shard", "0/2", "--seed", 1),
     ]
-    errors = [process.communicate(timeout=100)[1] for process in running]
+    errors = [process.communicate(timeout=HANG_S)[1] for process in running]
     codes = [process.returncode for process in running]
     assert codes in ([0, 0, 2], [2, 2, 0]), errors
     for code, error in zip(codes, errors, strict=True):
@@ -147,7 +147,7 @@ def test_shards_that_begin_at_once_share_the_folder(settings: dict[str, Any]) ->
 
 def test_early_is_not_wrong(settings: dict[str, Any]) -> None:
     running = command(settings, "--stage", "commit")
-    (line,) = running.communicate(timeout=100)[1].splitlines()
+    (line,) = running.communicate(timeout=HANG_S)[1].splitlines()
     assert running.returncode == 75 and "5 of 5 units are not done yet" in line
 
 

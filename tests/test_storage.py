@@ -86,3 +86,28 @@ def test_a_build_in_a_bucket_is_the_build_on_a_disk(bucket: Any, corpus: Path, v
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "Traceback" not in refused.stderr
     keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="bucket", Prefix="out/")["Contents"]]
     assert "out/manifest.json" in keys and not any("_build" in key for key in keys)
+
+
+@pytest.mark.parametrize(
+    "name", ["std::vector.txt", "a::b", "s3:x", "12:30 s3:bucket.txt", "a?b", "a[1]b", "a#b", "%41", "memory::x"]
+)
+def test_what_is_listed_on_a_disk_is_a_path_whatever_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (str(tmp_path / name), name):
+        url = storage.join(folder, name)
+        storage.publish(url, b"text")
+        listed = storage.list_files(folder)
+        assert [info.bytes for info in listed] == [4]
+        assert storage.read_bytes(listed[0].url) == b"text" and storage.find(listed[0].url)
+        with storage.open_read(listed[0].url) as file:
+            assert file.read() == b"text"
+        assert storage.relative(listed[0].url, folder) == name and storage.is_local(url)
+        assert [info.bytes for info in storage.glob(f"{tmp_path}/*/*")] == [4]
+        storage.remove(url)
+
+
+def test_a_chain_of_urls_is_refused_by_name() -> None:
+    with pytest.raises(StorageError, match=r"zip::memory:// is no known kind of storage"):
+        storage.find("zip::memory://a.zip")

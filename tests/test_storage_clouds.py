@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from commands import HANG_S
 from faulty_proxy import FaultyProxy
 from test_storage_faults import MB, free_port
 
@@ -42,7 +43,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     from azure.storage.blob import BlobServiceClient
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_S
     while True:
         try:
             with BlobServiceClient.from_connection_string(connection(f"http://127.0.0.1:{port}"), retry_total=0) as client:
@@ -63,7 +64,7 @@ def google() -> Iterator[int]:
     with FakeGCSServer(port=free_port()) as server:
         import requests
 
-        assert requests.post(f"{server.url}/storage/v1/b?project=p", json={"name": "bucket"}, timeout=30).ok
+        assert requests.post(f"{server.url}/storage/v1/b?project=p", json={"name": "bucket"}, timeout=HANG_S).ok
         yield int(server.url.rpartition(":")[2])
 
 

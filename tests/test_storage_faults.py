@@ -13,7 +13,7 @@ from pathlib import Path
 import launch
 import pytest
 import s3fs
-from commands import ROOT, manifest_of, run_prep
+from commands import HANG_S, ROOT, manifest_of, run_prep
 from conftest import BuildRunner
 from faulty_proxy import FaultyProxy
 from launch import SMALL
@@ -193,7 +193,7 @@ def test_a_build_through_faults_is_the_build_on_a_disk(
         time.sleep(0.02)
     time.sleep(0.3)  # killed between an object and its metadata, this server is broken for good
     server.kill()
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=HANG_S)
     server.start()
     assert process.returncode == 2 and "Traceback" not in said
     assert [line for line in said.splitlines() if "error: s3://bucket/" in line and "run the same command again" in line]

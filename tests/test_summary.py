@@ -76,9 +76,12 @@ def test_a_small_corpus_is_a_minute(tmp_path: Path) -> None:
     assert "about 1 core-minute," in lines["time"] and lines["tasks"].split() == ["1", "tokenize,", "2", "pair"]
 
 
-def test_a_build_that_holds_out_more_than_it_trains_on_warns(build: BuildRunner, corpus: Path) -> None:
+def test_a_build_that_holds_out_too_much_or_has_many_unknown_tokens_warns(build: BuildRunner, corpus: Path) -> None:
     manifest, _ = Manifest.from_json((build(corpus) / "manifest.json").read_bytes(), "")
     swapped = replace(manifest, splits={"train": manifest.splits["eval"], "eval": manifest.splits["train"]})
     warnings = [line for line in summary(swapped, "out", 1.0) if line.startswith("warning: more is held out (")]
     assert len(warnings) == 1 and "set --eval-fraction 0, or another --document" in warnings[0]
     assert not any(line.startswith("warning") for line in summary(manifest, "out", 1.0))
+    ledger = manifest.ledger | {"unknown_tokens": manifest.ledger["tokens"] // 50}
+    warnings = [line for line in summary(replace(manifest, ledger=ledger), "out", 1.0) if line.startswith("warning")]
+    assert len(warnings) == 1 and "% of the tokens are [UNK]; choose a --tokenizer" in warnings[0]

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from prep.tokens.tokenizer import PreparedTokenizer
 from prep.tokens.tokenizer_source import load_tokenizer
@@ -22,7 +23,7 @@ def test_a_folder_says_whether_it_is_cased(tokenizer: PreparedTokenizer, tmp_pat
 
 
 def test_truncation_and_padding_are_switched_off(tokenizer: PreparedTokenizer, tmp_path: Path) -> None:
-    raw = tokenizer.reference
+    raw = Tokenizer.from_str(tokenizer.json_text)
     raw.enable_truncation(16)
     raw.enable_padding(length=16)
     raw.save(str(tmp_path / "tokenizer.json"))

@@ -1,5 +1,6 @@
 """`train.report`: what a run wrote, read back, drawn and judged."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from runs import eval_line, start_line, train_line, write_run
 from shards.errors import UserError
 from shards.report.html import page
 from shards.report.sheet import Lines, Sheet
+from shards.report.terminal import print_sheet
 from train.history import read_history
 from train.report import make_sheet, run_names
 
@@ -119,6 +121,24 @@ def test_a_long_run_is_drawn_with_few_points(tmp_path: Path) -> None:
     (line,) = charts(sheet_of(write_run(tmp_path, lines)))["learning rate"].lines
     assert 300 < len(line.xs) <= 400 and line.xs[-1] == 5000
     assert line.ys[0] == pytest.approx(sum(range(1, line.xs[0] + 1)) / line.xs[0])
+
+
+# What a line or the settings of a run may hold after somebody edited them, or after a fault of a program.
+ODD_VALUES: list[Any] = [float("nan"), float("inf"), -1, -1e29, 2**70, 1e29, 1e-320, "x", None, [], {}, True, 0, 0.5]
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=repr)
+def test_odd_values_in_a_run_are_reported_or_refused(value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [start_line(0), train_line(10), eval_line(20), start_line(20), train_line(30), eval_line(30), END]
+    changed = [(number, name) for number, line in enumerate(lines) for name in line]
+    for number, name in changed:
+        run = write_run(tmp_path, [line | {name: value} if number == place else line for place, line in enumerate(lines)])
+        (run / "run.json").write_text(json.dumps({"settings": {"lr": value, "model": value}}))
+        with contextlib.suppress(UserError):
+            sheet = sheet_of(run)
+            print_sheet(sheet)
+            assert page(sheet) and capsys.readouterr().out
+    assert len(changed) > 40
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from shards.command.console import Parser, guarded, interrupt_once, program, say, silenced
+from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, program, say, silenced
 from shards.command.options import parse_bytes
 from shards.dataset import open_data_set
 from shards.errors import UserError
@@ -35,7 +35,7 @@ from train.data.row_groups import DecodedGroups, check_sizes
 from train.data.shard_uses import uses_in_sequence
 from train.metrics import finite
 from train.model import PackedBert
-from train.ranks import Ranks, autocast, is_first, joined, use_half
+from train.ranks import LostRankError, Ranks, autocast, is_first, joined, use_half
 from train.settings import Precision
 from train.stopping import end_at_once
 from train.weights import bert_of, check_fit, quiet
@@ -179,7 +179,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=program("bert-evaluate", "train.evaluate"),
         description="Score a checkpoint on the held-out split of a data set, on one process or under torchrun on several.",
-        epilog="Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 another process was lost, 2 bad input (one line names it), 130 interrupted.",
     )
     parser.add_argument("--data", required=True, metavar="URL", help="the data set")
     parser.add_argument(
@@ -214,6 +214,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.data or not arguments.checkpoint:
         raise UserError("--data or --checkpoint is empty")
     quiet()
+    try:
+        return _evaluate(arguments)
+    except LostRankError as error:
+        say(f"train.evaluate: {error}; run the same command again")
+        return EXIT_WRONG
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
     with joined() as ranks:
         interrupt_once()
         half = use_half(arguments.precision, ranks.device)

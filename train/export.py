@@ -15,7 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=program("bert-export", "train.export"),
         description="Write a checkpoint as a Hugging Face folder: BertForPreTraining.from_pretrained(DIR) loads it.",
-        epilog="Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted.",
+        epilog="Exit codes: 0 done, 2 bad input (one line names it), 130 interrupted.",
     )
     parser.add_argument(
         "--checkpoint", required=True, metavar="URL", help="folder of a run (its newest good checkpoint) or of a checkpoint"

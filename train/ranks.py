@@ -130,7 +130,7 @@ def autocast(device: torch.device, half: bool) -> Any:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """This process's place in the run; leaves the others in order. Raises UserError when there are too few GPUs."""
+    """Joins this process to the others of the run, and leaves them at the end. Raises UserError when there are too few GPUs."""
     rank, world_size, local_rank, local_size = (
         int(os.environ.get(name, default))
         for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
@@ -150,6 +150,28 @@ def joined() -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(0, 1, device)
         return
+    with _lost_ranks(rank):
+        _init_process_group(device, rank, world_size)
+        try:
+            local = range(rank - local_rank, rank - local_rank + local_size)
+            yield Ranks(rank, world_size, device, dist.new_group(backend="gloo"), local)
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _lost_ranks(rank: int) -> Iterator[None]:
+    """Raises LostRankError for torch's errors about the other processes."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise LostRankError(f"rank {rank}: another process of the run was lost, or cannot be reached ({reason})") from error
+
+
+def _init_process_group(device: torch.device, rank: int, world_size: int) -> None:
     has_agent_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     limit = _CONNECT_LIMIT if has_agent_store else dist.default_pg_timeout  # without it, the store waits for rank 0
     store, _, _ = next(rendezvous("env://", timeout=limit))
@@ -157,30 +179,20 @@ def joined() -> Iterator[Ranks]:
     store = PrefixStore(_name_of_start(store, rank, world_size), store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-    try:
-        local = range(rank - local_rank, rank - local_rank + local_size)
-        yield Ranks(rank, world_size, device, dist.new_group(backend="gloo"), local)
-    except RuntimeError as error:
-        if _LOST.search(str(error)):
-            reason = str(error).splitlines()[0][:200]
-            raise LostRankError(f"rank {rank}: another process of the run was lost, or cannot be reached ({reason})") from error
-        raise
-    finally:
-        dist.destroy_process_group()
 
 
 def _name_of_start(store: Store, rank: int, world_size: int) -> str:
-    """A name that the processes of this start have in common, and those of an earlier start had not.
+    """A name that the processes of this start have in common, and those of an earlier start do not.
 
-    torchrun's processes meet in a store that outlives their restarts (pytorch issue 135712), so that one could find there the
-    addresses of processes that are dead. Each says a word of its own; rank 0 proposes a name made of the words that it
-    finds, until all have answered it, which only those can whose word is in it.
+    torchrun's processes meet in a store that outlives their restarts (pytorch issue 135712), and addresses of dead processes
+    would still be in it. So each process writes a random word. Rank 0 proposes the digest of all words as the name, until all
+    ranks have answered with it. A rank answers only a proposal that contains its own word.
     """
     word = secrets.token_hex(8)
     store.set(f"word/{rank}", word)
     others = [(f"word/{other}", f"answer/{other}") for other in range(1, world_size)]
     while rank == 0:
-        words = [word, *(store.get(said).decode() for said, _ in others)]
+        words = [word, *(store.get(key).decode() for key, _ in others)]
         name = sha256(" ".join(words).encode()).hexdigest()
         store.set("proposal", json.dumps([name, words]))
         time.sleep(_POLL_S)

@@ -35,6 +35,7 @@ from train.settings import MaskSource, Settings
 from train.weights import make_bert
 
 SPLIT = "train"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 @dataclass
@@ -179,7 +180,7 @@ def choose_masking(masking: MaskSource, url: str, manifest: Manifest) -> tuple[b
 
 
 def _fixed_files(url: str, manifest: Manifest, bert: BertForPreTraining) -> dict[str, bytes]:
-    """config.json, and the data set's tokenizer."""
+    """config.json, and the data set's tokenizer with the limit of the model (model_max_length)."""
     bert.config.architectures = [type(bert).__name__]
     files = {CONFIG: bert.config.to_json_string(use_diff=True).encode()}
     for name, digest in manifest.tokenizer["files"].items():
@@ -187,7 +188,16 @@ def _fixed_files(url: str, manifest: Manifest, bert: BertForPreTraining) -> dict
         files[name] = storage.read_bytes(place)
         if sha256(files[name]).hexdigest() != digest:
             raise UserError(f"{place}: its sha256 is not the manifest's: it was changed or damaged; build the data set again")
+    if TOKENIZER_CONFIG in files:
+        files[TOKENIZER_CONFIG] = _with_limit(files[TOKENIZER_CONFIG], bert.config.max_position_embeddings, url)
     return files
+
+
+def _with_limit(config: bytes, limit: int, url: str) -> bytes:
+    try:
+        return json.dumps(dict(json.loads(config)) | {"model_max_length": limit}, indent=1).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{url}: its {TOKENIZER_CONFIG} is not a JSON object; build the data set again") from error
 
 
 def join_ranks(run: Run) -> None:

@@ -29,7 +29,7 @@ def peak_flops(device: torch.device, half: bool) -> float | None:
     if device.type != "cuda" or not half:
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in _BF16_PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
+    return next((peak for model, peak in _BF16_PEAKS.items() if re.search(rf"\b{model}\b", name)), None)
 
 
 def step_flops(config: BertConfig, counts: Counts) -> float:

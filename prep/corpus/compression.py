@@ -38,15 +38,15 @@ COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {
 }
 
 
-def decompressed(file: BinaryIO, compressions: Sequence[str]) -> BinaryIO:
+def decompressed(file: BinaryIO, compressions: Sequence[str], url: str) -> BinaryIO:
     """The plain stream inside `compressions`, the outermost first. Several members or frames are read to their end.
 
-    Reading it raises one of DAMAGED_STREAM at damage, EOFError for a truncated stream, and UserError for a zstd stream that
-    is whole, but needs what this cannot give.
+    Reading it raises one of DAMAGED_STREAM at damage, EOFError for a truncated stream, and UserError, which names `url`, for
+    a zstd stream that is whole, but needs what this cannot give.
     """
     for compression in compressions:
         stream = COMPRESSIONS[compression](file)
-        raw = stream if isinstance(stream, io.RawIOBase) else _Eager(stream, getattr(file, "name", ""))
+        raw = stream if isinstance(stream, io.RawIOBase) else _Eager(stream, url)
         file = io.BufferedReader(raw, CHUNK_BYTES)
     return file
 
@@ -54,8 +54,8 @@ def decompressed(file: BinaryIO, compressions: Sequence[str]) -> BinaryIO:
 class _Eager(io.RawIOBase):
     """Returns what a decompressor has so far, so that nothing before a damaged place is lost with it."""
 
-    def __init__(self, plain: Any, name: str) -> None:
-        self._plain, self._name = plain, name
+    def __init__(self, plain: Any, url: str) -> None:
+        self._plain, self._url = plain, url
 
     def readable(self) -> bool:
         return True
@@ -64,18 +64,18 @@ class _Eager(io.RawIOBase):
         try:
             data = self._plain.read1(len(buffer))
         except zstd.ZstdError as error:
-            raise _remedy(error) from error
+            raise _remedy(error, self._url) from error
         buffer[: len(data)] = data
         return len(data)
 
 
-def _remedy(error: Exception) -> Exception:
+def _remedy(error: Exception, url: str) -> Exception:
     """An error of zstd; a UserError if the stream is whole, so that `--on-error skip` does not take it for damage."""
     text = str(error).lower()
     if "memory" in text:
-        return UserError("its zstd window does not fit into memory; decompress it with `zstd -d --long=31` first")
+        return UserError(f"{url}: its zstd window does not fit into memory; decompress it with `zstd -d --long=31` first")
     if "dictionary" in text:
-        return UserError("was compressed with a zstd dictionary; decompress it with `zstd -d -D DICTIONARY` first")
+        return UserError(f"{url}: was compressed with a zstd dictionary; decompress it with `zstd -d -D DICTIONARY` first")
     return error
 
 

@@ -110,7 +110,7 @@ def _wikiextractor_format(url: str, compression: str) -> FormatName:
     """JSON lines if the file begins as one. Raises UserError for the markup that wikiextractor writes otherwise."""
     with storage.open_read(url) as file:
         try:
-            start = decompressed(file, (compression,) if compression else ()).read(5)
+            start = decompressed(file, (compression,) if compression else (), url).read(5)
         except DAMAGED_STREAM:
             return "jsonl"  # the task that reads it reports the fault
     if start.startswith(b"<doc "):

@@ -91,7 +91,7 @@ def _decoded(body: bytes, coding: str) -> bytes:
     problem: Exception | None = None
     try:
         decoded = _DECODERS[coding](body)
-    except (zlib.error, zstd.ZstdError, brotli.error, EOFError) as error:
+    except (zlib.error, zstd.ZstdError, brotli.error, EOFError, ValueError) as error:
         decoded, problem = b"", error
     if decoded or not body:
         return decoded
@@ -136,6 +136,8 @@ def _unbrotli(body: bytes) -> bytes:
     decoded = decoder.process(body, output_buffer_limit=_ENOUGH_BYTES)
     while len(decoded) < _ENOUGH_BYTES and not decoder.is_finished() and not decoder.can_accept_more_data():
         decoded += decoder.process(b"", output_buffer_limit=_ENOUGH_BYTES - len(decoded))
+    if not decoder.is_finished() and len(decoded) < _ENOUGH_BYTES and not _CONTROLS.search(body[:1024]):
+        raise ValueError("no brotli stream")  # it has no mark at its beginning, and plain text may decode to a few bytes
     return bytes(decoded)
 
 

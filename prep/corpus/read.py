@@ -66,11 +66,7 @@ def _items(stream: BinaryIO, content: Content, span: Span, rule: Rule) -> Iterat
     if content.detail:
         yield Fault(0, "not_text", span.file.bytes, content.detail)
         return
-    try:
-        yield from FORMATS[content.format].read(decompressed(stream, content.compressions), span, rule)
-    except UserError as error:
-        text = str(error)
-        raise error if span.file.url in text else UserError(f"{span.file.url}: {text}") from error
+    yield from FORMATS[content.format].read(decompressed(stream, content.compressions, span.file.url), span, rule)
 
 
 def check_unchanged(file: InputFile) -> None:
@@ -90,6 +86,6 @@ def check_input(file: InputFile, rule: Rule) -> None:
     with storage.open_read(file.url) as stream:
         content = recognize(stream, file)
         try:
-            FORMATS[content.format].check(decompressed(stream, content.compressions), file, rule)
+            FORMATS[content.format].check(decompressed(stream, content.compressions, file.url), file, rule)
         except DAMAGED_STREAM:
             return  # the task that reads it reports the fault

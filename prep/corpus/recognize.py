@@ -55,20 +55,20 @@ def recognize(file: BinaryIO, source: InputFile) -> Content:
     """
     named = (source.compression,) if source.compression else ()
     compressions: tuple[str, ...] = ()
-    head = _head(file, compressions)
+    head = _head(file, source.url, compressions)
     while len(compressions) < _MOST_COMPRESSIONS and (compression := compression_of(head)):
         compressions = (*compressions, compression)
-        head = _head(file, compressions)
+        head = _head(file, source.url, compressions)
     if named and not compressions and not (is_text(head) or _container(head)):
         return Content(source.format, named)  # neither compressed nor anything else: damaged at its beginning
     return content_of(head, source, compressions)
 
 
-def _head(file: BinaryIO, compressions: tuple[str, ...]) -> bytes:
+def _head(file: BinaryIO, url: str, compressions: tuple[str, ...]) -> bytes:
     file.seek(0)
     try:
         head = io.BytesIO()
-        stream = decompressed(file, compressions)
+        stream = decompressed(file, compressions, url)
         while head.tell() < HEAD_BYTES and (data := stream.read(HEAD_BYTES - head.tell())):
             head.write(data)
     except DAMAGED_STREAM:

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from io import BufferedReader
 from typing import Any, BinaryIO
 
@@ -29,11 +29,13 @@ def extractor_version() -> str:
 
 def check_warc(file: BinaryIO, source: InputFile, rule: Rule) -> None:
     """Raises UserError if the packages that read pages are not installed."""
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"{source.url}: a WARC file needs the package {missing[0]}; install the extra: pip install 'bert-shards[warc]'"
-        )
+    for name in _PACKAGES:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"{source.url}: a WARC file needs the package {name}; install the extra: pip install 'bert-shards[warc]'"
+            ) from error
 
 
 def read_warc(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:

@@ -1,10 +1,10 @@
-"""Tasks on workers. The rest of `prep` knows only `run_tasks` and `open_engine`.
+"""Tasks on workers. The rest of `prep` uses only `open_engine` and `run_tasks`.
 
-    open_engine("local" | "dask:ADDRESS" | "ray:ADDRESS" | "MODULE:FACTORY")          open
-        |
-        v                      local    LocalExecutor: spawned processes of this machine
-    Engine(executor, window)   on_dask  \
-        |                      on_ray    AdaptedExecutor: another system's futures    adapter
-        v                      open     /  (the user's own executor)
-    run_tasks(engine, function, tasks) -> (task, result) as each is done              engine
+open_engine("local" | "dask:ADDRESS" | "ray:ADDRESS" | "MODULE:FACTORY")   open
+  local     LocalExecutor: spawned processes of this machine
+  on_dask   AdaptedExecutor over Dask's futures                            adapter
+  on_ray    AdaptedExecutor over Ray's futures
+  open      AdaptedExecutor over the user's own executor
+-> Engine(executor, window)                                                engine
+-> run_tasks(engine, function, tasks) -> (task, result) as each is done
 """

@@ -6,16 +6,13 @@ A row group is a fair sample, because the documents of a partition and the rows 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from prep.inspect.passages import TokenText, passage
-from shards import storage
-from shards.errors import UserError
-from shards.formats import FORMATS
+from shards.dataset import read_group
 from shards.manifest import Manifest, ShardInfo
 from shards.masking import unmask_rows
 from shards.randomness import Purpose, address
@@ -80,15 +77,12 @@ def read_sample(url: str, manifest: Manifest, split: str, seed: int, texts: Mapp
     counts = (np.zeros(size, np.int64), np.zeros(size, np.int64))
     sample = Sample(*counts, lengths, Actions(), Actions(), Actions(), 0, False, [])
     chosen = _choose(shards, seed, SAMPLE_TOKENS[split])
-    for number, chosen_of_shard in groupby(sorted(chosen), lambda place: place.shard):
-        shard = shards[number]
-        try:
-            for place, rows in _read(storage.join(url, shard.path), shard, list(chosen_of_shard), manifest.settings["format"]):
-                _count(sample, rows, manifest.tokenizer["special_ids"]["mask"])
-                if place == chosen[0]:
-                    sample.passages += _passages(rows, seed, split, shard.path, place.first_row, manifest, texts)
-        except (ValueError, OSError) as error:
-            raise UserError(f"{storage.join(url, shard.path)}: cannot be decoded ({error}); run `prep verify {url}`") from error
+    for place in sorted(chosen):
+        shard = shards[place.shard]
+        rows = read_group(url, manifest, split, shard, place.group)
+        _count(sample, rows, manifest.tokenizer["special_ids"]["mask"])
+        if place == chosen[0]:
+            sample.passages += _passages(rows, seed, split, shard.path, place.first_row, manifest, texts)
     return sample
 
 
@@ -107,14 +101,6 @@ def _choose(shards: tuple[ShardInfo, ...], seed: int, enough: int) -> list[_Grou
         tokens += shard.tokens * shard.row_groups[place.group].rows / max(1, shard.rows)
         chosen.append(place)
     return chosen
-
-
-def _read(url: str, shard: ShardInfo, places: list[_Group], format: str) -> Iterator[tuple[_Group, Rows]]:
-    """One row group after the other. From a Parquet file on a disk, only these row groups are read."""
-    only_groups = storage.is_local(url) and format == "parquet"
-    source = str(storage.local_path(url)) if only_groups else storage.read_bytes(url)
-    for place in places:
-        yield place, FORMATS[format].read(source, shard.row_groups, [place.group])
 
 
 def _count(sample: Sample, rows: Rows, mask_id: int) -> None:

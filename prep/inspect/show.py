@@ -5,9 +5,8 @@ import numpy as np
 from prep.inspect.passages import LEGEND, passage, token_texts
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
-from shards.dataset import open_data_set
+from shards.dataset import open_data_set, read_group
 from shards.errors import UserError
-from shards.formats import FORMATS
 from shards.randomness import Purpose, address, below
 from shards.report.terminal import print_passage, styled, terminal
 
@@ -22,12 +21,7 @@ def show(url: str, split: str, count: int, seed: int) -> None:
         raise UserError(f"{url}: the split {split} is empty")
     texts = token_texts(load_prepared(storage.join(url, manifest.tokenizer["folder"])))
     shard = shards[int(below(address(seed, Purpose.SHOW, 0), np.uint64(len(shards))))]
-    try:
-        rows = FORMATS[manifest.settings["format"]].read(
-            storage.read_bytes(storage.join(url, shard.path)), shard.row_groups, [0]
-        )
-    except (ValueError, OSError) as error:
-        raise UserError(f"{storage.join(url, shard.path)}: cannot be decoded ({error}); run `prep verify {url}`") from error
+    rows = read_group(url, manifest, split, shard, 0)
     keys = address(seed, Purpose.SHOW, 1, np.arange(len(rows.sequence_lengths), dtype=np.uint64))
     console = terminal()
     console.print(styled(LEGEND))

@@ -18,6 +18,7 @@ from prep.tally import Tally
 from prep.tokens.store import Documents
 from shards import storage
 from shards.formats import FORMATS
+from shards.gate.rows import MAX_GROUP_TOKENS
 from shards.manifest import ShardInfo
 from shards.masking import mask_rows
 from shards.randomness import Purpose, address
@@ -77,7 +78,8 @@ def make_sequences(documents: Documents, recipe: Recipe, copy: int) -> tuple[Int
 
 def _write_shard(task: PairTask, number: int, rows: Rows, forced: int) -> ShardInfo:
     recipe, output = task.recipe, FORMATS[task.recipe.format]
-    group_rows = max(1, GROUP_SEQUENCES * recipe.max_seq_len // recipe.row_capacity)
+    group_tokens = min(GROUP_SEQUENCES * recipe.max_seq_len, MAX_GROUP_TOKENS)
+    group_rows = max(1, group_tokens // recipe.row_capacity)
     data, groups = output.write(rows, group_rows)
     path = f"{task.split}/{task.number:06d}-{number:04d}{output.SUFFIX}"
     storage.publish(storage.join(task.out, path), data)

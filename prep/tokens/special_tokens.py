@@ -5,7 +5,7 @@ post-processor, then from the names in use. Templates are what its post-processo
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,10 @@ def find_roles(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> di
     for role, names in NAMES.items():
         placed = [tokenizer.id_to_token(number) for number in by_template.get(role, ())]
         of_model = [_unknown_token(tokenizer)] if role == "unk" else []
-        candidates = (_configured_token(config, role, vocab, name), *placed, *of_model, *names)
+        configured = configured_token(config, role)
+        if configured is not None and (not isinstance(configured, str) or configured not in vocab):
+            raise UserError(f"--tokenizer {name}: its {role}_token is {configured!r}, which its vocabulary does not have")
+        candidates = (configured, *placed, *of_model, *names)
         token = next((token for token in candidates if token is not None and token in vocab), None)
         if token is not None:
             roles[role] = token
@@ -54,13 +57,10 @@ def find_roles(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> di
     return roles
 
 
-def _configured_token(config: Mapping[str, Any], role: str, vocab: Mapping[str, int], name: str) -> str | None:
-    """The token that tokenizer_config.json names for a role, as a string or as an object with `content`."""
+def configured_token(config: Mapping[str, Any], role: str) -> Any:
+    """The token that tokenizer_config.json names for a role, as a string or as an object with `content`; None if absent."""
     token = config.get(f"{role}_token")
-    token = token.get("content") if isinstance(token, Mapping) else token
-    if token is not None and (not isinstance(token, str) or token not in vocab):
-        raise UserError(f"--tokenizer {name}: its {role}_token is {token!r}, which its vocabulary does not have")
-    return token
+    return token.get("content") if isinstance(token, Mapping) else token
 
 
 def _unknown_token(tokenizer: Tokenizer) -> str | None:
@@ -92,6 +92,39 @@ def make_templates(tokenizer: Tokenizer) -> dict[str, Template]:
         first, end = places[0]
         templates["single"] = Template(tuple(single.ids[:first]), (), tuple(single.ids[end:]))
     return templates
+
+
+def typed_post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """The post-processor of a tokenizer.json that frames texts in the same way and gives segment B token type 1.
+
+    None if the tokenizer does so itself, or does not make pairs. RoBERTa's gives type 0 to both segments, but the trainer
+    trains with types 0 and 1.
+    """
+    templates = make_templates(tokenizer)
+    if templates.keys() != {"single", "pair"}:
+        return None
+    single, pair = templates["single"], templates["pair"]
+    encoding = _probe(tokenizer)[1]
+    b_start = encoding.sequence_ids.index(1) - (len(pair.between) - pair.between_a)
+    if encoding.type_ids == [int(i >= b_start) for i in range(len(encoding.ids))]:
+        return None
+
+    def special(ids: Sequence[int], token_type: int) -> list[dict[str, Any]]:
+        return [{"SpecialToken": {"id": tokenizer.id_to_token(number), "type_id": token_type}} for number in ids]
+
+    def text(side: str, token_type: int) -> list[dict[str, Any]]:
+        return [{"Sequence": {"id": side, "type_id": token_type}}]
+
+    a_part = special(pair.prefix, 0) + text("A", 0) + special(pair.between[: pair.between_a], 0)
+    b_part = special(pair.between[pair.between_a :], 1) + text("B", 1) + special(pair.suffix, 1)
+    ids = sorted({*single.prefix, *single.suffix, *pair.prefix, *pair.between, *pair.suffix})
+    names = {number: tokenizer.id_to_token(number) for number in ids}
+    return {
+        "type": "TemplateProcessing",
+        "single": special(single.prefix, 0) + text("A", 0) + special(single.suffix, 0),
+        "pair": a_part + b_part,
+        "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]} for number, name in names.items()},
+    }
 
 
 def _probe(tokenizer: Tokenizer) -> tuple[Encoding, Encoding]:

@@ -19,7 +19,7 @@ from prep.plan import Unit
 from prep.progress import Progress, save_progress
 from prep.records import HISTOGRAM_BINS, UnitRecord, finished
 from prep.settings import Splitting
-from prep.tokens.encoder import Encoder, EngineMismatchError
+from prep.tokens.encoder import REFERENCE, Encoder, EngineMismatchError
 from prep.tokens.sentences import split_sentences
 from prep.tokens.store import Documents, encode_segment, join_documents, segment_url
 from prep.tokens.tokenizer import load_prepared
@@ -44,7 +44,7 @@ class TokenizeTask:
     splitting: Splitting
     on_error: str
     tokenizer_url: str
-    fast: bool
+    engine: str  # `reference`, or the fast tokenizer with its version
     store: str
     num_partitions: int
     num_eval_partitions: int
@@ -95,8 +95,8 @@ class _Batch(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _encoder(tokenizer_url: str, fast: bool) -> Encoder:
-    return Encoder(load_prepared(tokenizer_url), fast)
+def _encoder(tokenizer_url: str, engine: str) -> Encoder:
+    return Encoder(load_prepared(tokenizer_url), engine)
 
 
 def tokenize_unit(task: TokenizeTask) -> UnitRecord:
@@ -108,9 +108,9 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
     if record and task.accepts(record):
         return record
     try:
-        record = _tokenize(task, _encoder(task.tokenizer_url, task.fast))
+        record = _tokenize(task, _encoder(task.tokenizer_url, task.engine))
     except EngineMismatchError:
-        record = _tokenize(task, _encoder(task.tokenizer_url, False))
+        record = _tokenize(task, _encoder(task.tokenizer_url, REFERENCE))
     record.publish(task.record_url)
     return record
 
@@ -119,6 +119,7 @@ def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
     """Writes the unit's segments. Returns the sum of the records of its batches and segments."""
     total = UnitRecord(bucket_documents=[0] * task.num_buckets, bucket_tokens=[0] * task.num_buckets)
     total.corpora = [[0] * 4 for _ in range(task.num_corpora)]
+    total.engines = {encoder.engine: 1}
     blocks: list[Documents] = []
     size = 0
     for batch in _read_batches(task):

@@ -3,8 +3,9 @@
 import hashlib
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from prep.tokens.special_tokens import NAMES, find_roles, find_words, make_templates, needs_leading_space
+from prep.tokens.special_tokens import NAMES, find_roles, find_words, make_templates, needs_leading_space, typed_post_processor
+from prep.tokens.tokenizer_config import DEFAULT_LIMIT, is_bert_tokenizer, kept_options, make_config
 from shards import storage
 from shards.dataset import WORDS_NAME
 from shards.errors import UserError
 from shards.manifest import TOKENIZER_FOLDER
 from shards.schema import column_dtypes
 from shards.template import Template
+from shards.tokenizer_check import lossy_features, read_definition
 
 # Of all tokens: a tokenizer that fits its corpus leaves far fewer unknown.
 MAX_UNKNOWN_SHARE = 0.01
@@ -35,6 +38,7 @@ class PreparedTokenizer:
 
     json_text: str
     roles: Mapping[str, str]  # role -> token
+    options: Mapping[str, Any] = field(default_factory=dict)  # fields of tokenizer_config.json that change no id
 
     @cached_property
     def reference(self) -> Tokenizer:
@@ -66,9 +70,22 @@ class PreparedTokenizer:
         return max(self.vocab.values()) + 1
 
     @cached_property
+    def unused_ids(self) -> list[tuple[int, int]]:
+        """[first, end) of each run of ids below `vocab_size` that no token has."""
+        ids = np.array(sorted({-1, *self.vocab.values()}))
+        gaps = np.flatnonzero(np.diff(ids) > 1)
+        return [(int(ids[i]) + 1, int(ids[i + 1])) for i in gaps]
+
+    @cached_property
+    def definition(self) -> dict[str, Any]:
+        """The content of tokenizer.json."""
+        definition: dict[str, Any] = json.loads(self.json_text)
+        return definition
+
+    @property
     def model(self) -> str:
         """WordPiece, BPE, Unigram or WordLevel."""
-        return str(json.loads(self.json_text)["model"].get("type", "WordPiece"))
+        return str(self.definition["model"].get("type", "WordPiece"))
 
     @cached_property
     def special_ids(self) -> dict[str, int]:
@@ -106,26 +123,29 @@ class PreparedTokenizer:
             "vocab_size": self.vocab_size,
             "id_type": column_dtypes(self.vocab_size)["input_ids"].name,
             "special_ids": self.special_ids,
+            "unused_ids": [list(run) for run in self.unused_ids],
             "templates": {name: template.to_json() for name, template in self.templates.items()},
         }
 
     def files(self) -> dict[str, bytes]:
         """Name -> content of the files that transformers' AutoTokenizer and other loaders read, tokenizer.json last."""
-        config: dict[str, Any] = {
-            "tokenizer_class": "BertTokenizer" if self.model == "WordPiece" else "PreTrainedTokenizerFast",
-            "model_max_length": 512,
-            **{f"{role}_token": token for role, token in self.roles.items()},
-        }
+        role_ids = {role: self.vocab[token] for role, token in self.roles.items()}
+        is_bert = is_bert_tokenizer(self.definition, role_ids, self.templates, is_gapless=not self.unused_ids)
         files = {}
-        if self.model == "WordPiece":
-            config["do_lower_case"] = bool((json.loads(self.json_text).get("normalizer") or {}).get("lowercase", False))
+        if is_bert:
             by_id = sorted(self.vocab, key=self.vocab.__getitem__)
             files[VOCAB_NAME] = "".join(f"{token}\n" for token in by_id).encode()
         if self.word_flags is not None:
             table = io.BytesIO()
             np.save(table, self.word_flags, allow_pickle=False)
             files[WORDS_NAME] = table.getvalue()
+        config = make_config(self.definition, self.roles, self.options, is_bert)
         return files | {CONFIG_NAME: json.dumps(config, indent=1).encode(), FILE_NAME: self.json_text.encode()}
+
+    def for_length(self, num_tokens: int) -> "PreparedTokenizer":
+        """The same tokenizer, whose saved limit (model_max_length) is at least this many tokens."""
+        limit = self.options.get("model_max_length", DEFAULT_LIMIT)
+        return self if num_tokens <= limit else replace(self, options={**self.options, "model_max_length": num_tokens})
 
     def save(self, folder: str) -> None:
         """Writes the files into `folder`. The last one marks the folder as complete."""
@@ -139,18 +159,32 @@ def is_saved(folder: str) -> bool:
 
 
 def load_prepared(folder: str) -> PreparedTokenizer:
-    """The tokenizer that `save` wrote into `folder`. Raises UserError if it is damaged."""
+    """The tokenizer that `save` wrote into `folder`. Raises UserError if it is damaged, or not what `save` writes."""
     url = storage.join(folder, FILE_NAME)
-    try:
-        text = storage.read_bytes(url).decode()
+    data = storage.read_bytes(url)
+    features = lossy_features(read_definition(data, url))
+    if features:
+        raise UserError(f"{url}: has {' and '.join(features)}, which a build never saves; build the data set again")
+    with library_errors(f"{url}: damaged", "remove it and build again"):
         config = json.loads(storage.read_bytes(storage.join(folder, CONFIG_NAME)))
-        prepared = PreparedTokenizer(text, {role: config[f"{role}_token"] for role in NAMES if f"{role}_token" in config})
-        _ = prepared.special_ids
+        roles = {role: config[f"{role}_token"] for role in NAMES if f"{role}_token" in config}
+        prepared = PreparedTokenizer(data.decode(), roles, kept_options(config))
+        _ = prepared.special_ids, prepared.templates, prepared.word_flags
+    return prepared
+
+
+@contextmanager
+def library_errors(problem: str, remedy: str) -> Iterator[None]:
+    """Turns whatever `tokenizers` raises into a UserError."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{url}: damaged ({error}); remove it and build again") from error
-    return prepared
+    except BaseException as error:
+        # The library raises bare Exception. A panic of it is a BaseException, and its class cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{problem} ({' '.join(str(error).split())[:200]}); {remedy}") from error
 
 
 def prepare(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> PreparedTokenizer:
@@ -160,30 +194,41 @@ def prepare(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> Prepa
     """
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    vocab = tokenizer.get_vocab(with_added_tokens=True)
-    last = max(vocab.values(), default=-1)
-    if last + 1 != len(vocab):
-        raise UserError(f"--tokenizer {name}: has {len(vocab)} entries and ids up to {last}; gaps in ids are not allowed")
-    try:
+    problem, remedy = f"--tokenizer {name}: cannot encode a text", "add an unknown token to it, or use another tokenizer"
+    with library_errors(problem, remedy):
+        if getattr(tokenizer.model, "dropout", None) is not None:
+            tokenizer.model.dropout = None  # BPE's, which makes the ids of a text random
         roles = find_roles(tokenizer, config, name)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(
-            f"--tokenizer {name}: cannot encode a text ({error}); add an unknown token to it, or use another tokenizer"
-        ) from error
-    tokenizer.add_special_tokens(list(roles.values()))  # marks tokens that exist as special; adds no id
-    text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=1)
-    return PreparedTokenizer(text, roles)
+        tokenizer.add_special_tokens(list(roles.values()))  # marks tokens that exist as special; adds no id
+        post_processor = typed_post_processor(tokenizer)
+        if post_processor:
+            definition = json.loads(tokenizer.to_str()) | {"post_processor": post_processor}
+            tokenizer = Tokenizer.from_str(json.dumps(definition))
+        text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=1)
+        prepared = PreparedTokenizer(text, roles, kept_options(config))
+        # They encode texts, too, so they are computed here, where an error has a name.
+        _ = prepared.templates, prepared.word_flags, prepared.needs_leading_space
+    return prepared
 
 
-def wordpiece(vocab: dict[str, int], lowercase: bool) -> Tokenizer:
-    """BERT's tokenizer over a vocabulary: its normalizer, its pre-tokenizer, and its template for pairs."""
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=SPECIAL_TOKENS["unk"], max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+def wordpiece(
+    vocab: dict[str, int],
+    lowercase: bool,
+    strip_accents: bool | None = None,
+    split_chinese: bool = True,
+    tokens: Mapping[str, str] = SPECIAL_TOKENS,
+) -> Tokenizer:
+    """BERT's tokenizer over a vocabulary: its normalizer, its pre-tokenizer, and its template for pairs.
+
+    `strip_accents` None: as `lowercase`. `split_chinese`: each Chinese character is a word. `tokens`: role -> token.
+    """
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=tokens["unk"], max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=split_chinese
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
+    cls, sep = tokens["cls"], tokens["sep"]
     if cls in vocab and sep in vocab:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{cls} $A {sep}",

@@ -181,7 +181,9 @@ def _printable(value: Any) -> Any:
 def bounds(chart: Lines) -> tuple[float, float]:
     """The lowest and the highest value on a chart's vertical axis."""
     values = [y for line in chart.lines for y in line.ys if y is not None]
-    low = 0.0 if chart.from_zero else min(values, default=0.0)
+    low = min(values, default=0.0)
+    if chart.from_zero:
+        low = min(low, 0.0)
     high = max(values, default=1.0) if chart.high is None else chart.high
     room = _ROOM * (high - low) if high > low else abs(low or 1.0) / 2
     return (low if chart.from_zero and high > low else low - room), high + room

@@ -92,7 +92,7 @@ def _histogram(chart: Bars) -> Iterator[Markup]:
 
     yield _PLOT.format(chart.title, _join(columns()))
     yield from _y_labels([(height, brief(height)) for height in heights], 0.0, top)
-    for number in range(0, count, -(-count // _MAX_LABELS)):
+    for number in range(0, count, max(1, -(-count // _MAX_LABELS))):
         yield _x_label(number / count, chart.bars[number].label.partition("-")[0], at_start=True)
     yield _END.format(chart.axis)
 

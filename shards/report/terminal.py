@@ -173,6 +173,6 @@ def _curve(line: Line, last: int, low: float, high: float, blocks: str) -> str:
             values = cells[number]
             # A value above the axis (the first steps' losses) gets the highest block.
             height = round(top * (sum(values) / len(values) - low) / (high - low)) if values else 0
-            character = blocks[min(top, height)] if values else " "
+            character = blocks[max(0, min(top, height))] if values else " "
         drawing += character
     return drawing

@@ -7,11 +7,11 @@ Everything here raises OSError; `files` and `reading` turn it into a StorageErro
 """
 
 import errno
-import fcntl
 import os
 import re
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +20,11 @@ from functools import cache
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
+
+if sys.platform != "linux":
+    sys.exit("bert-shards needs Linux (flock, posix_fallocate, /proc); use a container, or WSL on Windows")
+import fcntl  # after the check: Windows has no such module
 
 _TEMPORARY = ".tmp-"
 _TEMPORARY_NAME = re.compile(rf"\.(?P<target>.+){re.escape(_TEMPORARY)}(?P<boot>[0-9a-f]{{8}})-[0-9]+", re.DOTALL)
@@ -106,6 +110,15 @@ def _take_if_free(path: Path, temporary: Path) -> None:
     temporary.unlink(missing_ok=True)
 
 
+def lock(file: IO[str], shared: bool) -> bool:
+    """Locks an open file until it is closed or the process ends. False if another process has locked it."""
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def remove_abandoned(folder: Path, files: re.Pattern[str]) -> None:
     """Removes the temporary files of dead processes below the folder.
 
@@ -154,7 +167,7 @@ def list_files(folder: Path, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]
             if path.is_file():
                 yield _info(path)
             elif not path.exists():
-                raise OSError(errno.ENOENT, f"{path} is a link to nothing")
+                raise OSError(errno.ENOENT, "it is a link to nothing", str(path))
 
 
 def remove(path: Path) -> None:

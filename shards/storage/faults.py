@@ -7,7 +7,6 @@ imported or installed.
 import asyncio
 import errno
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -155,7 +154,7 @@ def storage_error(url: str, doing: str, error: Exception) -> StorageError:
 
 def _local_error(url: str, doing: str, error: Exception) -> StorageError:
     number = getattr(error, "errno", None)
-    reason = os.strerror(number) if number else _reason(error)
+    reason = getattr(error, "strerror", None) or _reason(error)
     remedy = _LOCAL_REMEDIES.get(number or 0, "check that it exists and that you may use it, then run the same command again")
     kind = MissingError if isinstance(error, FileNotFoundError) else StorageError
     place = getattr(error, "filename", None) if doing in ("list", "clean") else None

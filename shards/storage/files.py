@@ -24,11 +24,6 @@ from shards.storage.disk import FileInfo
 from shards.storage.faults import BusyError, MissingError, retried, translated
 from shards.storage.urls import is_local, local_path
 
-try:
-    import fcntl
-except ImportError as error:
-    raise ImportError("bert-shards runs on Linux only, because it locks folders with flock; on Windows use WSL") from error
-
 
 def find(url: str) -> FileInfo | None:
     """The file at `url`, or None where there is none (a folder is none)."""
@@ -148,8 +143,6 @@ def locked(url: str, name: str, holder: str, shared: bool = False) -> Iterator[N
         lock = open(path, "a+")  # noqa: SIM115  # held until the end
     with lock:
         with translated(url, "lock"):
-            try:
-                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"{url}: another {holder} is at work there; wait for it or choose another folder") from None
+            if not disk.lock(lock, shared):
+                raise BusyError(f"{url}: another {holder} is at work there; wait for it or choose another folder")
         yield

@@ -3,10 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
+from shards.dataset import read_group
 from shards.manifest import Manifest
 from shards.masking import unmask_rows
 from train.data.order import RowGroups
-from train.data.row_groups import read_group
 
 # Enough for the baseline: a row group has some 10^5 to 10^6 tokens, and n tokens leave an error of about vocab_size / 2n
 # nats. Documents are in random order, so that some row groups are a fair sample of all of them.
@@ -25,7 +25,7 @@ def count_tokens(url: str, manifest: Manifest, split: str, rank: int, world_size
     sample = np.unique(np.linspace(0, num_groups - 1, min(MAX_ROW_GROUPS, num_groups)).round().astype(np.int64))
     for group in sample[rank::world_size].tolist():
         shard = manifest.splits[split].shards[groups.shard[group]]
-        rows = read_group(url, manifest, shard, int(groups.in_shard[group]))
+        rows = read_group(url, manifest, split, shard, int(groups.in_shard[group]))
         counts += np.bincount(unmask_rows(rows).input_ids, minlength=len(counts))
     return counts
 

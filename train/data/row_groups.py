@@ -5,17 +5,13 @@ request, and kept as it is for as long as its groups are wanted; or, with a cach
 there, and from the bucket until then. A group is decoded once and kept for as long as it is wanted.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
-
-import numpy as np
 
 from shards import storage
-from shards.dataset import check_whole, fetch_whole
+from shards.dataset import check_whole, decode, fetch_whole, read_part
 from shards.errors import UserError
-from shards.formats import FORMATS
 from shards.manifest import Manifest, ShardInfo
 from shards.schema import Rows
 from train.data.leases import Lease
@@ -23,8 +19,6 @@ from train.data.order import RowGroups
 from train.data.prefetch import Prefetcher
 
 _RANGES_AT_ONCE = 4  # a thread: what is not in the cache yet is mostly waited for
-Ranges = Callable[[int, int], bytes]
-"""What gives `length` bytes from `start` on."""
 _Opened = memoryview | Lease | None
 """A shard's bytes, or the shard in the cache, or neither: it is read by ranges from where it is."""
 
@@ -38,22 +32,12 @@ def check_sizes(url: str, manifest: Manifest, split: str) -> None:
             raise UserError(f"{storage.join(url, shard.path)}: {found}, the manifest says {shard.bytes}; build it again")
 
 
-def read_group(url: str, manifest: Manifest, shard: ShardInfo, group: int) -> Rows:
-    """The rows of one row group, read by ranges, without a look at the rest of its shard. Raises UserError."""
-    place = storage.join(url, shard.path)
-    try:
-        data = _part(partial(storage.read_bytes, place), shard, group)
-        return FORMATS[manifest.settings["format"]].read(data, shard.row_groups, [group])
-    except (ValueError, OSError) as error:
-        raise UserError(f"{place}: row group {group} cannot be decoded ({error}); `prep verify` says more") from error
-
-
 class DecodedGroups:
     """The row groups that are wanted now, as futures of their rows. For one thread to call; its own threads do the work."""
 
     def __init__(self, url: str, manifest: Manifest, split: str, threads: int, prefetcher: Prefetcher | None = None) -> None:
         """The prefetcher of the split's shards, where there is a cache, ends with this object."""
-        self._url, self._format = url, FORMATS[manifest.settings["format"]]
+        self._url, self._manifest, self._split = url, manifest, split
         self._shards = manifest.splits[split].shards
         self._groups = RowGroups.of(manifest.splits[split])
         self._prefetcher = prefetcher
@@ -117,16 +101,16 @@ class DecodedGroups:
             return rows
         try:
             if not isinstance(data, memoryview):
-                data = _part(partial(storage.read_bytes, url), shard, group)
+                data = read_part(partial(storage.read_bytes, url), shard, group)
                 self._count(misses=1, fetched_bytes=shard.row_groups[group].bytes)
-            return self._format.read(data, shard.row_groups, [group])
+            return decode(self._manifest, self._split, shard, data, [group])
         except (ValueError, OSError) as error:
             raise UserError(f"{url}: row group {group} cannot be decoded ({error}); `prep verify` says more") from error
 
     def _from_cache(self, shard: ShardInfo, group: int, lease: Lease) -> Rows | None:
         """The rows as the cache has them; None where its disk has damaged them since the shard was checked."""
         try:
-            rows = self._format.read(_part(lease.read, shard, group), shard.row_groups, [group])
+            rows = decode(self._manifest, self._split, shard, read_part(lease.read, shard, group), [group])
         except (ValueError, OSError, storage.StorageError):
             if self._prefetcher:
                 self._prefetcher.cache.discard(lease)
@@ -137,13 +121,3 @@ class DecodedGroups:
     def _count(self, **more: int) -> None:
         if self._prefetcher:
             self._prefetcher.cache.count(**more)
-
-
-def _part(read: Ranges, shard: ShardInfo, group: int) -> memoryview:
-    """A shard's bytes with only one row group and what follows the last one read; the rest is never touched memory."""
-    data: Any = np.zeros(shard.bytes, np.uint8)
-    wanted, last = shard.row_groups[group], shard.row_groups[-1]
-    footer = last.offset + last.bytes
-    for start, length in ((wanted.offset, wanted.bytes), (footer, shard.bytes - footer)):
-        data[start : start + length] = np.frombuffer(read(start, length), np.uint8)
-    return memoryview(data)

@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import Manifest
+from shards.tokenizer_check import follow_flags, read_definition, vocabulary
 
 # Texts on which tokenizers of the same entries can differ: case, accents (composed and not), ligatures and full-width letters,
 # Chinese, Japanese and Korean without spaces, punctuation, control characters and odd spaces, numbers, long words.
@@ -45,11 +46,13 @@ def compare_tokenizers(model: str, data_url: str, manifest: Manifest) -> Iterato
     url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
     data = storage.read_bytes(url)
     _compare_entries(model, _vocabulary(file.read_bytes(), str(file)), _vocabulary(data, url))
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "tokenizer.json"
-        copy.write_bytes(data)
-        data_tokenizer = _load(copy, url)
-    model_tokenizer = _load(file, str(file))
+    data_tokenizer = _load_definition(read_definition(data, url), url)
+    if file.suffix == ".json":
+        definition = read_definition(file.read_bytes(), str(file))
+        model_tokenizer = _load_definition(follow_flags(definition, _config(model), "tokenizer_config.json"), str(file))
+    else:
+        with _one_line(str(file)):
+            model_tokenizer = AutoTokenizer.from_pretrained(file.parent)
     for sample in SAMPLES:
         for text in (*sample.split(" "), sample):  # words first: the example is then short
             ids, own_ids = _encode(data_tokenizer, text, url), _encode(model_tokenizer, text, str(file))
@@ -68,22 +71,32 @@ def _encode(tokenizer: Any, text: str, place: str) -> list[int]:
 
 def _tokenizer_file(model: str) -> Path | None:
     """The model's tokenizer.json or, where it has none, its vocab.txt. `prep build --tokenizer` takes them in this order."""
-    for name in ("tokenizer.json", "vocab.txt"):
-        try:
-            path = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
-        except OSError:  # the hub answered a moment ago, for the configuration
-            path = None
-        if path:
-            return Path(path)
-    return None
+    return _file(model, "tokenizer.json") or _file(model, "vocab.txt")
 
 
-def _load(file: Path, place: str) -> Any:
-    """The tokenizer as transformers runs it."""
-    with _one_line(place):
-        if file.suffix == ".json":
-            return PreTrainedTokenizerFast(tokenizer_file=str(file))  # type: ignore[no-untyped-call]
-        return AutoTokenizer.from_pretrained(file.parent)
+def _file(model: str, name: str) -> Path | None:
+    try:
+        path = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
+    except OSError:  # the hub answered a moment ago, for the configuration
+        path = None
+    return Path(path) if path else None
+
+
+def _config(model: str) -> dict[str, Any]:
+    """The content of the model's tokenizer_config.json; empty if there is none."""
+    file = _file(model, "tokenizer_config.json")
+    with _one_line(str(file)):
+        return dict(json.loads(file.read_bytes())) if file else {}
+
+
+def _load_definition(definition: dict[str, Any], place: str) -> Any:
+    """The tokenizer of a tokenizer.json as transformers runs it, without what a build switches off."""
+    model = {name: value for name, value in definition["model"].items() if name != "dropout"}
+    definition = definition | {"truncation": None, "padding": None, "model": model}
+    with _one_line(place), tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "tokenizer.json"
+        copy.write_text(json.dumps(definition), encoding="utf8")
+        return PreTrainedTokenizerFast(tokenizer_file=str(copy))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -115,9 +128,6 @@ def _vocabulary(data: bytes, place: str) -> dict[str, int]:
     try:
         if not place.endswith(".json"):
             return {token.rstrip("\r"): number for number, token in enumerate(data.decode().rstrip("\n").split("\n"))}
-        value = json.loads(data)
-        vocab = value["model"]["vocab"]
-        vocab = vocab if isinstance(vocab, dict) else {token: number for number, (token, _) in enumerate(vocab)}  # Unigram
-        return vocab | {token["content"]: token["id"] for token in value["added_tokens"]}
+        return vocabulary(read_definition(data, place))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{place}: not a vocabulary that can be compared ({error!r})") from error

@@ -1,18 +1,23 @@
 import gzip
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
+import containers
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from containers import texts_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prep.corpus import documents
+from prep.corpus import documents, text
 from prep.corpus.documents import Document, Fault, InputFile, Rule, Span
+from prep.corpus.files import Corpus, list_inputs
 from prep.corpus.read import read_documents
+from shards.errors import UserError
 from shards.storage import StorageError
 
 if sys.version_info >= (3, 14):
@@ -34,10 +39,6 @@ def read(file: InputFile, document: str = "line", edges: Sequence[int] = ()) -> 
     stops = [*edges, None]
     spans = [Span(file, start, stop) for start, stop in zip(starts, stops, strict=True)]
     return [item for span in spans for item in read_documents(span, Rule(document, "text"))]
-
-
-def texts_of(items: Sequence[Document | Fault]) -> list[str]:
-    return [item.text for item in items if isinstance(item, Document)]
 
 
 LINES = st.lists(st.sampled_from(["a b", "", "  ", "zwölf", "\t", "c.", "\r", "dd dd", "\x0c"]), max_size=30)
@@ -180,3 +181,64 @@ def test_a_file_that_went_away_is_no_fault_of_the_content(tmp_path: Path) -> Non
         file = InputFile(0, "gone", str(tmp_path / "gone"), 1, "", kind, "")
         with pytest.raises(StorageError, match="gone: cannot read it: No such file"):
             read(file)
+
+
+@pytest.mark.parametrize("change", ["cut", "grown", "rewritten", "removed"])
+def test_a_file_that_is_changed_while_it_is_read_stops_by_name(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("words of a line\n" * 200_000)
+    (file,) = list_inputs(Corpus([str(path)]))
+    items = read_documents(Span(file), Rule("line", "text"))
+    next(items)
+    if change == "cut":
+        with path.open("r+b") as opened:
+            opened.truncate(1_600_000)
+    elif change == "grown":
+        with path.open("ab") as opened:
+            opened.write(b"more\n")
+    elif change == "rewritten":
+        path.write_text("other of a line\n" * 200_000)
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=r"a\.txt: was (changed after it was listed|removed while it was read)"):
+        list(items)
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.jsonl.gz", gzip.compress), ("a.parquet", None), ("a.tar", None)])
+def test_a_cut_that_looks_like_damage_is_a_change(name: str, pack: Callable[[bytes], bytes] | None, tmp_path: Path) -> None:
+    make = {"a.parquet": containers.parquet, "a.tar": containers.tar_of_texts}.get(name, containers.jsonl)
+    content = make([f"{i} words" for i in range(5000)])
+    (tmp_path / name).write_bytes(pack(content) if pack else content)
+    (file,) = list_inputs(Corpus([str(tmp_path / name)]))
+    with (tmp_path / name).open("r+b") as opened:
+        opened.truncate(file.bytes // 2)
+    with pytest.raises(UserError, match="was changed after it was listed"):
+        list(read_documents(Span(file), Rule("line", "text")))
+
+
+@pytest.mark.parametrize("document", ["line", "blank-line"])
+def test_one_huge_line_costs_each_of_its_ranges_no_more_than_the_range(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text, "_CHUNK_BYTES", 1 << 10)
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"x" * 1_000_000 + b"\nend\n")
+    stream = BytesIO(path.read_bytes())
+    cut = {"line": text.cut_lines, "blank-line": text.cut_paragraphs}[document]
+    for start in range(10_000, 900_000, 90_000):
+        buffered = BufferedReader(stream, 1 << 10)
+        assert not list(cut(buffered, start, start + 10_000))
+        assert buffered.detach().tell() <= start + 10_000 + (4 << 10)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("blank", ["", " \t", "\u3000", "\u00a0 ", "\u2003\u0085"])
+def test_line_ends_and_blank_lines_of_all_kinds(ending: str, blank: str, tmp_path: Path) -> None:
+    documents_of_lines = [[f"document {i} begins", f"文 {i} 。"] for i in range(9)]
+    path = tmp_path / "a.txt"
+    path.write_bytes(f"{ending}{blank}{ending}".join(ending.join(lines) for lines in documents_of_lines).encode())
+    found = read(input_file(path), "blank-line")
+    assert [item.splitlines() for item in texts_of(found)] == documents_of_lines
+    assert len(texts_of(read(input_file(path), "line"))) == 18
+    if ending == "\r":
+        assert not any("\r" in item for item in texts_of(found)), "sentences end at LF"

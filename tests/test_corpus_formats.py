@@ -8,14 +8,12 @@ import containers
 import numpy as np
 import pytest
 from commands import run_prep, run_prep_process
-from containers import COMPRESS, CONTAINERS
+from containers import COMPRESS, CONTAINERS, read_file, texts_of
 from hub_server import serve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prep.corpus.documents import Document, Fault, Rule, Span
-from prep.corpus.files import Corpus, list_inputs
-from prep.corpus.read import read_documents
+from prep.corpus.documents import Document, Fault, Rule
 from prep.plan import make_plan
 from prep.settings import Settings
 from prep.tokens.store import Documents, join_documents, read_buckets, segment_url
@@ -41,16 +39,11 @@ def files(folder: Path, documents: list[str]) -> Iterator[Path]:
     yield path
 
 
-def read(path: Path) -> list[Document | Fault]:
-    (file,) = list_inputs(Corpus([str(path)]))
-    return list(read_documents(Span(file), RULE))
-
-
 @given(DOCUMENTS)
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_container_gives_the_same_documents(tmp_path: Path, documents: list[str]) -> None:
     for path in files(tmp_path, documents):
-        found = read(path)
+        found = read_file(path)
         assert [item.text for item in found if isinstance(item, Document)] == documents, path.name
         positions = [item.position for item in found]
         assert sorted(set(positions)) == positions
@@ -68,7 +61,7 @@ def token_store(path: Path, scratch: Path, tokenizer: str) -> Documents:
             splitting=asked.splitting,
             on_error="stop",
             tokenizer_url=tokenizer,
-            fast=True,
+            engine="reference",
             store=str(scratch),
             num_partitions=plan.num_partitions,
             num_eval_partitions=plan.num_eval_partitions,
@@ -107,7 +100,7 @@ def test_html_pages_give_their_main_text_and_other_types_are_counted(tmp_path: P
         containers.response(b"plain text", "text/plain"),
     ]
     path.write_bytes(COMPRESS[".gz"](b"".join(records)))
-    html, image, gone, plain = read(path)
+    html, image, gone, plain = read_file(path)
     assert isinstance(html, Document) and "Caf\xe9 au lait." in html.text and "var x" not in html.text
     assert isinstance(image, Fault) and (image.reason, image.num_bytes) == ("not_wanted", 5)
     assert isinstance(gone, Fault) and gone.reason == "not_wanted"
@@ -130,7 +123,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_file_gives_what_stands_before_and_one_fault(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(DAMAGED[name]())
-    *before, last = read(tmp_path / name)
+    *before, last = read_file(tmp_path / name)
     assert isinstance(last, Fault) and last.reason == "damaged", last
     assert all(isinstance(item, Document) for item in before)
     nothing_before = ("not.", "bz2", "xz")  # the latter two hand on whole blocks only
@@ -141,7 +134,7 @@ def test_members_that_are_not_text_are_faults(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     members = {"one.txt": b"text", "two.jpg": b"\xff\xd8\xff\0", "three.md": b"more text", ".hidden.txt": b"no"}
     path.write_bytes(containers.tar(members | {"four.json": b'{"title": "x"}', "five.dat": b"a\0b"}))
-    found = read(path)
+    found = read_file(path)
     assert [item.text for item in found if isinstance(item, Document)] == ["text", "more text"]
     assert [item.reason for item in found if isinstance(item, Fault)] == ["not_text", "not_wanted", "no_text_field", "not_text"]
 
@@ -204,14 +197,14 @@ def test_what_stands_behind_a_damaged_header_or_an_end_is_not_lost_in_silence(tm
     flipped[12 * 1024 + 3] ^= 1
     for content, before in ((bytes(flipped), 12), (whole + whole, 40)):
         (tmp_path / "a.tar").write_bytes(content)
-        *documents, last = read(tmp_path / "a.tar")
+        *documents, last = read_file(tmp_path / "a.tar")
         assert len(documents) == before and isinstance(last, Fault) and last.reason == "damaged"
 
 
 def test_names_that_are_equal_up_to_a_dot_cost_no_text(tmp_path: Path) -> None:
     members = {f"page.{number}.txt": f"text {number}".encode() for number in range(30)} | {"page.meta.json": b'{"text": "no"}'}
     (tmp_path / "a.tar").write_bytes(containers.tar(members))
-    assert [item.text for item in read(tmp_path / "a.tar") if isinstance(item, Document)] == [f"text {i}" for i in range(30)]
+    assert texts_of(read_file(tmp_path / "a.tar")) == [f"text {i}" for i in range(30)]
 
 
 def chunked(body: bytes) -> bytes:
@@ -233,11 +226,11 @@ def test_bodies_are_decoded_as_they_came_over_the_wire(tmp_path: Path) -> None:
         containers.response(packed[:-12], f"{kind}\r\nContent-Encoding: br"),
     ]
     (tmp_path / "a.warc").write_bytes(b"".join(records))
-    found = read(tmp_path / "a.warc")
+    found = read_file(tmp_path / "a.warc")
     expected = [text.decode("latin-1"), text.decode("latin-1"), *[text.decode("latin-1")] * 4, "broken_http"]
     assert [item.text if isinstance(item, Document) else item.reason for item in found] == expected
 
 
 def test_a_parquet_file_that_is_named_like_wikiextractors_is_parquet(tmp_path: Path) -> None:
     (tmp_path / "wiki_1.parquet").write_bytes(containers.parquet(["one", "two"]))
-    assert [item.text for item in read(tmp_path / "wiki_1.parquet") if isinstance(item, Document)] == ["one", "two"]
+    assert [item.text for item in read_file(tmp_path / "wiki_1.parquet") if isinstance(item, Document)] == ["one", "two"]

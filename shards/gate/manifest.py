@@ -1,0 +1,161 @@
+"""The gate of `manifest.json`: every field that a reader uses has its type, its bounds, and agrees with the others."""
+
+import re
+
+from shards.gate.fields import Field
+from shards.gate.rows import MAX_GROUP_TOKENS, MAX_SEQ_LEN, MAX_VOCAB_SIZE
+from shards.schema import token_dtype
+
+PAIRINGS = ("nsp", "paragraph", "sop", "none")
+MASK_UNITS = ("token", "word", "span", "ngram")
+SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar.gz"}
+TOKENIZER_FOLDER = "tokenizer"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "word_starts.npy")
+SPLITS = ("train", "eval")
+_SHA256 = "[0-9a-f]{64}"
+_MAX_SHARD_BYTES = 1 << 40
+_MAX_UNUSED_RUNS = 1 << 16
+_MAX_TEMPLATE = 256  # tokens of one side
+_SHARD_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}"
+
+
+def check_manifest(manifest: Field) -> None:
+    """Raises ValueError that names the first field which is missing, of another type, or out of bounds."""
+    manifest["recipe_version"].integer(0, 1 << 31)
+    capacity = _check_settings(manifest["settings"])
+    _check_tokenizer(manifest["tokenizer"], manifest["settings"]["pairing"].text())
+    splits = manifest["splits"]
+    splits.require(set(splits.object()) == set(SPLITS), "must have the fields train and eval")
+    suffix = SUFFIXES[manifest["settings"]["format"].text()]
+    for name, split in splits.fields():
+        shards = split["shards"].items()
+        for shard in shards:
+            _check_shard(shard, f"{name}/{_SHARD_NAME}{re.escape(suffix)}", capacity)
+        paths = {shard["path"].text() for shard in shards}
+        split["shards"].require(len(paths) == len(shards), "must name each shard once")
+    _check_ledger(manifest["ledger"])
+    _check_inputs(manifest["inputs"])
+    for _, version in manifest["made_with"].fields():
+        version.text()
+
+
+def _check_settings(settings: Field) -> int:
+    """Returns the capacity of a row."""
+    settings["format"].one_of(SUFFIXES)
+    settings["masking"].one_of(("static", "dynamic"))
+    settings["mask_prob"].number(0.0, 1.0)
+    settings["mask_unit"].one_of(MASK_UNITS)
+    for name in ("mask_replace_prob", "random_replace_prob"):
+        settings[name].number(0.0, 1.0)
+    settings["pairing"].one_of(PAIRINGS)
+    settings["cross_documents"].flag()
+    settings["copies"].integer(1, 1_000)
+    settings["seed"].integer()
+    max_seq_len = settings["max_seq_len"].integer(1, MAX_SEQ_LEN)
+    pack_to = settings["pack_to"].integer(0, MAX_SEQ_LEN)
+    settings["pack_to"].require(not 0 < pack_to < max_seq_len, f"must be 0 or at least max_seq_len ({max_seq_len})")
+    for _, value in settings.fields():
+        for scalar in value.items(10_000) if isinstance(value.value, list) else [value]:
+            scalar.scalar()
+    return pack_to or max_seq_len
+
+
+def _check_tokenizer(tokenizer: Field, pairing: str) -> None:
+    tokenizer["fingerprint"].text(_SHA256)
+    tokenizer["folder"].one_of((TOKENIZER_FOLDER,))
+    files = tokenizer["files"]
+    for name, digest in files.fields():
+        files.require(name in TOKENIZER_FILES, f"must name none but {', '.join(TOKENIZER_FILES)}")
+        digest.text(_SHA256)
+    for name in TOKENIZER_FILES[:2]:
+        files[name].text()
+    tokenizer["model"].text("[A-Za-z]{1,40}")
+    vocab_size = tokenizer["vocab_size"].integer(1, MAX_VOCAB_SIZE)
+    tokenizer["id_type"].one_of((token_dtype(vocab_size).name,))
+    for _, number in tokenizer["special_ids"].fields():
+        number.integer(0, vocab_size - 1)
+    end = 0
+    for run in tokenizer["unused_ids"].items(_MAX_UNUSED_RUNS):
+        edges = [edge.integer(0, vocab_size) for edge in run.items(2)]
+        run.require(len(edges) == 2 and end <= edges[0] < edges[1], "must be [first, end), after the run before it")
+        end = edges[1]
+    for role in ("pad", "mask"):
+        tokenizer["special_ids"][role].integer()
+    for _, template in tokenizer["templates"].fields():
+        for side in ("prefix", "between", "suffix"):
+            for number in template[side].items(_MAX_TEMPLATE):
+                number.integer(0, vocab_size - 1)
+        template["between_a"].integer(0, len(template["between"].items()))
+    tokenizer["templates"]["single" if pairing == "none" else "pair"].object()
+
+
+def _check_shard(shard: Field, path: str, capacity: int) -> None:
+    shard["path"].text(path)
+    num_bytes = shard["bytes"].integer(1, _MAX_SHARD_BYTES)
+    for name in ("sha256", "columns_sha256"):
+        shard[name].text(_SHA256)
+    rows = shard["rows"].integer(1)
+    most = {}
+    for name, sum_name, bound in (
+        ("max_row_tokens", "tokens", capacity),
+        ("max_sequences_per_row", "sequences", capacity),
+        ("max_masked_per_row", "masked_tokens", capacity),
+    ):
+        most[name] = shard[name].integer(0, bound)
+        shard[sum_name].integer(0, rows * most[name])
+    sequences, tokens = shard["sequences"].value, shard["tokens"].value
+    shard["sequences"].require(rows <= sequences <= tokens, "must be from its rows to its tokens")
+    shard["masked_tokens"].integer(0, tokens)
+    shard["forced_not_next"].integer(0, shard["not_next"].integer(0, sequences))
+    total = _check_row_groups(shard["row_groups"], num_bytes, capacity)
+    shard["rows"].require(rows == total, f"must be the {total} rows of its row groups")
+
+
+def _check_row_groups(groups: Field, num_bytes: int, capacity: int) -> int:
+    """Returns the sum of their rows."""
+    end = total = 0
+    most = max(1, MAX_GROUP_TOKENS // capacity)
+    for group in groups.items():
+        numbers = [number.integer() for number in group.items(3)]
+        group.require(len(numbers) == 3, "must be [rows, offset, bytes]")
+        group.require(1 <= numbers[0] <= most, f"must have from 1 to {most} rows")
+        group.require(numbers[1] >= end, "must begin after the row group before it")
+        total, end = total + numbers[0], numbers[1] + numbers[2]
+    groups.require(end <= num_bytes, f"must end within the {num_bytes} bytes of the shard")
+    return total
+
+
+def _check_ledger(ledger: Field) -> None:
+    for unit in ("documents", "bytes"):
+        for name in ("in", "used"):
+            ledger[unit][name].integer()
+        for _, number in ledger[unit]["dropped"].fields():
+            number.integer()
+    for name in ("sentences", "tokens", "unknown_tokens"):
+        ledger[name].integer()
+    for name in SPLITS:
+        pairs = ledger["pairs"][name]
+        for part in ("documents", "made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped", "separators"):
+            pairs[part].integer()
+    for name in ("document_tokens_histogram", "sentence_tokens_histogram"):
+        for count in ledger[name].items(64):
+            count.integer()
+    for name in ("sampled", "different", "dropped_tokens"):
+        ledger["duplicates"][name].integer()
+    for corpus in ledger["corpora"].items(10_000):
+        for name in ("documents", "copies", "bytes", "tokens"):
+            corpus[name].integer()
+        for name in ("weight", "share"):
+            corpus[name].number(0.0, 1e9)
+    for fault in ledger["faults"].items(10_000):
+        for _, value in fault.fields():
+            value.scalar()
+
+
+def _check_inputs(inputs: Field) -> None:
+    for name in ("files", "bytes"):
+        inputs[name].integer()
+    inputs["sha256"].text(_SHA256)
+    for file in inputs["listed"].items(10_000):
+        file["name"].text()
+        file["bytes"].integer()

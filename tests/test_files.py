@@ -1,0 +1,47 @@
+"""What is listed of a corpus."""
+
+from pathlib import Path
+
+import pytest
+from containers import texts_of
+
+from prep.corpus.documents import Rule, Span
+from prep.corpus.files import Corpus, list_inputs
+from prep.corpus.read import read_documents
+from shards.errors import UserError
+
+
+def names(folder: Path) -> list[str]:
+    return [file.name for file in list_inputs(Corpus([str(folder)]))]
+
+
+def test_hidden_names_are_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("words\n")
+    (tmp_path / ".#notes.txt").symlink_to("me@host.1:2")
+    (tmp_path / "_dead").symlink_to("nowhere")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").symlink_to("nowhere")
+    assert names(tmp_path) == ["notes.txt"]
+
+
+def test_a_dead_link_of_an_ordinary_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"link to nothing|No such file"):
+        names(tmp_path)
+
+
+def test_any_name_on_a_disk_is_a_path(tmp_path: Path) -> None:
+    for name in ("std::vector.txt", "a#b?c[1].txt", "12:30 s3:bucket.txt", "ünïcode %41.txt"):
+        (tmp_path / name).write_text(f"the words of {name}\n")
+    (tmp_path / "a::b").mkdir()
+    (tmp_path / "a::b" / "c.txt").write_text("inside\n")
+    inputs = list_inputs(Corpus([str(tmp_path)]))
+    read = {file.name: texts_of(list(read_documents(Span(file), Rule("line", "text")))) for file in inputs}
+    expected = {path.name: [f"the words of {path.name}"] for path in tmp_path.glob("*.txt")}
+    assert read == expected | {"a::b/c.txt": ["inside"]}
+
+
+def test_a_corpus_that_adds_nothing_has_no_weight(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words\n")
+    with pytest.raises(UserError, match="adds no new files"):
+        list_inputs(Corpus([str(tmp_path), str(tmp_path / "a.txt")], weighted=True))
