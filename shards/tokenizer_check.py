@@ -74,8 +74,8 @@ def follow_flags(definition: Mapping[str, Any], config: Mapping[str, Any], place
 
 
 def _behaviour(normalizer: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    lowercase, strip = normalizer["lowercase"], normalizer["strip_accents"]
-    return lowercase, lowercase if strip is None else strip, normalizer["handle_chinese_chars"]
+    lowercase, strip = normalizer.get("lowercase"), normalizer.get("strip_accents")  # a field that lacks is the library's error
+    return lowercase, lowercase if strip is None else strip, normalizer.get("handle_chinese_chars")
 
 
 def vocabulary(definition: Mapping[str, Any]) -> dict[str, int]:

@@ -17,6 +17,7 @@ import fsspec
 import pytest
 from commands import HANG_S, ROOT, run_prep
 from faulty_proxy import FaultyProxy
+from hub_server import serve
 from test_storage_faults import MB, free_port
 
 from shards import storage
@@ -205,3 +206,31 @@ def test_urls_that_listing_would_break_are_refused(tmp_path: Path) -> None:
         archive.writestr("a.txt", "text")
     with pytest.raises(StorageError, match="lose a part of the URL"):
         storage.list_files(f"zip://*.txt::{tmp_path}/a.zip")
+
+
+def test_a_web_server_with_dates_alone_gives_versions(web: tuple[Path, FaultyProxy]) -> None:
+    folder, proxy = web
+    versions = []
+    for number, seconds in enumerate((1_000_000_000, 1_100_000_000)):
+        (folder / "a.txt").write_bytes(b"same size %d" % number)
+        os.utime(folder / "a.txt", (seconds, seconds))
+        info = storage.find(f"{proxy.url}/a.txt")
+        assert info is not None
+        versions.append(info.version)
+    assert versions[0] != versions[1] and all(versions)
+
+
+def test_files_of_the_hub_have_versions(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one")
+    code = "from shards import storage; print([info.version for info in storage.list_files('hf://datasets/user/set')])"
+    with serve(tmp_path, "user/set") as endpoint:
+        environment = os.environ | {"HF_ENDPOINT": endpoint}
+        found = []
+        for text in (b"one", b"two"):  # of one size
+            (tmp_path / "a.txt").write_bytes(text)
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            found.append(done.stdout)
+    assert found[0] != found[1] and "''" not in found[0]

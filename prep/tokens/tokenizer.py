@@ -169,7 +169,7 @@ def load_prepared(folder: str) -> PreparedTokenizer:
         config = json.loads(storage.read_bytes(storage.join(folder, CONFIG_NAME)))
         roles = {role: config[f"{role}_token"] for role in NAMES if f"{role}_token" in config}
         prepared = PreparedTokenizer(data.decode(), roles, kept_options(config))
-        _ = prepared.special_ids, prepared.templates, prepared.word_flags
+        prepared.describe()  # computes all that readers ask for, so that an error has a name
     return prepared
 
 

@@ -89,9 +89,12 @@ def _check_masks(rows: Rows, limits: Limits, offsets: Offsets) -> None:
     last = offsets[1:][has_masked] - 1
     ascends = positions[1:] > positions[:-1]
     ascends[last[:-1]] = True  # the next position is in another row
+    row_lengths = np.diff(rows.token_offsets)
+    if (positions[last] >= row_lengths[has_masked]).any() or (
+        not ascends.all() and (positions >= np.repeat(row_lengths, np.diff(offsets))).any()
+    ):
+        raise ValueError("masked_positions holds a position outside its row")
     if not ascends.all():
         raise ValueError("masked_positions is not strictly ascending in every row")
-    if (positions[last] >= np.diff(rows.token_offsets)[has_masked]).any():
-        raise ValueError("masked_positions holds a position outside its row")
     if int(rows.masked_labels.max(initial=0)) >= limits.vocab_size:
         raise ValueError(f"masked_labels holds {rows.masked_labels.max()}, the vocabulary has {limits.vocab_size} entries")
