@@ -40,6 +40,7 @@ class ShardInfo:
     not_next: int
     forced_not_next: int
     max_row_tokens: int
+    max_sequence_tokens: int
     max_sequences_per_row: int
     max_masked_per_row: int
     row_groups: tuple[RowGroup, ...]
@@ -57,7 +58,7 @@ class ShardInfo:
 
 
 _SUMS = ("rows", "sequences", "tokens", "masked_tokens", "not_next", "forced_not_next", "bytes")
-_MAXIMA = ("max_row_tokens", "max_sequences_per_row", "max_masked_per_row")
+_MAXIMA = ("max_row_tokens", "max_sequence_tokens", "max_sequences_per_row", "max_masked_per_row")
 
 
 @dataclass(frozen=True)
