@@ -99,9 +99,9 @@ class UnitRecord:
         return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
 
 
-def _sum(mine: Sequence[int], theirs: Sequence[int]) -> list[int]:
+def _sum(first: Sequence[int], second: Sequence[int]) -> list[int]:
     """Item by item; an empty list is all zeros."""
-    return [a + b for a, b in zip(mine, theirs, strict=True)] if mine and theirs else list(mine or theirs)
+    return [a + b for a, b in zip(first, second, strict=True)] if first and second else list(first or second)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a pair task is told: which documents it builds, and how."""
+"""The settings of a pair task: which documents it builds, and how."""
 
 from dataclasses import dataclass
 

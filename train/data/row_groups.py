@@ -1,8 +1,8 @@
 """Row groups of a split, fetched, checked and decoded by threads ahead of need.
 
 A shard on a disk is hashed when it is first needed and then read by ranges. One in a bucket is fetched whole, in one
-request, and kept as it is for as long as its groups are wanted; or, with a cache, read by ranges: from the cache once it is
-there, and from the bucket until then. A group is decoded once and kept for as long as it is wanted.
+request, and kept as it is for as long as its groups are needed; or, with a cache, read by ranges: from the cache once it is
+there, and from the bucket until then. A group is decoded once and kept for as long as it is needed.
 """
 
 from collections.abc import Collection
@@ -28,12 +28,12 @@ def check_sizes(url: str, manifest: Manifest, split: str) -> None:
     sizes = {storage.relative(info.url, url): info.bytes for info in storage.list_files(storage.join(url, split))}
     for shard in manifest.splits[split].shards:
         if sizes.get(shard.path) != shard.bytes:
-            found = f"has {sizes[shard.path]} bytes" if shard.path in sizes else "is missing"
-            raise UserError(f"{storage.join(url, shard.path)}: {found}, the manifest says {shard.bytes}; build it again")
+            fault = f"has {sizes[shard.path]} bytes" if shard.path in sizes else "is missing"
+            raise UserError(f"{storage.join(url, shard.path)}: {fault}, the manifest says {shard.bytes}; build it again")
 
 
 class DecodedGroups:
-    """The row groups that are wanted now, as futures of their rows. For one thread to call; its own threads do the work."""
+    """The row groups that are needed now, as futures of their rows. For one thread to call; its own threads do the work."""
 
     def __init__(self, url: str, manifest: Manifest, split: str, threads: int, prefetcher: Prefetcher | None = None) -> None:
         """The prefetcher of the split's shards, where there is a cache, ends with this object."""
@@ -57,13 +57,13 @@ class DecodedGroups:
             self._decoded[group] = self._decoders.submit(self._decode, *arguments)
         return self._decoded[group]
 
-    def keep(self, wanted: Collection[int], position: int) -> None:
-        """Forgets the groups that are not wanted, and what is held of shards without a wanted one.
+    def keep(self, needed: Collection[int], position: int) -> None:
+        """Forgets the groups that are not needed, and what is held of shards without a needed one.
 
         `position` is where the reader is in the plan of the prefetcher.
         """
-        self._decoded = {group: rows for group, rows in self._decoded.items() if group in wanted}
-        shards = {int(self._groups.shard[group]) for group in wanted}
+        self._decoded = {group: rows for group, rows in self._decoded.items() if group in needed}
+        shards = {int(self._groups.shard[group]) for group in needed}
         for shard in [shard for shard, data in self._opened.items() if shard not in shards and data.done()]:
             if self._opened[shard].exception() is None:
                 del self._opened[shard]
