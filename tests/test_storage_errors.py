@@ -147,7 +147,7 @@ def test_the_hub_out_of_reach_says_how_to_work_without_it(monkeypatch: pytest.Mo
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANG_S)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("shards.storage.faults.StorageError: hf://datasets/some/texts: cannot list it: ")
-    assert last.endswith("`hf download --repo-type dataset NAME --local-dir DIR` and give that folder")
+    assert last.endswith("`hf download --repo-type dataset NAME --local-dir DIR` and pass that folder")
 
 
 def test_a_process_that_was_forked_reads_on(web: tuple[Path, FaultyProxy]) -> None:
