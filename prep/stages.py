@@ -1,4 +1,4 @@
-"""The stages of a build: they run tasks on an engine, or read the records that a stage before left.
+"""The stages of a build: they run tasks on an engine, or read the records of an earlier stage.
 
     tokenize    units -> (number, UnitRecord) as each is done         read_units   the same, from records
     pair        pair tasks -> (number, PairRecord) as each is done    read_pairs   the same, from records
@@ -100,7 +100,7 @@ def pair(
 
 
 def _expected_tokens(task: PairTask, num_partitions: int, total: UnitRecord) -> int:
-    """The tokens of its documents, about; nearly none where the held-out documents are few among all others."""
+    """About the tokens of its documents; nearly none for a task that finds a few held-out documents among all others."""
     if task.split == "eval" and task.first_bucket < num_partitions:
         return 0
     return sum(total.bucket_tokens[task.first_bucket : task.last_bucket]) // task.num_key_ranges
