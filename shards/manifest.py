@@ -68,7 +68,7 @@ class Split:
     shards: tuple[ShardInfo, ...]
 
     def totals(self) -> dict[str, int]:
-        """Sums and maxima over the shards; 0 where there are none."""
+        """Sums and maxima over the shards; 0 if there are none."""
         sums = {name: sum(getattr(shard, name) for shard in self.shards) for name in _SUMS}
         return sums | {name: max((getattr(shard, name) for shard in self.shards), default=0) for name in _MAXIMA}
 

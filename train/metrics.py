@@ -160,8 +160,9 @@ class Reporter:
             try:
                 self._board.add(numbers, step)
             except storage.StorageError as error:  # it only shows what metrics.jsonl has
-                self._board = None
                 self.say(f"warning: no more lines for TensorBoard: {error}")
+                self._board.close()
+                self._board = None
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
         if kind == "train":

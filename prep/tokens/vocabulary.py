@@ -41,7 +41,7 @@ class VocabularyTask:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name of the task in messages."""
         return f"training a vocabulary of {self.size} entries"
 
 
