@@ -38,12 +38,14 @@ def publish_tokenizer(scratch: str, tokenizer: PreparedTokenizer) -> str:
 def agree_on_engine(tokenizer_url: str, is_whole: bool) -> str:
     """The tokenizing engine of a build, which all its processes must share: it is in the key of the token store.
 
-    The first process writes what it has beside the tokenizer, and the others read that. A whole build needs no other
-    process, so it always takes what it has.
+    A whole build takes the one that is installed. Of the processes of a stage, the first writes what it has beside the
+    tokenizer, and the others read that.
     """
-    url, engine = storage.join(tokenizer_url, "engine.txt"), installed_engine()
-    storage.publish(url, engine.encode(), first=not is_whole)
-    return engine if is_whole else storage.read_bytes(url).decode()
+    if is_whole:
+        return installed_engine()
+    url = storage.join(tokenizer_url, "engine.txt")
+    storage.publish(url, installed_engine().encode(), first=True)
+    return storage.read_bytes(url).decode()
 
 
 def train_tokenizer(engine: Engine, task: VocabularyTask) -> str:

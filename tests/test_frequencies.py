@@ -1,16 +1,15 @@
 """The unigram baseline: frequencies of the training split, counted by all ranks together."""
 
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from datasets_of_rows import write_data_set
 from split_rows import all_rows
 
-from shards.manifest import ShardInfo
+from shards.manifest import Manifest, ShardInfo
 from shards.masking import unmask_rows
+from shards.schema import Rows
 from train.data import frequencies
 from train.data.frequencies import count_tokens, unigram_loss
 
@@ -29,10 +28,9 @@ def test_of_a_large_split_some_row_groups_from_the_first_to_the_last(tmp_path: P
     groups: list[tuple[str, int]] = []
     read = frequencies.read_group
 
-    def spy(*arguments: Any) -> Any:
-        shard, group = next((a, b) for a, b in pairwise(arguments) if isinstance(a, ShardInfo))
+    def spy(url: str, manifest: Manifest, split: str, shard: ShardInfo, group: int) -> Rows:
         groups.append((shard.path, group))
-        return read(*arguments)
+        return read(url, manifest, split, shard, group)
 
     monkeypatch.setattr(frequencies, "read_group", spy)
     count_tokens(str(tmp_path), manifest, "train", 0, 1)

@@ -16,11 +16,16 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 from commands import HANG_S, ROOT, run_prep
+from containers import texts_of
 from faulty_proxy import FaultyProxy
 from hub_server import serve
 from test_storage_faults import MB, free_port
 
+from prep.corpus.documents import Rule, Span
+from prep.corpus.files import Corpus, list_inputs
+from prep.corpus.read import read_documents
 from shards import storage
+from shards.errors import UserError
 from shards.storage import MissingError, StorageError, faults
 from shards.storage.redaction import redacted
 
@@ -234,3 +239,17 @@ def test_files_of_the_hub_have_versions(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
             found.append(done.stdout)
     assert found[0] != found[1] and "''" not in found[0]
+
+
+def test_files_of_a_web_server_are_read_as_they_were_listed(web: tuple[Path, FaultyProxy]) -> None:
+    folder, proxy = web
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(f"words of {name}\n")
+    for urls in ([f"{proxy.url}/*.txt"], [f"{proxy.url}/a.txt", f"{proxy.url}/b.txt"]):
+        files = list_inputs(Corpus(urls))
+        assert all(file.version for file in files)
+        read = [list(read_documents(Span(file), Rule("line", "text"))) for file in files]
+        assert [texts_of(items) for items in read] == [["words of a.txt"], ["words of b.txt"]]
+    os.utime(folder / "b.txt", (1_000_000_000, 1_000_000_000))
+    with pytest.raises(UserError, match=r"/b\.txt: was changed after it was listed; run the same command again"):
+        list(read_documents(Span(files[1]), Rule("line", "text")))

@@ -114,4 +114,5 @@ def file_info(fs: Any, entry: dict[str, Any]) -> FileInfo:
     url = cast(str, fs.unstrip_protocol(entry["name"]))
     if entry.get("size") is None:
         raise StorageError(f"{url}: its server does not say how large it is; fetch it to a disk first")
-    return FileInfo(url, int(entry["size"]), version)
+    # Azure has an etag in quotes, but lists it without them; a proxy that compresses makes it a weak one.
+    return FileInfo(url, int(entry["size"]), version.removeprefix("W/").strip('"'))
