@@ -24,7 +24,18 @@ from train.data.tokenizer import compare_tokenizers
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
 
 _LAYER = re.compile(r"bert\.encoder\.layer\.\d+\.output\.dense\.weight")
-_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+# Fields of config.json that are passed over: attentions, which may be code on a hub, and how transformers' own forward pass
+# splits its work and what it returns.
+_IGNORED_KEYS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "chunk_size_feed_forward",
+    "return_dict",
+    "torchscript",
+    "output_attentions",
+    "output_hidden_states",
+)
 
 
 def quiet() -> None:
@@ -120,7 +131,7 @@ def _parse_config(data: bytes, place: str) -> BertConfig:
     if not is_config or values.get("model_type", "bert") != "bert":
         raise UserError(f"{place}: is not the configuration of a BERT model (hidden_size, num_hidden_layers, ...)")
     try:
-        config = BertConfig.from_dict({name: value for name, value in values.items() if name not in _ATTENTION_KEYS})
+        config = BertConfig.from_dict({name: value for name, value in values.items() if name not in _IGNORED_KEYS})
     except Exception as error:  # the library checks values with errors of many kinds
         raise UserError(f"{place}: transformers refuses the configuration: {' '.join(str(error).split())}") from error
     return config
@@ -175,6 +186,7 @@ def _pretrained_weights(name: str, probabilities: dict[str, float]) -> tuple[Ber
         )
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask a service on the hub to convert them
     options = {"use_safetensors": True, "attn_implementation": "sdpa", "dtype": torch.float32, **probabilities}
+    options |= {"chunk_size_feed_forward": 0, "return_dict": True}  # as in _IGNORED_KEYS
     bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, **options)
     return bert, info
 
