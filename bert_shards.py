@@ -60,4 +60,5 @@ for _name in ("shards", "prep", "train"):
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
+    return value

@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# The flags of the demo build, as in the Makefile.
 DEMO_ARGUMENTS = ("--document=file", "--eval-fraction=0.05")
-"""What the demo corpus is built with, as in the Makefile."""
 
 
 def say(text: str) -> None:

@@ -20,10 +20,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# The sequences and tokens that a reader delivers at once.
 Counts = tuple[int, int]
-"""Sequences and tokens of what was delivered at once."""
+# Makes a reader. Each call of the function that it returns reads the data once, from the start.
 Open = Callable[[Path], Callable[[], Iterable[Counts]]]
-"""Makes the reader's objects; what comes back reads the data once, from the start."""
 SPLIT, SEED = "train", 0
 GLOBAL_BATCH, MICRO_BATCH, THREADS = 256, 32, 2
 SHUFFLE_BUFFER = 1000

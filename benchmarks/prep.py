@@ -61,10 +61,10 @@ SAMPLE_EVERY_S = 0.05
 MOST_MEMORY = 1_500_000_000
 MEASURED = ["--copies=1", "--masking=static", "--max-seq-len=128", "--pack-to=512", "--format=parquet"]
 NAMES = {"auto": "fast", "reference": "reference"}
+# The least speed of a build with one worker, by engine, in multiples of `encode_batch` alone.
 TIMES_ALONE = {"auto": 2.5, "reference": 0.75}
-"""By engine: what a build by one worker must reach, in multiples of `encode_batch` alone."""
+# (engine, measurement) -> seconds. Measurements: 1 or 2 workers, their start-up, or `encode_batch` alone.
 Seconds = dict[tuple[str, str], list[float]]
-"""By engine and what was timed: 1 or 2 workers, their start-up, or `encode_batch` alone."""
 
 
 class Bench(NamedTuple):

@@ -41,8 +41,8 @@ from shards.schema import concatenate
 from train.data.order import MAX_LANES, WINDOW_ROWS
 
 TARGET = 300_000
+# Size of one copy of the demo corpus, as Parquet.
 MEGABYTES_A_COPY = 4.53
-"""Of the demo corpus, as Parquet."""
 ELSEWHERE = ("litdata", "mosaic")
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore"}
 

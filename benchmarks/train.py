@@ -45,8 +45,8 @@ CPU = torch.device("cpu")
 DROPOUT, LR, WEIGHT_DECAY, CLIP_NORM, SEED = 0.1, 1e-4, 0.01, 1.0, 0
 POSITIONS = 512
 READER_THREADS = 2
+# More than any measurement needs: a small data set is read again and again.
 EPOCHS = 1_000_000
-"""More than anybody waits for: a small data set is read again."""
 
 
 class Plan(NamedTuple):

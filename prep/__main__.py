@@ -22,8 +22,8 @@ def make_parser() -> argparse.ArgumentParser:
         "not done yet, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    build = _add(commands, "build", _build, "make a data set, or resume a build that was stopped: run the same command again")
-    plan = _add(commands, "plan", _plan, "print what build would do, and do nothing")
+    build = _add(commands, "build", _build, "make a data set; the same command resumes a build that was stopped")
+    plan = _add(commands, "plan", _plan, "print what build would do, without doing it")
     for command in (build, plan):
         add_arguments(command, Settings, SECTIONS)
     verify = _add(commands, "verify", _verify, "check every hash, count and invariant of a data set")
@@ -34,14 +34,14 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("-n", type=int, default=5, metavar="N", help="number of sequences (default: 5)")
     show.add_argument("--split", default="train", choices=("train", "eval"), help="split to show (default: train)")
     show.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of sequences (default: 0)")
-    report = _add(commands, "report", _report, "print what is in a data set, and first what looks wrong; --html writes a page")
+    report = _add(commands, "report", _report, "print what looks wrong with a data set and what is in it; --html writes a page")
     report.add_argument("url", metavar="URL", help="folder of the data set")
     report.add_argument("--html", metavar="FILE", help="also write one self-contained page, for any browser")
     report.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the sample of rows, for a large data set (default: 0)"
     )
-    clean = _add(commands, "clean", _clean, "remove the token stores and vocabularies that builds keep for later builds")
-    clean.add_argument("--scratch", required=True, metavar="URL", help="scratch folder of those builds")
+    clean = _add(commands, "clean", _clean, "remove the tokens and vocabularies that builds keep for later ones")
+    clean.add_argument("--scratch", required=True, metavar="URL", help="scratch folder of the builds")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`prep build`: vocabulary -> tokenize -> pair -> commit. What is done already is kept; the manifest is written last.
+"""`prep build`: vocabulary -> tokenize -> pair -> commit. Finished work is kept. The manifest is written last.
 
 build_all     the whole build: every stage, one after the other
 run_stage     one stage, or one part of it, of many processes that share the work
@@ -25,10 +25,10 @@ from shards.manifest import Manifest
 
 
 def build(settings: Settings) -> Manifest | None:
-    """Runs the build, or the stage of it, that the settings ask for; resumes one that was stopped.
+    """Runs the whole build or the stage in the settings. Resumes a build that was stopped.
 
     Returns the manifest if this call finished the data set; None if it was finished before or is not finished yet.
-    Raises NotReadyError if a stage before is not done.
+    Raises NotReadyError if an earlier stage is not done.
     """
     part = find_task_part(settings.stage, settings.task_shard, os.environ)
     job = make_job(settings)
@@ -75,7 +75,7 @@ def run_stage(job: Job, part: TaskPart) -> None:
     run, tasks_name = _STAGES[settings.stage]
     with (
         open_engine(settings.engine, settings.workers) as engine,
-        _early_if_busy(),
+        _not_ready_if_busy(),
         output.claimed(settings.out, job.recipe, job.plan.inputs, shared=True) as finished,
         scratch.in_use(settings.scratch),
     ):
@@ -85,10 +85,10 @@ def run_stage(job: Job, part: TaskPart) -> None:
 
 
 def commit_only(job: Job, part: TaskPart) -> Manifest | None:
-    """Checks that all other stages are done and finishes the data set. Of several parts, the first does it."""
+    """Checks that all other stages are done and finishes the data set. Only the first of several parts does this."""
     out = job.settings.out
     with (
-        _early_if_busy(),
+        _not_ready_if_busy(),
         output.claimed(out, job.recipe, job.plan.inputs) as finished,
         scratch.in_use(job.settings.scratch),
     ):
@@ -141,7 +141,7 @@ _STAGES = {
 
 
 def _make_tokenizer(job: Job, engine: Engine) -> tuple[str, PreparedTokenizer]:
-    """The folder that workers load the tokenizer from, and the tokenizer; trains the vocabulary if that is not done."""
+    """The folder that workers load the tokenizer from, and the tokenizer; trains the vocabulary if necessary."""
     if job.tokenizer:
         return stages.publish_tokenizer(job.settings.scratch, job.tokenizer), job.tokenizer
     url = stages.train_tokenizer(engine, vocabulary_task(job.settings, job.plan))
@@ -149,7 +149,7 @@ def _make_tokenizer(job: Job, engine: Engine) -> tuple[str, PreparedTokenizer]:
 
 
 def _find_tokenizer(job: Job) -> tuple[str, PreparedTokenizer]:
-    """The same. Raises NotReadyError if the vocabulary is not trained yet."""
+    """The same, without training. Raises NotReadyError if the vocabulary is not trained yet."""
     if job.tokenizer:
         return stages.publish_tokenizer(job.settings.scratch, job.tokenizer), job.tokenizer
     url = stages.find_trained(vocabulary_task(job.settings, job.plan))
@@ -157,7 +157,7 @@ def _find_tokenizer(job: Job) -> tuple[str, PreparedTokenizer]:
 
 
 def _units(job: Job, url: str, tokenizer: PreparedTokenizer) -> list[TokenizeTask]:
-    """The tokenize tasks. A whole build decides what makes the ids; of several stages, the first one does for all."""
+    """The tokenize tasks. A whole build chooses the tokenizing engine; separate stages use the choice of the first one."""
     settings, engine = job.settings, REFERENCE
     if settings.tokenizer_engine == "auto":
         engine = stages.agree_on_engine(url, is_whole=settings.stage == "all")
@@ -168,8 +168,8 @@ def _units(job: Job, url: str, tokenizer: PreparedTokenizer) -> list[TokenizeTas
 
 
 @contextmanager
-def _early_if_busy() -> Iterator[None]:
-    """A stage that starts while another process has the folder to itself is early, not wrong: it may be tried again."""
+def _not_ready_if_busy() -> Iterator[None]:
+    """Turns BusyError into NotReadyError: another process has exclusive use of the folder, so the stage can run later."""
     try:
         yield
     except storage.BusyError as error:
@@ -190,7 +190,7 @@ def _say_done(stage: str, part: TaskPart, num_tasks: int, tasks_name: str) -> No
 
 
 def _check_visible(flag: str, place: str, folder: str, files: Iterable[tuple[str, int]]) -> None:
-    """Raises UserError for a file, with its bytes, that a worker wrote and this process does not see: it has another disk."""
+    """Raises UserError if a worker wrote a file (URL, bytes) that this process does not see: the worker has another disk."""
     sizes = {storage.absolute(info.url): info.bytes for info in storage.list_files(folder)}
     for url, num_bytes in files:
         if sizes.get(storage.absolute(url)) != num_bytes:

@@ -66,7 +66,7 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
 
 
 def lost_files(out: str) -> list[str]:
-    """The files of a finished data set that are gone or have another size, as paths in its folder; none of another folder.
+    """The files of a finished data set that are gone or have another size, as paths in its folder; empty for any other folder.
 
     Their content is not read: `prep verify` does that.
     """
@@ -124,7 +124,7 @@ def _versions(inputs: Sequence[InputFile]) -> str:
 
 
 def summarize(inputs: Sequence[InputFile], weights: Sequence[float]) -> dict[str, Any]:
-    """What the manifest holds of the inputs: names, sizes and weights, never places or times."""
+    """The inputs as the manifest describes them: names, sizes and weights, never places or times."""
     identities = [file.identity(weights) for file in inputs]
     return {
         "files": len(inputs),
@@ -156,7 +156,7 @@ def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile], share
 
 
 def _made_with(total: UnitRecord) -> dict[str, str]:
-    """The versions of what made the data. `tokenizing_engine` is what encoded the units, which may have been several."""
+    """The versions of the libraries that made the data. `tokenizing_engine` may name several engines."""
     versions = {name: version(name) for name in _MADE_WITH if find_spec(name)}
     return {"python": platform.python_version(), "tokenizing_engine": ", ".join(sorted(total.engines))} | versions
 

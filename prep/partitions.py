@@ -35,18 +35,18 @@ def held_out_below(eval_fraction: float) -> int:
     return int(eval_fraction * _HASHES)
 
 
-def hold_out(total: UnitRecord, eval_fraction: float, least: int) -> HeldOut:
+def hold_out(total: UnitRecord, eval_fraction: float, min_documents: int) -> HeldOut:
     """Which documents are held out: the fraction with the smallest content hashes, at least MIN_HELD_OUT different ones.
 
-    If the corpus has fewer than twice that many different documents, half of them are. `least` is the number of different
-    documents that a split needs: 2 for pairs with other documents, else 1. Raises UserError if a split gets fewer.
+    If the corpus has fewer than twice that many different documents, half of them are. `min_documents` is the number of
+    different documents that a split needs: 2 for pairs with other documents, else 1. Raises UserError if a split gets fewer.
     """
     distinct = sorted(total.sketch)
-    if len(distinct) < (2 * least if eval_fraction else least):
-        needed = f"{2 * least} different documents are needed, or {least} with --eval-fraction 0"
+    if len(distinct) < (2 * min_documents if eval_fraction else min_documents):
+        needed = f"{2 * min_documents} different documents are needed, or {min_documents} with --eval-fraction 0"
         raise UserError(
             f"the corpus has {total.used_documents} documents, {len(distinct)} of them different: too few for this pairing; "
-            f"{needed if eval_fraction else f'{least} needed'}; check that --document fits the corpus"
+            f"{needed if eval_fraction else f'{min_documents} needed'}; check that --document fits the corpus"
         )
     if not eval_fraction:
         return HeldOut(0, False, 0)
@@ -56,7 +56,7 @@ def hold_out(total: UnitRecord, eval_fraction: float, least: int) -> HeldOut:
     if everywhere:
         hash_below = distinct[least_held_out - 1] + 1
     rest = sum(value >= hash_below for value in distinct)
-    if rest < least and total.used_documents - sum(total.sketch.values()) < least:
+    if rest < min_documents and total.used_documents - sum(total.sketch.values()) < min_documents:
         raise UserError(f"--eval-fraction {eval_fraction} leaves {rest} documents to train on; lower it")
     return HeldOut(hash_below, everywhere, least_held_out if everywhere else sum(value < hash_below for value in distinct))
 

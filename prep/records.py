@@ -77,7 +77,7 @@ class UnitRecord:
         for name in ("bucket_documents", "bucket_tokens", "document_tokens", "sentence_tokens"):
             setattr(self, name, _sum(getattr(self, name), getattr(other, name)))
         if self.corpora and other.corpora:
-            self.corpora = [_sum(mine, theirs) for mine, theirs in zip(self.corpora, other.corpora, strict=True)]
+            self.corpora = [_sum(*counts) for counts in zip(self.corpora, other.corpora, strict=True)]
         else:
             self.corpora = self.corpora or [list(counts) for counts in other.corpora]
         for reason, (documents, num_bytes) in other.dropped.items():
@@ -99,9 +99,9 @@ class UnitRecord:
         return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
 
 
-def _sum(mine: Sequence[int], theirs: Sequence[int]) -> list[int]:
+def _sum(left: Sequence[int], right: Sequence[int]) -> list[int]:
     """Item by item; an empty list is all zeros."""
-    return [a + b for a, b in zip(mine, theirs, strict=True)] if mine and theirs else list(mine or theirs)
+    return [a + b for a, b in zip(left, right, strict=True)] if left and right else list(left or right)
 
 
 @dataclass(frozen=True)

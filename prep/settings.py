@@ -1,4 +1,4 @@
-"""The settings of a build: one frozen dataclass, checked once. Flags win over a TOML file, and the file over the defaults.
+"""The settings of a build: one frozen dataclass, checked once. Flags override a TOML file, and the file overrides the defaults.
 
 `recipe()` holds the fields that can change the output; the others set places and speed.
 """
@@ -63,9 +63,9 @@ class Settings:
         metavar="W",
     )
     dedup: Literal["none", "exact"] = option(
-        "exact: keep one of all documents with identical text (64-bit hash), corpus-wide", "none"
+        "exact: keep one of all documents with identical text (by a 64-bit hash), corpus-wide", "none"
     )
-    input: InputName = option("format of the inputs; auto: by the extension of each file", "auto")
+    input: InputName = option("format of the inputs; auto: by the extension and the first bytes of each file", "auto")
     document: Literal["line", "blank-line", "file"] = option("where a document of plain text ends", "line")
     text_field: str = option(
         "field or column that holds the text, in JSON and Parquet; in a tar, the extension of its texts besides .txt",
@@ -257,5 +257,5 @@ def _canonical(url: str) -> str:
 
 
 def from_arguments(arguments: Mapping[str, Any]) -> Settings:
-    """Settings from parsed flags; flags win over `--config`, and it over the defaults. Raises UserError."""
+    """Settings from parsed flags, then `--config`, then the defaults. Raises UserError."""
     return Settings(**read_values(arguments, Settings))

@@ -1,4 +1,4 @@
-"""The stages of a build: they run tasks on an engine, or read the records that a stage before left.
+"""The stages of a build: they run tasks on an engine, or read the records of an earlier stage.
 
     tokenize    units -> (number, UnitRecord) as each is done         read_units   the same, from records
     pair        pair tasks -> (number, PairRecord) as each is done    read_pairs   the same, from records
@@ -38,12 +38,14 @@ def publish_tokenizer(scratch: str, tokenizer: PreparedTokenizer) -> str:
 def agree_on_engine(tokenizer_url: str, is_whole: bool) -> str:
     """The tokenizing engine of a build, which all its processes must share: it is in the key of the token store.
 
-    The first process writes what it has beside the tokenizer, and the others read that. A whole build needs no other
-    process, so it always takes what it has.
+    A whole build takes the one that is installed. Of the processes of a stage, the first writes what it has beside the
+    tokenizer, and the others read that.
     """
-    url, engine = storage.join(tokenizer_url, "engine.txt"), installed_engine()
-    storage.publish(url, engine.encode(), first=not is_whole)
-    return engine if is_whole else storage.read_bytes(url).decode()
+    if is_whole:
+        return installed_engine()
+    url = storage.join(tokenizer_url, "engine.txt")
+    storage.publish(url, installed_engine().encode(), first=True)
+    return storage.read_bytes(url).decode()
 
 
 def train_tokenizer(engine: Engine, task: VocabularyTask) -> str:
@@ -100,7 +102,7 @@ def pair(
 
 
 def _expected_tokens(task: PairTask, num_partitions: int, total: UnitRecord) -> int:
-    """The tokens of its documents, about; nearly none where the held-out documents are few among all others."""
+    """About the tokens of its documents; nearly none for a task that finds a few held-out documents among all others."""
     if task.split == "eval" and task.first_bucket < num_partitions:
         return 0
     return sum(total.bucket_tokens[task.first_bucket : task.last_bucket]) // task.num_key_ranges

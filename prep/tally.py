@@ -29,7 +29,7 @@ class Duplicates:
     tokens: int = 0
 
     def count(self, num_bytes: int, tokens: int) -> None:
-        """Counts one; of 0 bytes, a further copy that a weight asked for."""
+        """Counts one copy. With 0 bytes it is one that a weight made: its tokens count, but it is no document of the corpus."""
         self.documents += num_bytes > 0
         self.bytes += num_bytes
         self.tokens += tokens

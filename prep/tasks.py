@@ -51,7 +51,7 @@ def tokenize_tasks(
 ) -> list[TokenizeTask]:
     """One task per unit, in order, all with one token store. `tokenizer_url` is where workers load the tokenizer from.
 
-    `engine`: what makes the ids, `reference` or a fast tokenizer with its version.
+    `engine`: the tokenizing engine, `reference` or a fast tokenizer with its version.
     """
     recipe = {
         "inputs": _inputs(plan),
@@ -87,7 +87,7 @@ def tokenize_tasks(
 def pair_tasks(
     settings: Settings, plan: Plan, store: str, segments: tuple[int, ...], total: UnitRecord, tokenizer: PreparedTokenizer
 ) -> list[PairTask]:
-    """The pair tasks, in order. `segments` and `total` are what tokenizing all units gave."""
+    """The pair tasks, in order. `segments` and `total` are the result of tokenizing all units."""
     held_out = hold_out(total, settings.eval_fraction, RECIPES[settings.pairing].min_documents)
     key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.identity)])
     records = storage.join(settings.out, output.RECORDS, key[:32])
@@ -107,7 +107,7 @@ def pair_tasks(
 
 
 def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) -> Recipe:
-    """What a pair task needs of the settings. Held-out rows always have static masks."""
+    """The settings that a pair task needs. Held-out rows always have static masks."""
     special = tokenizer.special_ids
     masking = Masking(
         settings.mask_prob,
@@ -138,12 +138,12 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
 
 
 def _reader(plan: Plan) -> list[int | str]:
-    """The versions of what reads the inputs; of what takes text out of pages only if there are pages."""
+    """The versions of the code that reads the inputs; the page extractor's only if there are pages."""
     return [READER_VERSION, *([extractor_version()] if any(file.format == "warc" for file in plan.inputs) else [])]
 
 
 def _inputs(plan: Plan) -> list[Any]:
-    """What tells this corpus from any other. Places are part of it: another file may have the same name, size and time."""
+    """The identity of the corpus. Places are part of it: another file may have the same name, size and time."""
     return [[file.name, file.bytes, file.version, file.format, storage.absolute(file.url), file.corpus] for file in plan.inputs]
 
 

@@ -49,13 +49,13 @@ def _cache_folder(parent: str, source: str) -> str:
 
 def sources_of(source: Path) -> set[Path]:
     """The file itself and the files of this project that it imports, directly or not."""
-    found, waiting = set[Path](), [source]
+    sources, waiting = set[Path](), [source]
     while waiting:
         path = waiting.pop()
-        if path not in found:
-            found.add(path)
+        if path not in sources:
+            sources.add(path)
             waiting.extend(_imported_by(path))
-    return found
+    return sources
 
 
 @cache

@@ -103,7 +103,7 @@ def limits_of(manifest: Manifest, split: str, shard: ShardInfo) -> Limits:
         absent |= set(MASKED_COLUMNS)
     return Limits(
         vocab_size=manifest.tokenizer["vocab_size"],
-        sequence_tokens=settings["max_seq_len"],
+        sequence_tokens=shard.max_sequence_tokens,
         row_tokens=shard.max_row_tokens,
         row_sequences=shard.max_sequences_per_row,
         row_masked=shard.max_masked_per_row,

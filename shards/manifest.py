@@ -40,6 +40,7 @@ class ShardInfo:
     not_next: int
     forced_not_next: int
     max_row_tokens: int
+    max_sequence_tokens: int
     max_sequences_per_row: int
     max_masked_per_row: int
     row_groups: tuple[RowGroup, ...]
@@ -57,7 +58,7 @@ class ShardInfo:
 
 
 _SUMS = ("rows", "sequences", "tokens", "masked_tokens", "not_next", "forced_not_next", "bytes")
-_MAXIMA = ("max_row_tokens", "max_sequences_per_row", "max_masked_per_row")
+_MAXIMA = ("max_row_tokens", "max_sequence_tokens", "max_sequences_per_row", "max_masked_per_row")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Split:
     shards: tuple[ShardInfo, ...]
 
     def totals(self) -> dict[str, int]:
-        """Sums and maxima over the shards; 0 where there are none."""
+        """Sums and maxima over the shards; 0 if there are none."""
         sums = {name: sum(getattr(shard, name) for shard in self.shards) for name in _SUMS}
         return sums | {name: max((getattr(shard, name) for shard in self.shards), default=0) for name in _MAXIMA}
 

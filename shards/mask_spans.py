@@ -2,7 +2,8 @@
 
 Span after span is drawn until their words reach a threshold. The published code cuts the last span where the budget ends; that
 makes spans of short sequences shorter than drawn. Here the threshold itself is random. Its two values are chosen so that the
-expected number of words is exactly the wanted one. No span is cut, so the mean length stays the drawn one (Wald's identity).
+expected number of words is exactly that of the mask rate. No span is cut, so the mean length stays the drawn one (Wald's
+identity).
 """
 
 from typing import Any

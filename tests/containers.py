@@ -95,6 +95,7 @@ def webdataset(documents: Sequence[str]) -> bytes:
     return tar(samples)
 
 
+# File name -> the function that makes its content. All of these may also be compressed; Parquet may not.
 CONTAINERS: dict[str, Callable[[Sequence[str]], bytes]] = {
     "a.txt": text,
     "a.jsonl": jsonl,
@@ -104,7 +105,6 @@ CONTAINERS: dict[str, Callable[[Sequence[str]], bytes]] = {
     "a.tar": tar_of_texts,
     "samples.tar": webdataset,
 }
-"""File name -> what makes it; all of these may be compressed too, which Parquet may not."""
 
 
 def read_file(path: Path, document: str = "blank-line", format: InputName = "auto") -> list[Document | Fault]:

@@ -121,6 +121,7 @@ def _write_shard(url: str, name: str, rows: Rows, format: str, group_rows: int) 
         not_next=int(rows.next_sentence_label.sum()) if rows.next_sentence_label is not None else 0,
         forced_not_next=0,
         max_row_tokens=int(np.diff(rows.token_offsets).max()),
+        max_sequence_tokens=int(rows.sequence_lengths.max()),
         max_sequences_per_row=int(np.diff(rows.sequence_offsets).max()),
         max_masked_per_row=int(masked.max()),
         row_groups=tuple(groups),

@@ -12,7 +12,7 @@ from shards.manifest import RowGroup, fingerprint
 from shards.schema import Rows, columns_sha256
 
 SUMS = ("rows", "sequences", "tokens", "masked_tokens", "not_next", "forced_not_next", "bytes")
-MAXIMA = ("max_row_tokens", "max_sequences_per_row", "max_masked_per_row")
+MAXIMA = ("max_row_tokens", "max_sequence_tokens", "max_sequences_per_row", "max_masked_per_row")
 
 
 def manifest_of(folder: Path) -> Any:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.errors import UserError
-from train.data.cache import MARKER, NEVER, OVERHEAD_BYTES, Cache, Held, Refusal, in_order_of_eviction
+from train.data.cache import MARKER, NEVER, OVERHEAD_BYTES, Cache, CachedShard, Refusal, in_order_of_eviction
 from train.data.leases import Lease, Part
 
 
@@ -83,7 +83,7 @@ def test_no_policy_has_fewer_misses(requests: list[int], capacity: int) -> None:
             continue
         misses += 1
         if len(held) == capacity:
-            judged = [Held(str(one), 1, next_use(one, at), 0.0) for one in sorted(held)]
+            judged = [CachedShard(str(one), 1, next_use(one, at), 0.0) for one in sorted(held)]
             held.remove(int(in_order_of_eviction(judged, at)[0].sha256))
         held.add(shard)
     assert misses == best(0, frozenset())
@@ -91,11 +91,11 @@ def test_no_policy_has_fewer_misses(requests: list[int], capacity: int) -> None:
 
 @given(held=st.lists(st.tuples(st.integers(0, 9) | st.just(NEVER), st.integers(0, 9)), max_size=12), next_use=st.integers(0, 9))
 def test_the_farthest_goes_first_and_nothing_that_is_needed_as_soon(held: list[tuple[int, int]], next_use: int) -> None:
-    judged = [Held(str(number), 1, use, float(wanted)) for number, (use, wanted) in enumerate(held)]
+    judged = [CachedShard(str(number), 1, use, float(wanted)) for number, (use, wanted) in enumerate(held)]
     order = in_order_of_eviction(judged, next_use)
     assert {one.sha256 for one in order} == {one.sha256 for one in judged if one.next_use > next_use}
     for first, second in pairwise(order):
-        assert (first.next_use, -first.last_wanted) >= (second.next_use, -second.last_wanted)
+        assert (first.next_use, -first.last_needed) >= (second.next_use, -second.last_needed)
 
 
 ACTIONS = st.tuples(st.sampled_from(["fetch", "begin", "end", "fail", "read", "let go"]), st.integers(0, 9))
@@ -151,12 +151,12 @@ def test_what_is_needed_last_goes_and_nothing_for_what_is_needed_later(tmp_path:
     assert fill(cache, 6, needs=plan(6)) == [True] and len(shards_of(cache)) == 3 and cache.take_stats().evictions == 2
 
 
-def test_of_what_no_plan_names_goes_what_was_wanted_longest_ago(tmp_path: Path) -> None:
+def test_of_shards_in_no_plan_the_one_needed_longest_ago_is_evicted(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path / "cache"), room(3))
     fill(cache, 1, 2, 3)
     for age, number in ((30, 1), (10, 2), (20, 3)):
         os.utime(tmp_path / "cache" / f"shard-{digest(number)}", (1e9 - age, 1e9 - age))
-    assert cache.want(digest(1)) and not cache.want(digest(9))
+    assert cache.touch(digest(1)) and not cache.touch(digest(9))
     fill(cache, 4, needs=plan(4))
     assert shards_of(cache) == {1, 2, 4}
 
@@ -257,5 +257,5 @@ def test_the_cache_s_folder_may_vanish_under_a_run(tmp_path: Path) -> None:
     for path in cache.folder.iterdir():
         path.unlink()
     cache.folder.rmdir()
-    assert cache.lease(digest(1), 100) is None and not cache.want(digest(1))
+    assert cache.lease(digest(1), 100) is None and not cache.touch(digest(1))
     assert fill(cache, 1) == [True] and shards_of(cache) == {1}

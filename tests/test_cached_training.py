@@ -27,8 +27,8 @@ from train.ranks import Ranks
 from train.run import prepare
 from train.settings import Settings
 
+# 40 steps of 12 rows.
 SHARD_ROWS = [60, 65, 58, 62, 59, 57, 66, 53]
-"""40 steps of 12 rows."""
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from commands import run_prep
 from containers import texts_of
 
 from prep.corpus.documents import Rule, Span
@@ -24,10 +25,25 @@ def test_hidden_names_are_not_looked_at(tmp_path: Path) -> None:
     assert names(tmp_path) == ["notes.txt"]
 
 
-def test_a_dead_link_of_an_ordinary_name_is_named(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").symlink_to("nowhere")
-    with pytest.raises(UserError, match=r"link to nothing|No such file"):
-        names(tmp_path)
+@pytest.mark.parametrize("corpus", ["", "*.txt", "n*", "**/*.txt", "notes.txt", "dead folder"])
+@pytest.mark.parametrize("command", ["plan", "build"])
+def test_a_dead_link_of_an_ordinary_name_is_named(command: str, corpus: str, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.txt").write_text("words\n")
+    name = corpus if corpus == "dead folder" else "notes.txt"
+    (folder / name).symlink_to("nowhere")
+    places = ("--out", tmp_path / "out", *(("--scratch", tmp_path / "scratch") if command == "build" else ()))
+    done = run_prep(command, "--corpus", folder / corpus, *places, "--tokenizer", "train:100")
+    assert done.returncode == 2
+    assert done.stderr == f"prep: error: {folder / name}: cannot list it: it is a link to nothing; check the path\n"
+
+
+def test_a_pattern_passes_over_dead_links_that_it_does_not_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words\n")
+    (tmp_path / ".#a.txt").symlink_to("me@host.1:2")
+    (tmp_path / "b.md").symlink_to("nowhere")
+    assert names(tmp_path / "*.txt") == ["a.txt"]
 
 
 def test_any_name_on_a_disk_is_a_path(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import pytest
 from datasets_of_rows import write_data_set
 from split_rows import all_rows
 
+from shards.manifest import Manifest, ShardInfo
 from shards.masking import unmask_rows
+from shards.schema import Rows
 from train.data import frequencies
 from train.data.frequencies import count_tokens, unigram_loss
 
@@ -26,9 +28,9 @@ def test_of_a_large_split_some_row_groups_from_the_first_to_the_last(tmp_path: P
     groups: list[tuple[str, int]] = []
     read = frequencies.read_group
 
-    def spy(url: str, manifest: object, shard: object, group: int) -> object:
-        groups.append((shard.path, group))  # type: ignore[attr-defined]
-        return read(url, manifest, shard, group)  # type: ignore[arg-type]
+    def spy(url: str, manifest: Manifest, split: str, shard: ShardInfo, group: int) -> Rows:
+        groups.append((shard.path, group))
+        return read(url, manifest, split, shard, group)
 
     monkeypatch.setattr(frequencies, "read_group", spy)
     count_tokens(str(tmp_path), manifest, "train", 0, 1)

@@ -125,6 +125,7 @@ LIES = {
         )
     ],
     "max_row_tokens": [put(*SHARD, "max_row_tokens", value=v) for v in ("x", 1.5, 1 << 24, 1 << 40, 1 << 70, -3)],
+    "max_sequence_tokens": [put(*SHARD, "max_sequence_tokens", value=v) for v in (None, "x", -1, 33, 1 << 40)],
     "max_sequences_per_row": [put(*SHARD, "max_sequences_per_row", value=v) for v in (1 << 30, 1)],
     "max_masked_per_row": [put(*SHARD, "max_masked_per_row", value=1 << 28)],
     "row_groups": [
@@ -210,7 +211,7 @@ def test_rows_that_lie_reach_no_compiled_loop(name: str, format: str, originals:
 
 
 @BOTH
-@pytest.mark.parametrize("field", ["max_row_tokens", "max_sequences_per_row", "max_masked_per_row"])
+@pytest.mark.parametrize("field", ["max_row_tokens", "max_sequence_tokens", "max_sequences_per_row", "max_masked_per_row"])
 def test_a_maximum_that_is_too_small_is_named(field: str, format: str, originals: dict[str, Path], tmp_path: Path) -> None:
     folder = copy(originals, tmp_path, format)
     manifest = manifest_of(folder)

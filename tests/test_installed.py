@@ -74,7 +74,23 @@ def test_the_wheel_holds_every_module_and_the_data(wheel: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/")) or "__pycache__" in name]
 
 
-def test_the_commands_work_beside_files_with_their_names(run: Run, tmp_path: Path, paragraphs: list[str]) -> None:
+def test_the_programs_start_beside_files_with_their_names(run: Run, tmp_path: Path) -> None:
+    for program in ("bert-prep", "bert-train", "bert-evaluate", "bert-export", "bert-report"):
+        assert f"usage: {program} " in run(program, "--help").stdout
+    (tmp_path / "corpus.txt").write_text("One sentence. Another one.\n")
+    assert "corpus.txt" in run("bert-prep", "plan", "--corpus", "corpus.txt", "--out", "data").stdout
+    (tmp_path / "loop.py").write_text(
+        "from bert_shards import ShardStream, UserError, open_data_set\n"
+        "try:\n"
+        "    ShardStream('data', global_batch=4, micro_batch=4)\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    assert "data: is not a finished data set" in run("python", "loop.py").stdout
+
+
+@pytest.mark.long
+def test_the_programs_work_beside_files_with_their_names(run: Run, tmp_path: Path, paragraphs: list[str]) -> None:
     (tmp_path / "corpus.txt").write_text("\n".join(paragraphs[:600]) + "\n")
     arguments = ("--tokenizer", "train:600", "--max-seq-len", 64, "--pack-to", 64, "--workers", 2, "--scratch", "scratch")
     run("bert-prep", "build", "--corpus", "corpus.txt", "--out", "data", *arguments)

@@ -17,8 +17,8 @@ from datasets_of_rows import write_data_set
 from launch import SMALL, RankProcesses, metrics, row_log, run, tiny, torchrun, weights, workers
 from safetensors.torch import load_file
 
+# Rows of the data set: six steps of twelve rows per epoch.
 ROWS = 72
-"""Of the data set: six steps of twelve an epoch."""
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,14 @@ import fsspec
 import pytest
 from commands import manifest_of, run_prep
 from conftest import BuildRunner
+from containers import texts_of
 
+from prep.corpus.documents import Rule, Span
+from prep.corpus.files import Corpus, list_inputs
+from prep.corpus.read import read_documents
 from shards import storage
 from shards.storage import StorageError
+from shards.storage.backend import file_info
 
 
 @pytest.fixture(params=["disk", "file url", "memory"])
@@ -111,3 +116,49 @@ def test_what_is_listed_on_a_disk_is_a_path_whatever_its_name(
 def test_a_chain_of_urls_is_refused_by_name() -> None:
     with pytest.raises(StorageError, match=r"zip::memory:// is no known kind of storage"):
         storage.find("zip::memory://a.zip")
+
+
+@pytest.mark.parametrize("etag", ['"0x8D"', "0x8D", 'W/"0x8D"'])
+@pytest.mark.parametrize("field", ["ETag", "etag"])
+def test_a_listing_and_a_request_of_a_file_give_one_version(field: str, etag: str) -> None:
+    entry = {"name": "/a", "size": 1, "type": "file", field: etag, "last_modified": "now"}
+    assert file_info(fsspec.filesystem("memory"), entry).version == "0x8D"
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/texts", "s3://bucket/texts/*.txt", "s3://bucket/texts/**", "s3://bucket/texts/a.txt"]
+)
+def test_files_in_a_bucket_are_read_as_they_were_listed(url: str, bucket: Any) -> None:
+    for name in ("a", "b", "c"):
+        bucket.put_object(Bucket="bucket", Key=f"texts/{name}.txt", Body=f"words of {name}\n".encode())
+    files = list_inputs(Corpus([url]))
+    assert all(file.version for file in files) and len(files) == (1 if url.endswith("a.txt") else 3)
+    for file in files:
+        assert texts_of(list(read_documents(Span(file), Rule("line", "text")))) == [f"words of {file.name[0]}"]
+
+
+def test_an_object_that_is_rewritten_during_a_build_stops_it_by_name(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        body = "".join(f"The words of {name}, line {i}. More of it.\n" for i in range(50))
+        bucket.put_object(Bucket="bucket", Key=f"texts/{name}.txt", Body=body.encode())
+
+    def build(corpus: str, name: str) -> Any:
+        places = ("--out", tmp_path / name, "--scratch", tmp_path / f"{name}-scratch", "--tokenizer", "train:100")
+        return run_prep("build", "--corpus", corpus, *places)
+
+    for corpus, name in (("s3://bucket/texts", "folder"), ("s3://bucket/texts/*.txt", "pattern")):
+        done = build(corpus, name)
+        assert done.returncode == 0, done.stderr
+
+    def rewriting(span: Span, *arguments: Any) -> Iterator[Any]:
+        for item in read_documents(span, *arguments):
+            if span.file.name == "b.txt":
+                bucket.put_object(Bucket="bucket", Key="texts/b.txt", Body=b"x" * span.file.bytes)
+            yield item
+
+    monkeypatch.setattr("prep.tokens.tokenize.read_documents", rewriting)
+    done = build("s3://bucket/texts", "rewritten")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "s3://bucket/texts/b.txt: was changed after it was listed; run the same command again" in done.stderr

@@ -163,5 +163,5 @@ def test_wrong_credentials_are_final(azurite: int, monkeypatch: pytest.MonkeyPat
 def test_no_credentials_at_all_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
     forget()
-    with pytest.raises(StorageError, match=r"^az://bucket/a: .*; give credentials \(AZURE_STORAGE"):
+    with pytest.raises(StorageError, match=r"^az://bucket/a: .*; set credentials \(AZURE_STORAGE"):
         storage.find("az://bucket/a")

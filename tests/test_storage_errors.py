@@ -16,11 +16,16 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 from commands import HANG_S, ROOT, run_prep
+from containers import texts_of
 from faulty_proxy import FaultyProxy
 from hub_server import serve
 from test_storage_faults import MB, free_port
 
+from prep.corpus.documents import Rule, Span
+from prep.corpus.files import Corpus, list_inputs
+from prep.corpus.read import read_documents
 from shards import storage
+from shards.errors import UserError
 from shards.storage import MissingError, StorageError, faults
 from shards.storage.redaction import redacted
 
@@ -147,7 +152,7 @@ def test_the_hub_out_of_reach_says_how_to_work_without_it(monkeypatch: pytest.Mo
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANG_S)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("shards.storage.faults.StorageError: hf://datasets/some/texts: cannot list it: ")
-    assert last.endswith("`hf download --repo-type dataset NAME --local-dir DIR` and give that folder")
+    assert last.endswith("`hf download --repo-type dataset NAME --local-dir DIR` and pass that folder")
 
 
 def test_a_process_that_was_forked_reads_on(web: tuple[Path, FaultyProxy]) -> None:
@@ -234,3 +239,17 @@ def test_files_of_the_hub_have_versions(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
             found.append(done.stdout)
     assert found[0] != found[1] and "''" not in found[0]
+
+
+def test_files_of_a_web_server_are_read_as_they_were_listed(web: tuple[Path, FaultyProxy]) -> None:
+    folder, proxy = web
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(f"words of {name}\n")
+    for urls in ([f"{proxy.url}/*.txt"], [f"{proxy.url}/a.txt", f"{proxy.url}/b.txt"]):
+        files = list_inputs(Corpus(urls))
+        assert all(file.version for file in files)
+        read = [list(read_documents(Span(file), Rule("line", "text"))) for file in files]
+        assert [texts_of(items) for items in read] == [["words of a.txt"], ["words of b.txt"]]
+    os.utime(folder / "b.txt", (1_000_000_000, 1_000_000_000))
+    with pytest.raises(UserError, match=r"/b\.txt: was changed after it was listed; run the same command again"):
+        list(read_documents(Span(files[1]), Rule("line", "text")))

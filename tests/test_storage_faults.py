@@ -146,7 +146,7 @@ def test_no_credentials_at_all_are_asked_for(proxy: FaultyProxy, monkeypatch: py
     for name in KEYS:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(StorageError, match=r"^s3://bucket/a: .*; give credentials \(AWS_ACCESS_KEY_ID"):
+    with pytest.raises(StorageError, match=r"^s3://bucket/a: .*; set credentials \(AWS_ACCESS_KEY_ID"):
         storage.publish("s3://bucket/a", b"a")
 
 

@@ -218,7 +218,9 @@ def test_a_shard_that_ends_its_worker_is_a_fault_and_the_rest_is_checked(
     assert "decoding it ends the process" in faults[0] and "is missing" in faults[1]
 
 
-@pytest.mark.parametrize("field", ["rows", "tokens", "masked_tokens", "not_next", "max_row_tokens", "max_masked_per_row"])
+@pytest.mark.parametrize(
+    "field", ["rows", "tokens", "masked_tokens", "not_next", "max_row_tokens", "max_sequence_tokens", "max_masked_per_row"]
+)
 def test_a_forged_count_of_a_shard_is_noticed(field: str, data_set: Path) -> None:
     path = data_set / "manifest.json"
     value = json.loads(path.read_text())

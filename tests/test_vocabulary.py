@@ -1,11 +1,13 @@
 from pathlib import Path
 
+import containers
 import pytest
 from conftest import BuildRunner, manifest_of
 
 from prep.corpus.documents import Rule, Span
 from prep.corpus.files import InputFile
 from prep.settings import Splitting
+from prep.tokens import vocabulary
 from prep.tokens.tokenizer import PreparedTokenizer
 from prep.tokens.vocabulary import train_vocabulary
 from shards.errors import UserError
@@ -53,3 +55,26 @@ def test_a_corpus_without_text_is_one_line(tmp_path: Path) -> None:
     path.write_text("\n\n \n")
     with pytest.raises(UserError, match="no text to train a vocabulary on"):
         train(path, 100)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_small_corpus_is_read_whole_if_its_sizes_are_those_of_its_text(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each span gives the same number of bytes, so that the sample covers the corpus."""
+    monkeypatch.setattr(vocabulary, "SAMPLE_BYTES", 6_000)
+    monkeypatch.setattr(vocabulary, "_MIN_BYTES_PER_SPAN", 100)
+    spans = []
+    for ordinal, count in enumerate((150, 5)):
+        path = tmp_path / f"{ordinal}.{form}"
+        path.write_bytes(
+            {"jsonl": containers.jsonl, "parquet": containers.parquet}[form](
+                [f"{i:04} words of a long line" for i in range(count)]
+            )
+        )
+        spans.append(Span(InputFile(ordinal, path.name, str(path), path.stat().st_size, "", form, "")))
+    sample = list(vocabulary._sample(spans, Rule("line", "text"), Splitting("language", "en"), skip_faults=False))
+    if form == "jsonl":
+        assert len(sample) == 155
+    else:
+        assert 5 < len(sample) < 155

@@ -31,10 +31,10 @@ def make_parser() -> argparse.ArgumentParser:
         "  torchrun --standalone --nproc-per-node N --no-python bert-train ...\n"
         "The same command resumes a run that was stopped or killed.",
         epilog="Exit codes of each process: 0 finished, or stopped by SIGTERM or SIGINT with everything saved; 1 another\n"
-        "process of the run was lost; 2 bad input (one line says what). torchrun itself returns 1 for any of them except 0.",
+        "process of the run was lost; 2 bad input (one line names it). torchrun itself returns 1 for any of them except 0.",
     )
     add_arguments(parser, Settings, SECTIONS)
-    parser.add_argument("--ledger", dest="row_log", metavar="DIR", default=argparse.SUPPRESS, help="another name of --row-log")
+    parser.add_argument("--ledger", dest="row_log", metavar="DIR", default=argparse.SUPPRESS, help="alias of --row-log")
     parser.add_argument(
         "--dry-run",
         action="store_true",

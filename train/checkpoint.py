@@ -188,9 +188,9 @@ class Saver:
     def begin(
         self, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], files: Mapping[str, bytes], record: Any
     ) -> None:
-        """Copies the tensors (file -> name -> tensor) and starts to write them, once the checkpoint before is written.
+        """Copies the tensors (file -> name -> tensor) and starts to write them, once the previous checkpoint is written.
 
-        An error of that one is kept for `check` and `wait`.
+        An error of the previous one is kept for `check` and `wait`.
         """
         self._join()
         copies = {

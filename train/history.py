@@ -56,7 +56,7 @@ class History:
 
 
 def read_history(url: str) -> History:
-    """Read a run. Raises UserError if there is no run at `url`, or if it has not reported a step yet."""
+    """Reads a run. Raises UserError if there is no run at `url`, or if it has not reported a step yet."""
     metrics = storage.join(url, METRICS_NAME)
     settings_url = storage.join(url, RUN_NAME)
     has_settings = bool(url) and storage.find(settings_url) is not None

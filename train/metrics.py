@@ -51,7 +51,7 @@ class MetricsFile:
         return (kind, step) in self._kept
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Appends one line. None stands for an unknown value."""
+        """Appends one line. An unknown value is None."""
         line = json.dumps(values).encode()
         if self._file is None:
             self._lines.append(line)
@@ -80,7 +80,7 @@ def _is_before(line: bytes, first_step: int) -> bool:
 
 
 class Board:
-    """TensorBoard's file of a run. Written at once: the package's own writer has a thread that fails where nobody listens."""
+    """TensorBoard's file of a run. Written at once: errors of the package's own writer are lost in its thread."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         """`first_step`: the number of steps already done; TensorBoard drops values of later steps. Raises StorageError."""
@@ -160,8 +160,9 @@ class Reporter:
             try:
                 self._board.add(numbers, step)
             except storage.StorageError as error:  # it only shows what metrics.jsonl has
-                self._board = None
                 self.say(f"warning: no more lines for TensorBoard: {error}")
+                self._board.close()
+                self._board = None
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
         if kind == "train":

@@ -29,7 +29,9 @@ def make_parser() -> argparse.ArgumentParser:
         "for data, restarts and skipped steps. Works while a run is training, too.",
         epilog="Exit codes: 0 done, 2 bad input (one line names it), 130 interrupted.",
     )
-    parser.add_argument("runs", metavar="RUN_DIR", nargs="+", help="the --out of a run; the curves of several share one chart")
+    parser.add_argument(
+        "runs", metavar="RUN_DIR", nargs="+", help="the --out of a run; the curves of several runs share one chart"
+    )
     parser.add_argument("--html", metavar="FILE", help="also write the report as one self-contained HTML page")
     return parser
 

@@ -19,7 +19,7 @@ SECTIONS = {
     "data": "data and model",
     "global_batch": "steps",
     "precision": "computation",
-    "seed": "draws",
+    "seed": "randomness",
     "eval_every": "the run itself",
 }
 # What every start of a run must have in common, besides model and data. The rest is where, how long and how fast.
@@ -64,7 +64,7 @@ class Settings:
         "rows per forward and backward pass; must divide --global-batch",
         0,
         metavar="ROWS",
-        shown="the largest divisor up to 32 and an eighth of --global-batch",
+        shown="the largest divisor that is at most 32 and at most an eighth of --global-batch",
     )
     steps: int = option("length of the run in steps", 0, metavar="N", shown="set by --epochs")
     epochs: int = option("length of the run in passes over the data", 0, metavar="N", shown="set by --steps")
@@ -90,7 +90,9 @@ class Settings:
     checkpoint_every: int = option("steps between checkpoints; 0: only at the end, or when stopped", 1000, metavar="N")
     keep: int = option("number of checkpoints to keep", 3, metavar="N")
     log_every: int = option("steps between lines of metrics.jsonl", 10, metavar="N")
-    row_log: str = option("folder for audits: logs the rows that each rank got in each step", "", metavar="DIR", shown="none")
+    row_log: str = option(
+        "folder for a log of the rows that each rank got in each step, for audits", "", metavar="DIR", shown="none"
+    )
     reader_threads: int = option("threads per process that fetch and decode", 2, metavar="N")
     cache: str = option(
         "folder on a local disk that keeps shards from a bucket, for all processes and runs of this machine",
@@ -100,7 +102,7 @@ class Settings:
     )
     cache_bytes: int = option("maximum size of --cache", 0, metavar="BYTES", shown="required with --cache")
     max_skipped: int = option(
-        "end the run after this many steps in a row without a finite gradient; each of them is skipped; checked at each line "
+        "end the run after N skipped steps in a row (a step is skipped if its gradient is not finite); checked at each line "
         "of metrics",
         10,
         metavar="N",

@@ -25,7 +25,7 @@ class StopRequest:
 
     @property
     def is_requested(self) -> bool:
-        """A signal came, or torchrun is gone: nobody could stop this process any more."""
+        """A signal came, or torchrun has ended, and then no other signal would come."""
         return self._has_signal or (self._launcher is not None and os.getppid() != self._launcher)
 
     def listen(self) -> None:
@@ -54,13 +54,13 @@ def end_at_once() -> None:
 
 
 def _launcher_is_gone() -> bool:
-    """Whether nobody listens where torchrun should: it holds the store through which the processes find each other."""
+    """Whether no process listens at torchrun's address, where the processes of the run find each other."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return False
     try:
         socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), _CONNECT_S).close()
     except ConnectionRefusedError:
         return True
-    except (OSError, KeyError, ValueError):  # the rendezvous tries again, and says what is wrong
+    except (OSError, KeyError, ValueError):  # the rendezvous tries again, and reports what is wrong
         return False
     return False

@@ -119,9 +119,8 @@ def _shape(name: str, manifest: Manifest) -> BertConfig:
 
 
 def longest_sequence(manifest: Manifest) -> int:
-    """Tokens of the longest sequence that the data set can have."""
-    longest_row = max(split.totals()["max_row_tokens"] for split in manifest.splits.values())
-    return int(min(longest_row, manifest.settings["max_seq_len"]))
+    """Tokens of the longest sequence of the data set, which may be far below the setting `max_seq_len`."""
+    return max(split.totals()["max_sequence_tokens"] for split in manifest.splits.values())
 
 
 def _config(path: Path) -> BertConfig:
@@ -156,7 +155,7 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
         )
     if longest > config.max_position_embeddings:
         raise UserError(
-            f"--model {name}: has {config.max_position_embeddings} positions, the data set allows sequences of up to {longest} "
+            f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of up to {longest} "
             f"tokens; build it with --max-seq-len {config.max_position_embeddings} or less"
         )
     if config.is_decoder or config.num_hidden_layers < 1:

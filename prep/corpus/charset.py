@@ -34,7 +34,7 @@ _UNUSABLE = ("x-user-defined", "replacement")
 
 
 def decode_page(body: bytes, label: str, is_html: bool) -> str:
-    """The text of a body. `label` is the charset of its HTTP header, or nothing; an unusable label is no label."""
+    """The text of a body. `label` is the charset of its HTTP header, or nothing; an unusable label is ignored."""
     for mark, name in _MARKS:
         if body.startswith(mark):
             return _decode(body[len(mark) :], codecs_of(name))

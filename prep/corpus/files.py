@@ -75,8 +75,7 @@ def _expand(url: str) -> Sequence[FileInfo]:
     if url.startswith("hf://"):
         infos = [info for info in infos if _is_data(posixpath.basename(info.url))]
     if pattern and not infos:
-        hidden = posixpath.basename(url).startswith(".")
-        infos = [info for info in storage.glob(url) if hidden or not posixpath.basename(info.url).startswith(".")]
+        infos = storage.glob(url, hidden=() if posixpath.basename(url).startswith(".") else (".",))
     if not infos:
         problem = "no file matches" if pattern else "no such file, or a folder without files that can be read"
         raise UserError(f"--corpus {url}: {problem}; check the path")

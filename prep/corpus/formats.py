@@ -21,6 +21,8 @@ class InputFormat(NamedTuple):
     check: Callable[[BinaryIO, InputFile, Rule], None]
     # The decompressed stream -> the documents of a span.
     read: Callable[[BinaryIO, Span, Rule], Iterator[Document | Fault]]
+    # Whether spans count bytes of text. Those of Parquet count row groups, whose bytes are compressed.
+    spans_are_bytes: bool = True
 
 
 def _whole(file: InputFile, rule: Rule, unit_bytes: int) -> list[tuple[Span, int]]:
@@ -38,7 +40,7 @@ def _read_other(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | F
 FORMATS: dict[FormatName, InputFormat] = {
     "text": InputFormat(split_text, _no_check, read_text),
     "jsonl": InputFormat(split_bytes, check_json_lines, read_json_lines),
-    "parquet": InputFormat(split_row_groups, check_parquet, read_parquet),
+    "parquet": InputFormat(split_row_groups, check_parquet, read_parquet, spans_are_bytes=False),
     "warc": InputFormat(_whole, check_warc, read_warc),
     "tar": InputFormat(_whole, _no_check, read_tar),
     "other": InputFormat(_whole, _no_check, _read_other),

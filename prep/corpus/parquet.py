@@ -83,7 +83,7 @@ def read_parquet(stream: BinaryIO, span: Span, rule: Rule) -> Iterator[Document 
 
 
 def _damage(file: InputFile, row: int, error: Exception, place: str = "") -> Fault:
-    """The fault of damaged content. Raises what is no damage: errors of the storage, and what pyarrow cannot read."""
+    """The fault of damaged content. Raises StorageError or UserError if the content is not damaged, but cannot be read."""
     if isinstance(error, OSError) and error.errno is not None:
         raise storage.StorageError(f"{file.url}: cannot read it: {os.strerror(error.errno)}; check the path") from error
     if isinstance(error, pa.ArrowNotImplementedError):

@@ -64,9 +64,8 @@ def _content(stream: BinaryIO, span: Span) -> Content:
 
 def _items(stream: BinaryIO, content: Content, span: Span, rule: Rule) -> Iterator[Document | Fault]:
     if content.detail:
-        yield Fault(0, "not_text", span.file.bytes, content.detail)
-        return
-    yield from FORMATS[content.format].read(decompressed(stream, content.compressions, span.file.url), span, rule)
+        return iter([Fault(0, "not_text", span.file.bytes, content.detail)])
+    return FORMATS[content.format].read(decompressed(stream, content.compressions, span.file.url), span, rule)
 
 
 def check_unchanged(file: InputFile) -> None:

@@ -1,6 +1,6 @@
-"""What a file is by its first bytes, where these are plain: names are wrong often enough.
+"""The format and compression of a file by its first bytes, because names are often wrong.
 
-A file is looked at when it is read, never when a build is planned: a corpus may have millions.
+The plan reads no first bytes, because a corpus may have millions of files. They are checked when a file is read.
 """
 
 import io
@@ -45,13 +45,13 @@ class Content(NamedTuple):
 
     format: FormatName
     compressions: tuple[str, ...]
-    detail: str = ""  # of format other: why it is no text
+    detail: str = ""  # with the format `other`: why it is not text
 
 
 def recognize(file: BinaryIO, source: InputFile) -> Content:
-    """What the file is by its first bytes; by its name where they do not show it. Leaves the file at its beginning.
+    """The content of a file by its first bytes, or by its name if they do not show it. Leaves the file at its beginning.
 
-    Raises UserError, which names the file, for what holds text but cannot be read.
+    Raises UserError, which names the file, for a format that may hold text but cannot be read.
     """
     named = (source.compression,) if source.compression else ()
     compressions: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ def is_text(head: bytes) -> bool:
 
 
 def content_of(head: bytes, source: InputFile, compressions: tuple[str, ...] = ()) -> Content:
-    """What a file holds whose decompressed first bytes are `head`. Raises UserError for what cannot be read."""
+    """The content of a file whose decompressed first bytes are `head`. Raises UserError for a format that cannot be read."""
     container = _container(head)
     if container == "parquet" and compressions:
         raise UserError(f"{source.url}: is a Parquet file inside {compressions[-1]}; decompress it, it is compressed inside")

@@ -6,6 +6,7 @@ Lines end with LF, CR LF or CR alone.
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -15,6 +16,7 @@ from prep.corpus.documents import Document, Fault, InputFile, Rule, Span, too_lo
 _CHUNK_BYTES = 1 << 20
 _LONE_CR = re.compile(r"\r(?!\n)")  # a line end; whatever splits the text into sentences looks for LF
 _LINE_ENDS = (b"\n", b"\r")
+_END = sys.maxsize  # of a range that goes to the end of the stream
 Piece = tuple[int, bytes | Fault]  # where a document begins in the stream, and its bytes
 
 
@@ -35,9 +37,10 @@ def split_text(file: InputFile, rule: Rule, unit_bytes: int) -> list[tuple[Span,
 def read_text(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
     """The documents of a span of plain text; blank ones are none, unless the file is the document."""
     cut = {"line": cut_lines, "blank-line": cut_paragraphs, "file": cut_whole}[rule.document]
+    keeps_blank = rule.document == "file"
     for position, raw in cut(file, span.start, span.stop):
         item = _text_document(position, raw) if isinstance(raw, bytes) else raw
-        if rule.document == "file" or isinstance(item, Fault) or (item.text and not item.text.isspace()):
+        if keeps_blank or isinstance(item, Fault) or (item.text and not item.text.isspace()):
             yield item
 
 
@@ -60,11 +63,12 @@ def _chunks(file: Any) -> Iterator[list[bytes]]:
         yield chunk.splitlines(keepends=True)  # of bytes: LF, CR LF and CR, nothing else
 
 
-def _lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[tuple[int, bytes, int]]:
-    """(position, line with its end, length) of the lines that begin at `start` or after it.
+def _line_runs(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, list[bytes], int]]:
+    """(position, lines with their ends, length) of the lines that begin at `start` or after it, many at once.
 
-    Of an overlong line only the beginning is kept, so its length is larger than it. The line that `start` is in began before:
-    it is passed over, at most to `stop`, so that one huge line costs each of its ranges no more than the range.
+    Of an overlong line only the beginning is kept. It comes alone, and the length is that of the whole line. The line that
+    `start` is in began before: it is passed over, at most to `stop`, so that one huge line costs each of its ranges no more
+    than the range.
     """
     position = max(0, start - 1)  # one byte earlier, to see whether a line ends just before `start`
     passing = start > 0
@@ -79,60 +83,66 @@ def _lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[tuple[int, 
             parts.append(part)
             kept += len(part)
         if not part.endswith(_LINE_ENDS):
-            if passing and stop is not None and position + length >= stop:
+            if passing and position + length >= stop:
                 return
             continue
         if not passing:
-            yield position, b"".join(parts), length
+            yield position, [b"".join(parts)], length
         position += length
         passing, parts, length, kept = False, [], 0, 0
-        if len(lines) > 1 and not lines[-1].endswith(_LINE_ENDS):
-            part = lines.pop()
-            parts, length, kept = [part], len(part), len(part)
-        for line in lines[1:]:
-            yield position, line, len(line)
-            position += len(line)
+        rest = lines.pop() if len(lines) > 1 and not lines[-1].endswith(_LINE_ENDS) else b""
+        if len(lines) > 1:
+            length = sum(map(len, lines)) - len(part)
+            yield position, lines[1:], length
+            position += length
+        parts, length, kept = [rest], len(rest), len(rest)
     if length and not passing:
-        yield position, b"".join(parts), length
+        yield position, [b"".join(parts)], length
 
 
 def cut_lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
     """A piece per line; blank lines are none."""
-    for position, line, length in _lines(file, start, stop):
-        if stop is not None and position >= stop:
-            return
-        content = line.rstrip(b"\r\n")
-        if length > documents.MAX_DOCUMENT_BYTES + 2 or len(content) > documents.MAX_DOCUMENT_BYTES:
-            yield position, too_long(position, length)
-        elif content and not content.isspace():
-            yield position, content
-        if stop is not None and position + length >= stop:
+    longest, stop = documents.MAX_DOCUMENT_BYTES, _END if stop is None else stop
+    for position, lines, length in _line_runs(file, start, stop):
+        for line in lines:
+            if position >= stop:
+                return
+            content = line.rstrip(b"\r\n")
+            if len(content) > longest:
+                yield position, too_long(position, length if len(lines) == 1 else len(line))
+            elif content and not content.isspace():
+                yield position, content
+            position += len(line)
+        if position >= stop:
             return
 
 
 def cut_paragraphs(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
     """A piece between blank lines."""
     anchored = start == 0  # whether a document that begins here has its anchor in this span
-    lines: list[bytes] = []
+    longest, stop = documents.MAX_DOCUMENT_BYTES + 2, _END if stop is None else stop
+    kept: list[bytes] = []
     first, size = 0, 0
-    for position, line, length in _lines(file, start, stop):
-        past = stop is not None and position >= stop
-        if not anchored and past:
-            return  # no anchor in this span
-        if not _is_blank(line):
-            if anchored:
-                first = first if size else position
-                size += length
-                if size <= documents.MAX_DOCUMENT_BYTES + 2:
-                    lines.append(line)
-            continue
-        if size:
-            yield _paragraph(first, size, lines)
-        if past:
-            return
-        lines, size, anchored = [], 0, True
+    for position, lines, length in _line_runs(file, start, stop):
+        for line in lines:
+            past = position >= stop
+            if past and not anchored:
+                return  # no anchor in this span
+            if 0x20 < line[0] < 0x80 or not _is_blank(line):  # the first is for speed
+                if anchored:
+                    first = first if size else position
+                    size += length if len(lines) == 1 else len(line)
+                    if size <= longest:
+                        kept.append(line)
+            else:
+                if size:
+                    yield _paragraph(first, size, kept)
+                if past:
+                    return
+                kept, size, anchored = [], 0, True
+            position += len(line)
     if size:
-        yield _paragraph(first, size, lines)
+        yield _paragraph(first, size, kept)
 
 
 def _paragraph(first: int, size: int, lines: list[bytes]) -> Piece:

@@ -108,12 +108,12 @@ def window_of(engine: str, workers: int, count: Callable[[], int]) -> Callable[[
 
 
 def lost_error(engine: str, reason: str) -> UserError:
-    """The system is gone, with all that was in flight on it."""
+    """The error for a system that ended, with all its tasks."""
     return UserError(f"--engine {engine}: {reason}; finished tasks are kept, run the same command again to resume")
 
 
 def no_answer_error(engine: str, error: BaseException) -> UserError:
-    """There is no system at that address."""
+    """The error for an address where no system answers."""
     return UserError(f"--engine {engine}: no answer from that address ({one_line(error)}); check it, and that the cluster runs")
 
 

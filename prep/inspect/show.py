@@ -12,7 +12,7 @@ from shards.report.terminal import print_passage, styled, terminal
 
 
 def show(url: str, split: str, count: int, seed: int) -> None:
-    """Print `count` sequences of a split, chosen by seed. Raises UserError for a missing data set or an empty split."""
+    """Prints `count` sequences of a split, chosen by seed. Raises UserError for a missing data set or an empty split."""
     if count < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n is {count} and --seed is {seed}; must be at least 1 and from 0 to 2**63 - 1")
     manifest = open_data_set(url)

@@ -135,6 +135,7 @@ def _counts(rows: Rows) -> dict[str, int]:
         "masked_tokens": int(masked.sum()),
         "not_next": int(rows.next_sentence_label.sum()) if rows.next_sentence_label is not None else 0,
         "max_row_tokens": int(np.diff(rows.token_offsets).max(initial=0)),
+        "max_sequence_tokens": int(rows.sequence_lengths.max(initial=0)),
         "max_sequences_per_row": int(np.diff(rows.sequence_offsets).max(initial=0)),
         "max_masked_per_row": int(masked.max(initial=0)),
     }

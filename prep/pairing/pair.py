@@ -96,6 +96,7 @@ def _write_shard(task: PairTask, number: int, rows: Rows, forced: int) -> ShardI
         not_next=0 if rows.next_sentence_label is None else int(np.count_nonzero(rows.next_sentence_label)),
         forced_not_next=forced,
         max_row_tokens=int(np.diff(rows.token_offsets).max()),
+        max_sequence_tokens=int(rows.sequence_lengths.max()),
         max_sequences_per_row=int(np.diff(rows.sequence_offsets).max()),
         max_masked_per_row=int(masked.max()),
         row_groups=tuple(groups),

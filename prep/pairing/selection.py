@@ -13,7 +13,7 @@ from shards.schema import token_dtype
 
 
 def read_documents(task: PairTask) -> tuple[Documents, Duplicates]:
-    """The task's documents, in the order of the units; of those with one key, which are copies, the first where asked for."""
+    """The task's documents, in the order of the units. With `drop_duplicates`, only the first of those with the same key."""
     id_type = token_dtype(task.recipe.vocab_size)
     blocks = [empty_documents(id_type)]
     duplicates = Duplicates()
@@ -30,7 +30,7 @@ def read_documents(task: PairTask) -> tuple[Documents, Duplicates]:
 
 
 def _keep_originals(block: Documents, chosen: npt.NDArray[np.bool_], duplicates: Duplicates) -> None:
-    """Takes the further copies that a weight asked for out of `chosen`, and counts their tokens: held out is a text once."""
+    """Removes further copies, made by a weight, from `chosen` and counts their tokens: each text is held out once."""
     tokens = np.diff(block.token_offsets()[block.sentence_offsets()])
     further = chosen & (block.num_bytes == 0)
     duplicates.tokens += int(tokens[further].sum())
@@ -38,7 +38,7 @@ def _keep_originals(block: Documents, chosen: npt.NDArray[np.bool_], duplicates:
 
 
 def _keep_first(block: Documents, chosen: npt.NDArray[np.bool_], seen: set[int], duplicates: Duplicates) -> None:
-    """Takes documents out of `chosen` whose keys are in `seen`, counts them, and adds the other keys."""
+    """Removes documents whose keys are in `seen` from `chosen` and counts them. Adds the other keys to `seen`."""
     tokens: Sequence[int] = np.diff(block.token_offsets()[block.sentence_offsets()]).tolist()
     for i in np.flatnonzero(chosen).tolist():
         key = int(block.keys[i])

@@ -57,7 +57,7 @@ class Sequences(NamedTuple):
 
 
 def as_columns(filled: npt.NDArray[Any], labelled: bool) -> Sequences:
-    """The columns of an array of SEQUENCE [S]; without labels where there is no pair task."""
+    """The columns of an array of SEQUENCE [S]; without labels if the recipe has no pairs."""
     a_starts, a_lengths, b_starts, b_lengths, keys, labels, forced = (
         np.ascontiguousarray(filled[name]) for name in SEQUENCE.names or ()
     )

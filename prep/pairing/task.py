@@ -1,4 +1,4 @@
-"""What a pair task is told: which documents it builds, and how."""
+"""The input of a pair task: which documents it reads, and the recipe."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Recipe:
 
     seed: int
     pairing: Pairing
-    separator: int | None  # between documents in one sequence; None: they are not crossed
+    separator: int | None  # between documents in one sequence; None: a sequence has one document
     drop_duplicates: bool
     max_seq_len: int
     short_seq_prob: float
@@ -38,7 +38,7 @@ class Recipe:
 class PairTask:
     """Documents of buckets [first_bucket, last_bucket) with a content hash in [hash_from, hash_below), for one copy.
 
-    Of those, the ones whose place in the global shuffle is in range number `key_range` of `num_key_ranges` equal ones.
+    It builds only those whose place in the global shuffle is in range number `key_range` of `num_key_ranges` equal ones.
     """
 
     number: int
@@ -58,7 +58,7 @@ class PairTask:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name of the task in messages."""
         return f"pairing {self.split} partition {self.number}"
 
     @property
@@ -67,5 +67,5 @@ class PairTask:
         return storage.join(self.records, f"pair-{self.number:06d}.json")
 
     def shards_of(self, record: PairRecord) -> list[tuple[str, int]]:
-        """The URL and the bytes of each shard that the record speaks of."""
+        """The URL and the bytes of each shard that the record lists."""
         return [(storage.join(self.out, shard.path), shard.bytes) for shard in record.shards]

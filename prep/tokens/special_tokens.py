@@ -64,7 +64,7 @@ def configured_token(config: Mapping[str, Any], role: str) -> Any:
 
 
 def _unknown_token(tokenizer: Tokenizer) -> str | None:
-    """The token that the model itself gives for what it does not know."""
+    """The token that the model gives for unknown text."""
     model = json.loads(tokenizer.to_str())["model"]
     if model.get("unk_token") is None and model.get("unk_id") is not None:  # Unigram has an index instead
         return str(model["vocab"][model["unk_id"]][0])

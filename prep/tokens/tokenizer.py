@@ -162,7 +162,10 @@ def load_prepared(folder: str) -> PreparedTokenizer:
     """The tokenizer that `save` wrote into `folder`. Raises UserError if it is damaged, or not what `save` writes."""
     url = storage.join(folder, FILE_NAME)
     data = storage.read_bytes(url)
-    features = lossy_features(read_definition(data, url))
+    try:
+        features = lossy_features(read_definition(data, url))
+    except UserError as error:
+        raise UserError(f"{error}; remove it and build again") from error
     if features:
         raise UserError(f"{url}: has {' and '.join(features)}, which a build never saves; build the data set again")
     with library_errors(f"{url}: damaged", "remove it and build again"):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from prep.corpus.documents import HARMLESS, Fault, Rule, Span, fault_error
+from prep.corpus.formats import FORMATS
 from prep.corpus.read import read_documents
 from prep.settings import Splitting
 from prep.tokens.sentences import split_sentences
@@ -40,7 +41,7 @@ class VocabularyTask:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name of the task in messages."""
         return f"training a vocabulary of {self.size} entries"
 
 
@@ -84,12 +85,9 @@ def _sample(spans: Sequence[Span], rule: Rule, splitting: Splitting, skip_faults
 
     Spans come in an order drawn by their number, so that a sample which ends early still covers the corpus.
     """
-    total = sum(
-        span.file.bytes if span.stop is None or span.file.format == "parquet" else span.stop - span.start for span in spans
-    )
     # The size on disk says nothing of the amount of text in compressed files and in Parquet.
-    has_plain_sizes = not any(span.file.compression or span.file.format == "parquet" for span in spans)
-    everything = has_plain_sizes and total <= SAMPLE_BYTES
+    has_plain_sizes = all(FORMATS[span.file.format].spans_are_bytes and not span.file.compression for span in spans)
+    everything = has_plain_sizes and sum(map(_bytes_of, spans)) <= SAMPLE_BYTES
     bytes_per_span = SAMPLE_BYTES if everything else max(_MIN_BYTES_PER_SPAN, SAMPLE_BYTES // len(spans))
     keys = address(0, Purpose.VOCABULARY_SAMPLE, np.arange(len(spans), dtype=np.uint64))
     bytes_left = SAMPLE_BYTES
@@ -107,6 +105,11 @@ def _sample(spans: Sequence[Span], rule: Rule, splitting: Splitting, skip_faults
         bytes_left -= bytes_of_span
         if bytes_left <= 0:
             return
+
+
+def _bytes_of(span: Span) -> int:
+    """Bytes of a span of a format whose spans count bytes."""
+    return (span.file.bytes if span.stop is None else span.stop) - span.start
 
 
 def _alphabet(sentences: Sequence[str], normalizer: normalizers.Normalizer, limit: int) -> tuple[list[str], list[int]]:

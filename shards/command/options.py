@@ -5,7 +5,7 @@ class Settings:
     format: Literal["parquet", "webdataset"] = option("file format", "parquet")
 
 add_arguments(parser, Settings, sections)          the flags, and --config FILE.toml
-Settings(**read_values(arguments, Settings))       flags win over the file, the file over the defaults
+Settings(**read_values(arguments, Settings))       flags override the file, the file overrides the defaults
 check_types(self), check_ranges(self, ranges)      in __post_init__
 """
 
@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type, sections: Map
         else:
             add |= {"type": parse_bytes if f.metadata["metavar"] == "BYTES" else _kind(f)}
         target.add_argument(flag(f.name), **add)
-    target.add_argument("--config", metavar="FILE.toml", help="file of settings, as `name = value` lines; flags win over it")
+    target.add_argument("--config", metavar="FILE.toml", help="file of settings, as `name = value` lines; flags override it")
 
 
 def _help(f: Field[Any]) -> str:
@@ -126,7 +126,7 @@ def _help(f: Field[Any]) -> str:
 
 
 def read_values(arguments: Mapping[str, Any], settings: type) -> dict[str, Any]:
-    """The values of the flags and of `--config`; flags win. Raises UserError if a field without a default has no value."""
+    """The values of `--config` and the flags, which override it. Raises UserError if a field without a default has none."""
     names = {f.name: f for f in fields(settings)}
     values = _read_config(arguments["config"], names) if arguments.get("config") is not None else {}
     values |= {name: value for name, value in arguments.items() if name in names}

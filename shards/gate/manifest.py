@@ -21,7 +21,7 @@ _SHARD_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}"
 def check_manifest(manifest: Field) -> None:
     """Raises ValueError that names the first field which is missing, of another type, or out of bounds."""
     manifest["recipe_version"].integer(0, 1 << 31)
-    capacity = _check_settings(manifest["settings"])
+    max_seq_len, capacity = _check_settings(manifest["settings"])
     _check_tokenizer(manifest["tokenizer"], manifest["settings"]["pairing"].text())
     splits = manifest["splits"]
     splits.require(set(splits.object()) == set(SPLITS), "must have the fields train and eval")
@@ -29,7 +29,7 @@ def check_manifest(manifest: Field) -> None:
     for name, split in splits.fields():
         shards = split["shards"].items()
         for shard in shards:
-            _check_shard(shard, f"{name}/{_SHARD_NAME}{re.escape(suffix)}", capacity)
+            _check_shard(shard, f"{name}/{_SHARD_NAME}{re.escape(suffix)}", max_seq_len, capacity)
         paths = {shard["path"].text() for shard in shards}
         split["shards"].require(len(paths) == len(shards), "must name each shard once")
     _check_ledger(manifest["ledger"])
@@ -38,8 +38,8 @@ def check_manifest(manifest: Field) -> None:
         version.text()
 
 
-def _check_settings(settings: Field) -> int:
-    """Returns the capacity of a row."""
+def _check_settings(settings: Field) -> tuple[int, int]:
+    """Returns the most tokens of a sequence, and the capacity of a row."""
     settings["format"].one_of(SUFFIXES)
     settings["masking"].one_of(("static", "dynamic"))
     settings["mask_prob"].number(0.0, 1.0)
@@ -56,7 +56,7 @@ def _check_settings(settings: Field) -> int:
     for _, value in settings.fields():
         for scalar in value.items(10_000) if isinstance(value.value, list) else [value]:
             scalar.scalar()
-    return pack_to or max_seq_len
+    return max_seq_len, pack_to or max_seq_len
 
 
 def _check_tokenizer(tokenizer: Field, pairing: str) -> None:
@@ -84,6 +84,7 @@ def _check_tokenizer(tokenizer: Field, pairing: str) -> None:
     tokenizer["templates"]["single" if pairing == "none" else "pair"].object()
 
 
+<<<<<<< HEAD
 def _check_unused_ids(runs: Field, vocab_size: int, special_ids: list[Field]) -> None:
     """Runs [first, end) of ids, ascending and apart. Readers expand them, so few bytes must not name many ids."""
     end = num_ids = 0
@@ -97,6 +98,9 @@ def _check_unused_ids(runs: Field, vocab_size: int, special_ids: list[Field]) ->
 
 
 def _check_shard(shard: Field, path: str, capacity: int) -> None:
+=======
+def _check_shard(shard: Field, path: str, max_seq_len: int, capacity: int) -> None:
+>>>>>>> main
     shard["path"].text(path)
     num_bytes = shard["bytes"].integer(1, _MAX_SHARD_BYTES)
     for name in ("sha256", "columns_sha256"):
@@ -111,6 +115,8 @@ def _check_shard(shard: Field, path: str, capacity: int) -> None:
         most[name] = shard[name].integer(0, bound)
         shard[sum_name].integer(0, rows * most[name])
     sequences, tokens = shard["sequences"].value, shard["tokens"].value
+    longest = shard["max_sequence_tokens"].integer(0, min(max_seq_len, most["max_row_tokens"]))
+    shard["tokens"].integer(0, sequences * longest)
     shard["sequences"].require(rows <= sequences <= tokens, "must be from its rows to its tokens")
     shard["masked_tokens"].integer(0, tokens)
     shard["forced_not_next"].integer(0, shard["not_next"].integer(0, sequences))

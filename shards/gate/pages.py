@@ -1,4 +1,4 @@
-"""The gate of Parquet files: the footer and the page headers, read before pyarrow allocates what they ask for.
+"""The gate of Parquet files: the footer and the page headers, read before pyarrow allocates memory for them.
 
 pyarrow believes the sizes in a page header, and ends the process at some footers. So this module reads both itself, with
 the compact protocol of Thrift (github.com/apache/thrift, doc/specs/thrift-compact-protocol.md). It accepts only what
@@ -43,7 +43,7 @@ class Group:
 
 
 def footer_of(data: memoryview) -> bytes:
-    """The bytes of a file's footer. Raises ValueError where there is none."""
+    """The bytes of a file's footer. Raises ValueError if it has no footer."""
     num_bytes = int.from_bytes(data[-_TAIL_BYTES:-4], "little") if len(data) > 2 * _TAIL_BYTES else 0
     if data[-4:] != _MAGIC or not 0 < num_bytes <= min(len(data) - _TAIL_BYTES - 4, _MAX_FOOTER_BYTES):
         raise ValueError("it does not end with a footer of Parquet")

@@ -18,7 +18,7 @@ _BEGINNING = b"<!doctype html>"
 
 
 def print_and_publish(sheet: Sheet, place: str | None) -> None:
-    """Print the report; if `place` is given, write its page there first.
+    """Prints the report. If `place` is set, first writes its page there.
 
     Raises UserError when the page cannot be written, or when another file is at `place`.
     """

@@ -150,8 +150,19 @@ def _remove_if_abandoned(path: Path, here: bool) -> None:
 
 
 def find(path: Path) -> FileInfo | None:
-    """The file, or None where there is none (a folder is none)."""
+    """The file, or None if there is no file, for example a folder."""
     return _info(path) if path.is_file() else None
+
+
+def find_listed(path: Path) -> FileInfo | None:
+    """The same for a name of a listing, where a dead link is an error."""
+    _check_link(path)
+    return find(path)
+
+
+def _check_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise OSError(errno.ENOENT, "it is a link to nothing", str(path))
 
 
 def list_files(folder: Path, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]:
@@ -159,19 +170,18 @@ def list_files(folder: Path, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]
 
     A dead link is an error, not a file less; one whose name is hidden is not looked at.
     """
+    _check_link(folder)
     for parent, folders, names in os.walk(folder, onerror=_raise) if folder.is_dir() else ():
         folders[:] = [name for name in folders if not name.startswith(hidden)]
         for path in (Path(parent) / name for name in names if not (name.startswith(".") and _TEMPORARY in name)):
             if path.name.startswith(hidden):
                 continue
-            if path.is_file():
-                yield _info(path)
-            elif not path.exists():
-                raise OSError(errno.ENOENT, "it is a link to nothing", str(path))
+            if info := find_listed(path):
+                yield info
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder with everything in it; nothing where there is none."""
+    """Removes a file, or a folder with everything in it, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

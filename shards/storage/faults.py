@@ -1,7 +1,7 @@
-"""Errors of a storage: whether they may pass, who can mend them, and how. The border of every backend.
+"""Errors of storage: which ones are temporary, and the remedy for the others. Any error of a backend becomes a StorageError.
 
-Each backend raises errors of its own. They are told apart by an HTTP status or by name, so that no backend has to be
-imported or installed.
+Each backend raises errors of its own. They are recognised by an HTTP status or by their names, so that no backend has to
+be imported or installed.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class MissingError(StorageError):
 
 
 class BusyError(StorageError):
-    """Another process has the folder."""
+    """Another process uses the folder."""
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def retried(url: str, doing: str, action: Callable[[], Value]) -> Value:
     """Runs `action` on a server, and again after temporary faults, for at most DEADLINE_S. Raises StorageError.
 
     The waits double, from half a second. A part of each wait depends on the URL, so that processes which fail at the same
-    time do not come back at the same time.
+    time do not try again at the same time.
     """
     server = "/".join(url.split("/", 3)[:3])
     first_fault, has_warned = 0.0, False
@@ -165,21 +165,21 @@ def _remedy(protocol: str, error: Exception) -> str:
     login = f" ({_LOGINS[protocol]})" if protocol in _LOGINS else ""
     root, again = _root(error), "run the same command again"
     if type(root).__name__ in _NO_CREDENTIALS or (not status_of(root) and "credentials" in str(root)):
-        return f"give credentials{login}"
+        return f"set credentials{login}"
     if _is_denied(root):
         name = "the name and " if protocol == "hf" else ""  # the hub reports private repositories as missing
-        return f"check {name}the credentials{login} and what they permit there"
+        return f"check {name}the credentials{login} and their permissions"
     if protocol == "hf" and (_is_missing(error) or not status_of(root)):
         return (
             "check the name and the network; where there is none, fetch it elsewhere with "
-            "`hf download --repo-type dataset NAME --local-dir DIR` and give that folder"
+            "`hf download --repo-type dataset NAME --local-dir DIR` and pass that folder"
         )
     if _code(root) == "NoSuchBucket" or "bucket does not exist" in str(root):
         return f"there is no such bucket: check its name, or create it and {again}"
     if _is_missing(error):
         return "check the path"
     if may_pass(error):
-        return f"this did not pass by itself: check the address and that the server is up, then {again}"
+        return f"retries did not help: check the address and that the server is up, then {again}"
     return f"check that it exists and that you may use it, then {again}"
 
 

@@ -26,7 +26,7 @@ from shards.storage.urls import is_local, local_path
 
 
 def find(url: str) -> FileInfo | None:
-    """The file at `url`, or None where there is none (a folder is none)."""
+    """The file at `url`, or None if there is no file, for example a folder."""
     if is_local(url):
         with translated(url, "look at"):
             return disk.find(local_path(url))
@@ -39,7 +39,7 @@ def find(url: str) -> FileInfo | None:
 
 
 def list_files(url: str, hidden: tuple[str, ...] = ()) -> list[FileInfo]:
-    """Every file in a folder and below, sorted by URL; an empty list where there is no such folder.
+    """Every file in a folder and below, sorted by URL; an empty list if there is no such folder.
 
     Files that are being published are left out, and so is what is no regular file. Files and folders whose names begin with
     one of `hidden` are not looked at.
@@ -58,14 +58,19 @@ def _is_hidden(path: str, hidden: tuple[str, ...]) -> bool:
     return bool(hidden) and any(part.startswith(hidden) for part in path.split("/"))
 
 
-def glob(pattern: str) -> list[FileInfo]:
-    """Every file that matches the pattern (`*`, `?`, `[...]`, `**`), sorted by URL."""
+def glob(pattern: str, hidden: tuple[str, ...] = ()) -> list[FileInfo]:
+    """Every file that matches the pattern (`*`, `?`, `[...]`, `**`), sorted by URL.
+
+    Files whose names begin with one of `hidden` are not looked at. Any other dead link on a disk is an error.
+    """
     if is_local(pattern):
         with translated(pattern, "list"):
-            infos = [info for name in local_glob(pattern) if (info := disk.find(Path(name)))]
+            paths = [path for path in map(Path, local_glob(pattern)) if not path.name.startswith(hidden)]
+            infos = [info for path in paths if (info := disk.find_listed(path))]
     else:
         fs, path = filesystem(pattern)
         infos = file_infos(fs, retried(pattern, "list", lambda: call_fresh(fs, "glob", LISTING_S, path, detail=True)))
+        infos = [info for info in infos if not info.url.rpartition("/")[2].startswith(hidden)]
     return sorted(infos, key=lambda info: info.url)
 
 
@@ -95,7 +100,7 @@ def flush_names(*urls: str) -> None:
 
 
 def remove(url: str) -> None:
-    """Removes a file, or a folder with everything in it; nothing where there is none. Never takes a name for a pattern."""
+    """Removes a file, or a folder with everything in it, if it exists. Never takes a name for a pattern."""
     if is_local(url):
         with translated(url, "remove"):
             disk.remove(local_path(url))
@@ -120,7 +125,7 @@ def tidy(url: str, files: re.Pattern[str], folders: re.Pattern[str] | None = Non
 
 @contextmanager
 def temporary_folder() -> Iterator[str]:
-    """A folder for temporary files on a local disk, removed at the end. Raises StorageError where there is none."""
+    """A folder for temporary files on a local disk, removed at the end. Raises StorageError if there is no such disk."""
     with translated("TMPDIR", "use"):
         folder = TemporaryDirectory()
     with folder as path:

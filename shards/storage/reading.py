@@ -1,4 +1,4 @@
-"""Whole files, ranges and streams. From a server, what a cut connection loses is asked for again."""
+"""Whole files, ranges and streams. If a connection breaks, only the lost part is requested again."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -95,7 +95,7 @@ def _read_part(fs: Any, path: str, url: str, start: int, length: int) -> bytes:
 
 @contextmanager
 def open_read(url: str) -> Iterator[BinaryIO]:
-    """A seekable binary file. From a server it comes in blocks; a block whose connection is cut is asked for again.
+    """A seekable binary file. From a server it comes in blocks; a block whose connection breaks is requested again.
 
     Whatever fails in the storage, on opening or while reading, is a StorageError. So any other error that a decoder of
     the stream raises is about the content.

@@ -1,4 +1,4 @@
-"""What a URL is. A text with a scheme (`s3://...`) is a URL; any other text is a path on a disk, whatever is in it."""
+"""What a URL is. A text with a scheme (`s3://...`) is a URL; any other text is a path on a disk."""
 
 import re
 from pathlib import Path

@@ -39,8 +39,7 @@ class Shape:
         masked = total["max_masked_per_row"]
         if masking is not None:
             masked = max(masked, masking.most(tokens, sequences))
-        longest = min(tokens, manifest.settings["max_seq_len"])
-        return Shape(rows, max(1, tokens), max(1, longest), max(1, sequences), max(1, masked))
+        return Shape(rows, max(1, tokens), max(1, total["max_sequence_tokens"]), max(1, sequences), max(1, masked))
 
     @property
     def runs(self) -> int:

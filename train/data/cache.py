@@ -46,23 +46,23 @@ class CacheStats:
 
 
 @dataclass(frozen=True)
-class Held:
-    """A shard in the folder, as a candidate for eviction: its next use in the plan, and when a process last wanted it."""
+class CachedShard:
+    """A shard in the folder, as a candidate for eviction: its next use in the plan, and when a process last needed it."""
 
     sha256: str
     bytes: int
     next_use: int
-    last_wanted: float
+    last_needed: float
 
 
-def in_order_of_eviction(held: Sequence[Held], next_use: int) -> list[Held]:
+def in_order_of_eviction(shards: Sequence[CachedShard], next_use: int) -> list[CachedShard]:
     """The shards to evict for one that is needed at `next_use`, best first; none that is needed as soon.
 
-    The farthest next use goes first (Belady 1966). Of the shards that this plan never needs, the one that was wanted longest
+    The farthest next use goes first (Belady 1966). Of the shards that this plan never needs, the one that was needed longest
     ago goes first: other runs have plans of their own.
     """
-    later = (shard for shard in held if shard.next_use > next_use)
-    return sorted(later, key=lambda shard: (-shard.next_use, shard.last_wanted, shard.sha256))
+    later = (shard for shard in shards if shard.next_use > next_use)
+    return sorted(later, key=lambda shard: (-shard.next_use, shard.last_needed, shard.sha256))
 
 
 class Refusal(enum.Enum):
@@ -83,19 +83,19 @@ class Cache:
         self._stats, self._counting = CacheStats(), threading.Lock()
         self._check()
 
-    def count(self, **more: int) -> None:
+    def count(self, **amounts: int) -> None:
         """Adds to the named counts of `CacheStats`."""
         with self._counting:
-            for name, number in more.items():
+            for name, number in amounts.items():
                 setattr(self._stats, name, getattr(self._stats, name) + number)
 
     def take_stats(self) -> CacheStats:
         """The counts since the last call."""
         with self._counting:
-            taken, self._stats = self._stats, CacheStats()
-        return taken
+            stats, self._stats = self._stats, CacheStats()
+        return stats
 
-    def want(self, digest: str) -> bool:
+    def touch(self, digest: str) -> bool:
         """Whether the cache has the shard. If so, its time of last use is set to now."""
         with storage.translated(str(self.folder), "use"):
             try:
@@ -193,14 +193,14 @@ class Cache:
 
     def _evict(self, files: Mapping[str, os.stat_result], digest: str, excess: int, next_uses: Mapping[str, int]) -> bool:
         """Removes shards that are not in use until `excess` bytes are free. Removes none, and returns False, if that fails."""
-        held = []
+        shards = []
         for name, status in files.items():
             if name.startswith("shard-"):
                 other = name.removeprefix("shard-")
-                held.append(Held(other, status.st_size, next_uses.get(other, NEVER), status.st_mtime))
+                shards.append(CachedShard(other, status.st_size, next_uses.get(other, NEVER), status.st_mtime))
         with ExitStack() as handles:
             victims = []
-            for shard in in_order_of_eviction(held, next_uses[digest]):
+            for shard in in_order_of_eviction(shards, next_uses[digest]):
                 if excess <= 0:
                     break
                 handle = os.open(self._shard(shard.sha256), os.O_RDWR)  # some systems lock exclusively only a writable file

@@ -93,7 +93,7 @@ class Prefetcher:
 
         for shard in plan.targets:
             digest = shard.sha256
-            if self.cache.want(digest) or time.monotonic() < self._not_before.get(digest, 0.0):
+            if self.cache.touch(digest) or time.monotonic() < self._not_before.get(digest, 0.0):
                 continue
             part = self.cache.reserve(digest, shard.bytes, next_uses)
             if isinstance(part, Part):

@@ -1,8 +1,8 @@
-"""Row groups of a split, fetched, checked and decoded by threads ahead of need.
+"""Row groups of a split, fetched, checked and decoded by threads before they are needed.
 
 A shard on a disk is hashed when it is first needed and then read by ranges. One in a bucket is fetched whole, in one
-request, and kept as it is for as long as its groups are wanted; or, with a cache, read by ranges: from the cache once it is
-there, and from the bucket until then. A group is decoded once and kept for as long as it is wanted.
+request, and kept compressed while its groups are needed. With a cache it is read by ranges: from the bucket until the shard
+is in the cache, then from there. A group is decoded once and kept while it is needed.
 """
 
 from collections.abc import Collection
@@ -18,9 +18,9 @@ from train.data.leases import Lease
 from train.data.order import RowGroups
 from train.data.prefetch import Prefetcher
 
-_RANGES_AT_ONCE = 4  # a thread: what is not in the cache yet is mostly waited for
+_RANGES_AT_ONCE = 4  # per reader thread: ranges from a bucket are mostly waited for
+# A shard's bytes, or the shard in the cache. None: the shard is read by ranges from its storage.
 _Opened = memoryview | Lease | None
-"""A shard's bytes, or the shard in the cache, or neither: it is read by ranges from where it is."""
 
 
 def check_sizes(url: str, manifest: Manifest, split: str) -> None:
@@ -28,15 +28,15 @@ def check_sizes(url: str, manifest: Manifest, split: str) -> None:
     sizes = {storage.relative(info.url, url): info.bytes for info in storage.list_files(storage.join(url, split))}
     for shard in manifest.splits[split].shards:
         if sizes.get(shard.path) != shard.bytes:
-            found = f"has {sizes[shard.path]} bytes" if shard.path in sizes else "is missing"
-            raise UserError(f"{storage.join(url, shard.path)}: {found}, the manifest says {shard.bytes}; build it again")
+            fault = f"has {sizes[shard.path]} bytes" if shard.path in sizes else "is missing"
+            raise UserError(f"{storage.join(url, shard.path)}: {fault}, the manifest says {shard.bytes}; build it again")
 
 
 class DecodedGroups:
-    """The row groups that are wanted now, as futures of their rows. For one thread to call; its own threads do the work."""
+    """The row groups that are needed now, as futures of their rows. For one thread to call; its own threads do the work."""
 
     def __init__(self, url: str, manifest: Manifest, split: str, threads: int, prefetcher: Prefetcher | None = None) -> None:
-        """The prefetcher of the split's shards, where there is a cache, ends with this object."""
+        """`prefetcher`: of the split's shards, if there is a cache. It ends with this object."""
         self._url, self._manifest, self._split = url, manifest, split
         self._shards = manifest.splits[split].shards
         self._groups = RowGroups.of(manifest.splits[split])
@@ -57,13 +57,13 @@ class DecodedGroups:
             self._decoded[group] = self._decoders.submit(self._decode, *arguments)
         return self._decoded[group]
 
-    def keep(self, wanted: Collection[int], position: int) -> None:
-        """Forgets the groups that are not wanted, and what is held of shards without a wanted one.
+    def keep(self, needed_groups: Collection[int], position: int) -> None:
+        """Forgets all other groups, and the shards without a needed group.
 
         `position` is where the reader is in the plan of the prefetcher.
         """
-        self._decoded = {group: rows for group, rows in self._decoded.items() if group in wanted}
-        shards = {int(self._groups.shard[group]) for group in wanted}
+        self._decoded = {group: rows for group, rows in self._decoded.items() if group in needed_groups}
+        shards = {int(self._groups.shard[group]) for group in needed_groups}
         for shard in [shard for shard, data in self._opened.items() if shard not in shards and data.done()]:
             if self._opened[shard].exception() is None:
                 del self._opened[shard]
@@ -71,7 +71,7 @@ class DecodedGroups:
             self._prefetcher.move(position)
 
     def close(self) -> None:
-        """Ends the threads after what they are at."""
+        """Ends the threads after their current work."""
         for pool in (self._openers, self._decoders):
             pool.shutdown(wait=True, cancel_futures=True)
         if self._prefetcher:
@@ -79,7 +79,7 @@ class DecodedGroups:
         self._opened.clear()  # and with it the leases
 
     def _may_have_come(self, opened: Future[_Opened]) -> bool:
-        """Whether a shard that was not in the cache may be there by now."""
+        """Whether a shard that was not in the cache may be in it by now."""
         return self._prefetcher is not None and opened.done() and opened.exception() is None and opened.result() is None
 
     def _open(self, shard: ShardInfo) -> _Opened:
@@ -105,10 +105,12 @@ class DecodedGroups:
                 self._count(misses=1, fetched_bytes=shard.row_groups[group].bytes)
             return decode(self._manifest, self._split, shard, data, [group])
         except (ValueError, OSError) as error:
-            raise UserError(f"{url}: row group {group} cannot be decoded ({error}); `prep verify` says more") from error
+            raise UserError(
+                f"{url}: row group {group} cannot be decoded ({error}); check the data set with `prep verify`"
+            ) from error
 
     def _from_cache(self, shard: ShardInfo, group: int, lease: Lease) -> Rows | None:
-        """The rows as the cache has them; None where its disk has damaged them since the shard was checked."""
+        """The rows as the cache has them; None if the disk has damaged them since the shard was checked."""
         try:
             rows = decode(self._manifest, self._split, shard, read_part(lease.read, shard, group), [group])
         except (ValueError, OSError, storage.StorageError):
