@@ -81,12 +81,8 @@ def test_deep_nesting_is_one_line(where: str, opened: tuple[str, Manifest], tmp_
     (folder / "tokenizer.json").write_text(deep)
     with pytest.raises(UserError) as caught:
         make(tmp_path / "config.json" if where.startswith("--model") else folder, opened)
-<<<<<<< HEAD
-    assert "\n" not in str(caught.value) and ("not JSON" in str(caught.value) or "not a tokenizer.json" in str(caught.value))
-=======
     assert "\n" not in str(caught.value)
     assert ("not JSON" if where.startswith("--model") else "not a tokenizer.json") in str(caught.value)
->>>>>>> main
 
 
 @pytest.mark.parametrize(

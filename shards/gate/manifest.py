@@ -84,7 +84,6 @@ def _check_tokenizer(tokenizer: Field, pairing: str) -> None:
     tokenizer["templates"]["single" if pairing == "none" else "pair"].object()
 
 
-<<<<<<< HEAD
 def _check_unused_ids(runs: Field, vocab_size: int, special_ids: list[Field]) -> None:
     """Runs [first, end) of ids, ascending and apart. Readers expand them, so few bytes must not name many ids."""
     end = num_ids = 0
@@ -97,10 +96,7 @@ def _check_unused_ids(runs: Field, vocab_size: int, special_ids: list[Field]) ->
             number.require(not edges[0] <= number.value < end, f"must not be in the unused ids {edges}")
 
 
-def _check_shard(shard: Field, path: str, capacity: int) -> None:
-=======
 def _check_shard(shard: Field, path: str, max_seq_len: int, capacity: int) -> None:
->>>>>>> main
     shard["path"].text(path)
     num_bytes = shard["bytes"].integer(1, _MAX_SHARD_BYTES)
     for name in ("sha256", "columns_sha256"):
