@@ -106,6 +106,16 @@ def test_an_odd_configuration_of_a_checkpoint_is_one_line(changes: dict[str, obj
     assert "\n" not in str(caught.value) and "run/step-1/config.json" in str(caught.value)
 
 
+@pytest.mark.parametrize("field", ["output_attentions", "torchscript", "chunk_size_feed_forward", "num_labels"])
+def test_what_a_configuration_says_of_the_forward_pass_is_passed_over(field: str) -> None:
+    model = bert()
+    value = {"chunk_size_feed_forward": 3, "num_labels": 10**9}.get(field, True)
+    config = json.loads(model.config.to_json_string()) | {field: value, "return_dict": False}
+    restored = bert_of(json.dumps(config).encode(), dict(model.state_dict()), "run/step-1").eval()
+    ids = torch.arange(5)[None]
+    assert torch.equal(restored(ids).prediction_logits, model.eval()(ids).prediction_logits)
+
+
 def test_a_checkpoint_gives_its_model_back(tmp_path: Path) -> None:
     model = bert(seed=3)
     again = bert_of(model.config.to_json_string().encode(), dict(model.named_parameters()), "url")
