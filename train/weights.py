@@ -19,11 +19,13 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.randomness import Purpose, address
 from train.checkpoint import CONFIG, copy_tensors
-from train.data.tokenizer import compare_tokenizers
+from train.data.tokenizer import compare_tokenizers, model_file
 
 # Layers and features: BERT's own two sizes and the smaller ones of Turc et al. 2019 (arXiv:1908.08962). Heads of 64 features.
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
 
+_MAX_LAYERS = 1000
+_WEIGHTS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 _LAYER = re.compile(r"bert\.encoder\.layer\.\d+\.output\.dense\.weight")
 # Fields of config.json that are passed over: attentions, which may be code on a hub; how transformers' own forward pass splits
 # its work and what it returns; and the labels of classifiers, of which transformers makes a table at once.
@@ -158,8 +160,10 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
             f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of up to {longest} "
             f"tokens; build it with --max-seq-len {config.max_position_embeddings} or less"
         )
-    if config.is_decoder or config.num_hidden_layers < 1:
-        raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; correct its config.json")
+    if config.is_decoder or not 1 <= config.num_hidden_layers <= _MAX_LAYERS:
+        raise UserError(
+            f"--model {name}: must be an encoder (is_decoder false) of 1 to {_MAX_LAYERS} layers; correct its config.json"
+        )
     pad_id = manifest.tokenizer["special_ids"]["pad"]
     if config.pad_token_id not in (None, pad_id):
         raise UserError(
@@ -198,6 +202,7 @@ def _pretrained_weights(name: str, config: BertConfig) -> tuple[BertForPreTraini
             f"--model {name}: the folder has no *.safetensors; load its weights with transformers where you trust them, and "
             "save them again with save_pretrained"
         )
+    _check_index(name)
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask a service on the hub to convert them
     options: dict[str, Any] = {
         "use_safetensors": True,
@@ -207,6 +212,20 @@ def _pretrained_weights(name: str, config: BertConfig) -> tuple[BertForPreTraini
     }
     bert, info = _pretrained(name, lambda: BertForPreTraining.from_pretrained(name, config=config, **options))
     return bert, info
+
+
+def _check_index(name: str) -> None:
+    """Weights in several files have an index. transformers opens whatever it names, pickles too, so it is checked first."""
+    index = model_file(name, "model.safetensors.index.json")
+    if index is None:
+        return
+    try:
+        files = set(json.loads(index.read_bytes())["weight_map"].values())
+        odd = sorted(file for file in files if not _WEIGHTS_NAME.fullmatch(file))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"--model {name}: {index.name} is damaged ({error!r}); save the model again") from error
+    if odd:
+        raise UserError(f"--model {name}: {index.name} names {odd[0][:100]!r}, which is no safetensors file of the folder")
 
 
 def _head(key: str) -> str | None:
