@@ -11,11 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shards.errors import UserError
+from shards.gate.rows import MAX_UNUSED_IDS, MAX_VOCAB_SIZE
 
 MAX_BYTES = 256 << 20
-MAX_ID = 1 << 24
-# Ids below the largest one that no token has.
-MAX_UNUSED_IDS = 1 << 16
 # How many times longer the normalizer may make a text; Unicode's own NFKC makes a character 18 times longer.
 MAX_GROWTH = 64
 MAX_FRAME_TOKENS = 256
@@ -85,7 +83,7 @@ def vocabulary(definition: Mapping[str, Any]) -> dict[str, int]:
 
 
 def expand_runs(runs: Iterable[Sequence[int]]) -> list[int]:
-    """The ids of runs [first, end), such as a manifest's `unused_ids`."""
+    """The ids of runs [first, end), such as a manifest's `unused_ids`: MAX_UNUSED_IDS at most, as the gate checks."""
     return [number for first, end in runs for number in range(first, end)]
 
 
@@ -108,9 +106,9 @@ def _components(definition: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _id_faults(ids: list[Any]) -> Iterator[str]:
-    odd = next((number for number in ids if type(number) is not int or not 0 <= number < MAX_ID), None)
+    odd = next((number for number in ids if type(number) is not int or not 0 <= number < MAX_VOCAB_SIZE), None)
     if odd is not None:
-        yield f"has the id {odd!r}; ids must be from 0 to {MAX_ID - 1}"
+        yield f"has the id {odd!r}; ids must be from 0 to {MAX_VOCAB_SIZE - 1}"
     elif ids and max(ids) + 1 - len(set(ids)) > MAX_UNUSED_IDS:
         yield f"has {len(set(ids))} ids up to {max(ids)}; at most {MAX_UNUSED_IDS} below the largest may be unused"
 

@@ -136,8 +136,7 @@ TESTED_BY = {
     ),
     "test_build": ("prep.job", "prep.tasks", "shards.manifest", "shards.parquet", "shards.schema", "shards.dataset"),
     "test_corpus_formats": ("prep.corpus.parquet", "prep.corpus.tar", "prep.corpus.json_lines", "prep.corpus.text"),
-    "test_read": ("prep.corpus.documents", "prep.corpus.compression", "prep.corpus.names"),
-    "test_warc": ("prep.corpus.charset", "prep.corpus.http"),
+    "test_read": ("prep.corpus.documents",),
     "test_gate": ("shards.gate.fields", "shards.gate.manifest", "shards.gate.rows"),
     "test_nsp": ("prep.pairing.rows", "prep.pairing.sequences", "prep.pairing.selection", "prep.tally"),
     "test_pairings": (

@@ -138,7 +138,13 @@ def forge(out: Path, **changes: object) -> None:
     path.write_text(json.dumps(record | {"sha256": fingerprint(record)}))
 
 
-@pytest.mark.parametrize("name", ["../../planted.sh", "/tmp/planted.sh", "a/b", "..", ".bashrc", "", "training.json", "x\ny"])
+# Other loaders run them, or prefer them, where they find them beside an exported model.
+FOREIGN_FILES = ("pytorch_model.bin", "modeling_bert.py", "generation_config.json", "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../planted.sh", "/tmp/planted.sh", "a/b", "..", ".bashrc", "", "training.json", "x\ny", *FOREIGN_FILES]
+)
 def test_a_file_name_of_a_stranger_never_becomes_a_path(name: str, tmp_path: Path) -> None:
     run, out = tmp_path / "dl" / "run", tmp_path / "home" / "models" / "mine"
     save(run, [5])
@@ -150,6 +156,17 @@ def test_a_file_name_of_a_stranger_never_becomes_a_path(name: str, tmp_path: Pat
     with pytest.raises(UserError, match="not a file name of a checkpoint"):
         export(str(run), str(out))
     assert not (tmp_path / "home").exists()
+
+
+def test_what_is_no_file_of_tensors_is_not_exported(tmp_path: Path) -> None:
+    save(tmp_path / "run", [5])
+    (path,) = tmp_path.glob("run/checkpoints/*/training.json")
+    (path.parent / MODEL).write_bytes(b"garbage")
+    info = {"bytes": 7, "sha256": hashlib.sha256(b"garbage").hexdigest()}
+    forge(tmp_path / "run", files=json.loads(path.read_text())["files"] | {MODEL: info})
+    with pytest.raises(UserError, match="damaged"):
+        export(str(tmp_path / "run"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 FIELDS = ("step", "position", "data_fingerprint", "tokenizer_fingerprint", "order", "model", "settings", "files", "version")

@@ -25,7 +25,7 @@ from shards.dataset import decode, open_data_set, read_group
 from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.gate.manifest import MASK_UNITS, PAIRINGS, SUFFIXES
-from shards.gate.rows import MAX_GROUP_TOKENS, MAX_VOCAB_SIZE
+from shards.gate.rows import MAX_GROUP_TOKENS, MAX_UNUSED_IDS, MAX_VOCAB_SIZE
 from shards.manifest import Manifest
 from shards.schema import Rows
 from train.stream import ShardStream
@@ -88,6 +88,20 @@ LIES = {
     "tokenizer.special_ids": [
         put("tokenizer", "special_ids", value={}),
         *(put("tokenizer", "special_ids", "mask", value=v) for v in (-1, 10**9, "x", None, 2**70)),
+    ],
+    "tokenizer.unused_ids": [
+        put("tokenizer", "unused_ids", value=v)
+        for v in (
+            None,
+            "x",
+            [[1]],
+            [[5, 4]],
+            [[7, 7]],
+            [[20, 25], [24, 26]],
+            [[30, 31], [20, 21]],
+            [[3, 1 << 40]],
+            [["a", "b"]],
+        )
     ],
     "tokenizer.templates": [
         put("tokenizer", "templates", value={}),
@@ -152,6 +166,22 @@ def test_what_is_no_manifest_is_one_line(data: bytes, originals: dict[str, Path]
     folder = copy(originals, tmp_path)
     (folder / "manifest.json").write_bytes(data)
     assert "not a manifest" in refused(folder)
+
+
+def test_unused_ids_are_few_and_no_special_tokens(originals: dict[str, Path], tmp_path: Path) -> None:
+    folder, manifest = copy(originals, tmp_path), manifest_of(originals["parquet"])
+    tokenizer = manifest["tokenizer"]
+    size, special = tokenizer["vocab_size"], set(tokenizer["special_ids"].values())
+    free = next(number for number in range(size) if number not in special)
+    tokenizer["unused_ids"] = [[free, free + 1]]
+    seal(folder, manifest)
+    assert open_data_set(str(folder)).tokenizer["unused_ids"] == [[free, free + 1]]
+    tokenizer["unused_ids"] = [[0, size]]
+    seal(folder, manifest)
+    assert refused(folder).count("must not be in the unused ids") == 3
+    tokenizer |= {"vocab_size": MAX_VOCAB_SIZE, "id_type": "uint32", "unused_ids": [[size, MAX_VOCAB_SIZE]]}
+    seal(folder, manifest)
+    assert refused(folder).count(f"must not be beyond {MAX_UNUSED_IDS} ids in all runs") == 3
 
 
 def set_all(name: str, value: int) -> Callable[[Rows], None]:

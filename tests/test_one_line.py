@@ -4,12 +4,18 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import call, run_prep
 from launch import tiny
+from strangers import change_rows, manifest_of, put_shard, seal
+
+from shards.errors import UserError
+from shards.schema import Rows
+from train.stream import ShardStream
 
 Damage = Callable[[Path], None]
 Done = subprocess.CompletedProcess[str]
@@ -105,6 +111,54 @@ RUNS: dict[str, Damage] = {
 }
 
 
+def with_rows(change: Callable[[Rows], None]) -> Damage:
+    return lambda folder: change_rows(folder, change)
+
+
+def with_flipped_bits(folder: Path) -> None:
+    shard = next(iter(sorted((folder / "train").iterdir())))
+    data = bytearray(shard.read_bytes())
+    for at in range(64, len(data), 64):
+        data[at] ^= 1
+    shard.write_bytes(data)
+
+
+def with_tokenizer(change: Callable[[Any], None]) -> Damage:
+    """Another tokenizer.json, with every digest that fits."""
+
+    def damage(folder: Path) -> None:
+        place, manifest = folder / "tokenizer" / "tokenizer.json", manifest_of(folder)
+        definition = json.loads(place.read_text())
+        change(definition)
+        place.write_text(json.dumps(definition))
+        digest = sha256(place.read_bytes()).hexdigest()
+        manifest["tokenizer"] |= {"fingerprint": digest, "files": manifest["tokenizer"]["files"] | {place.name: digest}}
+        seal(folder, manifest)
+
+    return damage
+
+
+def with_garbage_for_a_shard(folder: Path) -> None:
+    put_shard(folder, manifest_of(folder), GARBAGE)
+
+
+# Their digests fit, as a stranger would make them, but for the flipped bits.
+SHARDS: dict[str, Damage] = {
+    "flipped bits": with_flipped_bits,
+    "lengths that do not sum up": with_rows(lambda rows: rows.sequence_lengths.fill(32)),
+    "ids beyond the vocabulary": with_rows(lambda rows: rows.input_ids.fill(65_535)),
+    "garbage for a shard": with_garbage_for_a_shard,
+}
+PADDING = {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+TOKENIZERS: dict[str, Damage] = {
+    "a padding of a billion": with_tokenizer(
+        lambda tokenizer: tokenizer.update(padding=PADDING | {"pad_to_multiple_of": None})
+    ),
+    "an id of 2^31": with_tokenizer(lambda tokenizer: tokenizer["model"]["vocab"].update(zzz=2**31)),
+    "no model": with_tokenizer(lambda tokenizer: tokenizer.pop("model")),
+}
+
+
 def is_one_line(done: Done, codes: tuple[int, ...] = (2,)) -> None:
     """Exit code 2 with one line that begins with the command's name, or another of `codes` without one."""
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
@@ -134,6 +188,35 @@ def test_a_data_set(command: str, name: str, random_data: Path, trained: Path, t
     is_one_line(done, (1, 2) if command == "verify" else (2,))
     assert done.returncode == 2 or done.stdout.strip(), "verify lists what is wrong"
     assert not (tmp_path / "page.html").exists() and not list((tmp_path).glob("run/checkpoints/*"))
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "report", "train", "evaluate"])
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_shard(command: str, name: str, random_data: Path, trained: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(random_data, tmp_path / "data"))
+    SHARDS[name](data)
+    done = command_on(command, data, trained, tmp_path)
+    is_one_line(done, (1,) if command == "verify" else (2,))
+    assert "train/000000-0000.parquet" in (done.stdout if command == "verify" else done.stderr)
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "report"])
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_tokenizer_of_a_data_set(command: str, name: str, random_data: Path, trained: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(random_data, tmp_path / "data"))
+    TOKENIZERS[name](data)
+    done = command_on(command, data, trained, tmp_path)
+    is_one_line(done, (1,) if command == "verify" else (2,))
+    assert "tokenizer.json" in (done.stdout if command == "verify" else done.stderr)
+
+
+@pytest.mark.parametrize("name", [*DATA_SETS, *SHARDS])
+def test_a_stream(name: str, random_data: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(random_data, tmp_path / "data"))
+    (DATA_SETS | SHARDS)[name](data)
+    with pytest.raises(UserError) as caught:
+        list(ShardStream(str(data), global_batch=12, micro_batch=3, threads=1))
+    assert "\n" not in str(caught.value) and str(data) in str(caught.value)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])

@@ -72,6 +72,14 @@ def test_alone_an_error_keeps_its_class_and_its_cause() -> None:
     assert ranks.sum_later([2, 3])() == [2, 3] and ranks.gather("x") == ["x"] and ranks.from_first(lambda: 7) == 7
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("x: can't allocate memory: y")])
+def test_memory_that_ran_out_is_one_line(error: RuntimeError) -> None:
+    with pytest.raises(UserError, match=r"does not fit the device's memory .* lower --micro-batch"), joined():
+        raise error
+    with pytest.raises(RuntimeError, match="a bug"), joined():
+        raise RuntimeError("a bug")
+
+
 def test_a_store_that_nobody_holds_is_an_error_of_its_own_within_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun has ended since this process looked for it."""
     place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}

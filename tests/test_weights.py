@@ -53,6 +53,28 @@ def test_pickled_weights_are_never_loaded(opened: tuple[str, Manifest], tmp_path
         make(folder, opened)
 
 
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "../model.safetensors", "/tmp/a.safetensors", "a/b.safetensors", 7])
+def test_an_index_of_weights_names_no_pickle_and_no_other_folder(
+    file: object, opened: tuple[str, Manifest], tmp_path: Path
+) -> None:
+    folder = saved(tmp_path)
+    weights = folder / "model.safetensors"
+    torch.save(bert().state_dict(), folder / "pytorch_model.bin")
+    names = list(load_file(weights))
+    weights.rename(folder / "part.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "part.safetensors")}))
+    assert make(folder, opened)[0].config.num_hidden_layers == 2
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, file)}))
+    with pytest.raises(UserError, match=r"index.json (names .* no safetensors file|is damaged)"):
+        make(folder, opened)
+
+
+def test_a_model_of_a_million_layers_is_refused_before_it_is_made(opened: tuple[str, Manifest], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="of 1 to 1000 layers"):
+        make(saved(tmp_path, num_hidden_layers=10**7), opened)
+
+
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
 def test_an_attention_from_the_hub_is_not_asked_for(
     key: str, opened: tuple[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,6 +126,16 @@ def test_an_odd_configuration_of_a_checkpoint_is_one_line(changes: dict[str, obj
     with pytest.raises(UserError, match=message) as caught:
         bert_of(json.dumps(config).encode(), dict(model.state_dict()), "run/step-1")
     assert "\n" not in str(caught.value) and "run/step-1/config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["output_attentions", "torchscript", "chunk_size_feed_forward", "num_labels"])
+def test_what_a_configuration_says_of_the_forward_pass_is_passed_over(field: str) -> None:
+    model = bert()
+    value = {"chunk_size_feed_forward": 3, "num_labels": 10**9}.get(field, True)
+    config = json.loads(model.config.to_json_string()) | {field: value, "return_dict": False}
+    restored = bert_of(json.dumps(config).encode(), dict(model.state_dict()), "run/step-1").eval()
+    ids = torch.arange(5)[None]
+    assert torch.equal(restored(ids).prediction_logits, model.eval()(ids).prediction_logits)
 
 
 def test_a_checkpoint_gives_its_model_back(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, program, say, silenced
 from shards.command.options import add_arguments
-from shards.errors import UserError
 from train.settings import SECTIONS, Settings, from_arguments
 from train.stopping import StopRequest, end_at_once
 
@@ -48,8 +47,6 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
     """One start of a run; returns its exit code."""
     settings = from_arguments(vars(arguments))
     # torch takes seconds to import: --help and bad flags need not wait for it
-    from torch import OutOfMemoryError
-
     from train.ranks import LostRankError, joined
     from train.weights import quiet
 
@@ -57,8 +54,6 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
     try:
         with joined() as ranks:
             return _rehearse(settings, ranks) if arguments.dry_run else _train(settings, ranks, stop)
-    except OutOfMemoryError as error:
-        raise UserError(f"--micro-batch {settings.micro_batch} does not fit the device's memory; lower it ({error})") from error
     except LostRankError as error:
         say(f"train: {error}; checkpoints are kept, run the same command again to resume")
         return EXIT_WRONG

@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 
 from shards import storage
 from shards.errors import UserError
+from shards.gate.manifest import TOKENIZER_FILES
 from shards.manifest import fingerprint
 
 FOLDER = "checkpoints"
@@ -27,8 +28,8 @@ RECORD = "training.json"
 MODEL, CONFIG, OPTIMIZER = "model.safetensors", "config.json", "optimizer.safetensors"
 VERSION = 1
 _FOLDER_NAME = re.compile(r"step-(\d{10})")
-# A checkpoint may come from a stranger, and its file names become paths: one component each, and not hidden.
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+# A checkpoint may come from a stranger, and an export writes its files: it has these names and no others.
+_FILE_NAMES = (MODEL, CONFIG, OPTIMIZER, *TOKENIZER_FILES)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -125,8 +126,8 @@ def _record_faults(record: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(record.get("mask_prob"), int | float | None):
         yield f"mask_prob is {record.get('mask_prob')!r}, must be a number or null"
     for name, info in record["files"].items():
-        if not _FILE_NAME.fullmatch(name) or name == RECORD:
-            yield f"files has {name!r}, which is not a file name of a checkpoint"
+        if name not in _FILE_NAMES:
+            yield f"files has {name[:100]!r}, which is not a file name of a checkpoint"
         elif not isinstance(info, dict) or type(info.get("bytes")) is not int or not _is_sha256(info.get("sha256")):
             yield f"files.{name} is {info!r}, must have bytes and sha256"
     yield from (f"files has no {name}" for name in (MODEL, CONFIG, OPTIMIZER) if name not in record["files"])

@@ -28,6 +28,7 @@ def export(url: str, out: str) -> int:
     """Writes the folder; returns the step of the checkpoint. Raises UserError."""
 
     def read(saved: checkpoint.Checkpoint) -> dict[str, bytes]:
+        saved.tensors(checkpoint.MODEL)  # a right sha256 does not prove that it is a file of tensors
         return {name: saved.read(name) for name in saved.record["files"] if name != checkpoint.OPTIMIZER}
 
     saved, files = checkpoint.locate(url, read, say)

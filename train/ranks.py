@@ -28,6 +28,7 @@ from train.settings import Precision
 Value = TypeVar("Value")
 _POLL_S = 0.02
 _CONNECT_LIMIT = timedelta(seconds=60)  # to reach the store that torchrun holds; it exists before its processes do
+_NO_MEMORY = "can't allocate memory"  # torch's error on the CPU, which has no class of its own
 # torch's errors, in several wordings, when the process at the other end is gone.
 _LOST = re.compile(r"gloo|NCCL|[Pp]eer|process group|Broken pipe")
 
@@ -148,9 +149,10 @@ def joined() -> Iterator[Ranks]:
         # machine; and processes scale better than threads here.
         torch.set_num_threads(1)
     if world_size == 1:
-        yield Ranks(0, 1, device)
+        with _full_memory():
+            yield Ranks(0, 1, device)
         return
-    with _lost_ranks(rank):
+    with _lost_ranks(rank), _full_memory():
         _init_process_group(device, rank, world_size)
         try:
             local = range(rank - local_rank, rank - local_rank + local_size)
@@ -169,6 +171,18 @@ def _lost_ranks(rank: int) -> Iterator[None]:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise LostRankError(f"rank {rank}: another process of the run was lost, or cannot be reached ({reason})") from error
+
+
+@contextmanager
+def _full_memory() -> Iterator[None]:
+    """Raises UserError for torch's errors about the memory of the device."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in str(error):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"a micro-batch does not fit the device's memory ({reason}); lower --micro-batch") from error
 
 
 def _init_process_group(device: torch.device, rank: int, world_size: int) -> None:

@@ -6,6 +6,7 @@ name -> configuration -> fits the data set? same tokenizer? -> weights -> BertFo
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,29 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.randomness import Purpose, address
 from train.checkpoint import CONFIG, copy_tensors
-from train.data.tokenizer import compare_tokenizers
+from train.data.tokenizer import compare_tokenizers, model_file
 
 # Layers and features: BERT's own two sizes and the smaller ones of Turc et al. 2019 (arXiv:1908.08962). Heads of 64 features.
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
 
+_MAX_LAYERS = 1000
+_WEIGHTS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 _LAYER = re.compile(r"bert\.encoder\.layer\.\d+\.output\.dense\.weight")
-_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+# Fields of config.json that are passed over: attentions, which may be code on a hub; how transformers' own forward pass splits
+# its work and what it returns; and the labels of classifiers, of which transformers makes a table at once.
+_IGNORED_KEYS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "chunk_size_feed_forward",
+    "return_dict",
+    "torchscript",
+    "output_attentions",
+    "output_hidden_states",
+    "num_labels",
+    "id2label",
+    "label2id",
+)
 
 
 def quiet() -> None:
@@ -47,9 +64,11 @@ def make_bert(name: str, manifest: Manifest, data_url: str, dropout: float, seed
         check_fit(name, config, manifest)
         bert = _new(f"--model {name}", config)
         return bert, [f"{name}: {_millions(bert)} parameters, from scratch"]
-    check_fit(name, _pretrained(BertConfig, name), manifest)
+    config = _pretrained_config(name)
+    config.update(probabilities)
+    check_fit(name, config, manifest)
     messages = list(compare_tokenizers(name, data_url, manifest))
-    bert, info = _pretrained_weights(name, probabilities)
+    bert, info = _pretrained_weights(name, config)
     missing = sorted(key for key in info["missing_keys"] if _head(key) is None)
     if missing:
         raise UserError(
@@ -118,8 +137,12 @@ def _parse_config(data: bytes, place: str) -> BertConfig:
     is_config = isinstance(values, dict) and {"hidden_size", "num_hidden_layers"} <= values.keys()
     if not is_config or values.get("model_type", "bert") != "bert":
         raise UserError(f"{place}: is not the configuration of a BERT model (hidden_size, num_hidden_layers, ...)")
+    return _make_config(values, place)
+
+
+def _make_config(values: dict[str, Any], place: str) -> BertConfig:
     try:
-        config = BertConfig.from_dict({name: value for name, value in values.items() if name not in _ATTENTION_KEYS})
+        config = BertConfig.from_dict({name: value for name, value in values.items() if name not in _IGNORED_KEYS})
     except Exception as error:  # the library checks values with errors of many kinds
         raise UserError(f"{place}: transformers refuses the configuration: {' '.join(str(error).split())}") from error
     return config
@@ -127,8 +150,6 @@ def _parse_config(data: bytes, place: str) -> BertConfig:
 
 def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
     """Raises UserError when the model cannot be trained on the data set."""
-    if config.model_type != "bert":
-        raise UserError(f"--model {name}: is a {config.model_type} model, must be a BERT one")
     vocab_size, longest = manifest.tokenizer["vocab_size"], longest_sequence(manifest)
     if vocab_size > config.vocab_size:
         raise UserError(
@@ -139,8 +160,10 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
             f"--model {name}: has {config.max_position_embeddings} positions, the data set has sequences of up to {longest} "
             f"tokens; build it with --max-seq-len {config.max_position_embeddings} or less"
         )
-    if config.is_decoder or config.num_hidden_layers < 1:
-        raise UserError(f"--model {name}: must be an encoder (is_decoder false) of at least one layer; correct its config.json")
+    if config.is_decoder or not 1 <= config.num_hidden_layers <= _MAX_LAYERS:
+        raise UserError(
+            f"--model {name}: must be an encoder (is_decoder false) of 1 to {_MAX_LAYERS} layers; correct its config.json"
+        )
     pad_id = manifest.tokenizer["special_ids"]["pad"]
     if config.pad_token_id not in (None, pad_id):
         raise UserError(
@@ -150,21 +173,28 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
         raise UserError(f"--model {name}: has {config.type_vocab_size} token types, sentence pairs need 2")
 
 
-def _pretrained(kind: Any, name: str, **options: Any) -> Any:
+def _pretrained_config(name: str) -> BertConfig:
+    values, _ = _pretrained(name, lambda: BertConfig.get_config_dict(name))
+    if values.get("model_type", "bert") != "bert":
+        raise UserError(f"--model {name}: is a {values['model_type']} model, must be a BERT one")
+    return _make_config(values, f"--model {name}")
+
+
+def _pretrained(name: str, load: Callable[[], Any]) -> Any:
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"--model {name}: the folder has no config.json; use one that transformers saved")
     if not folder.exists() and ("://" in name or name.startswith((".", "/")) or name.count("/") > 1):
         raise UserError(f"--model {name}: no such file or folder, no size ({', '.join(SHAPES)}), and not a hub name")
     try:
-        return kind.from_pretrained(name, **options)
+        return load()
     except Exception as error:  # the library and the hub raise errors of many kinds
         reason = " ".join(str(error).split())[:300]
         place = "check the folder" if folder.exists() else "check the name and the network, or use a folder or a size"
         raise UserError(f"--model {name}: cannot be loaded ({reason}); {place}") from error
 
 
-def _pretrained_weights(name: str, probabilities: dict[str, float]) -> tuple[BertForPreTraining, dict[str, Any]]:
+def _pretrained_weights(name: str, config: BertConfig) -> tuple[BertForPreTraining, dict[str, Any]]:
     """The model and transformers' report on what was loaded. From safetensors only: a pickle can run code."""
     folder = Path(name)
     if folder.is_dir() and not list(folder.glob("*.safetensors")):
@@ -172,10 +202,30 @@ def _pretrained_weights(name: str, probabilities: dict[str, float]) -> tuple[Ber
             f"--model {name}: the folder has no *.safetensors; load its weights with transformers where you trust them, and "
             "save them again with save_pretrained"
         )
+    _check_index(name)
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # transformers would ask a service on the hub to convert them
-    options = {"use_safetensors": True, "attn_implementation": "sdpa", "dtype": torch.float32, **probabilities}
-    bert, info = _pretrained(BertForPreTraining, name, output_loading_info=True, **options)
+    options: dict[str, Any] = {
+        "use_safetensors": True,
+        "attn_implementation": "sdpa",
+        "dtype": torch.float32,
+        "output_loading_info": True,
+    }
+    bert, info = _pretrained(name, lambda: BertForPreTraining.from_pretrained(name, config=config, **options))
     return bert, info
+
+
+def _check_index(name: str) -> None:
+    """Weights in several files have an index. transformers opens whatever it names, pickles too, so it is checked first."""
+    index = model_file(name, "model.safetensors.index.json")
+    if index is None:
+        return
+    try:
+        files = set(json.loads(index.read_bytes())["weight_map"].values())
+        odd = sorted(file for file in files if not _WEIGHTS_NAME.fullmatch(file))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"--model {name}: {index.name} is damaged ({error!r}); save the model again") from error
+    if odd:
+        raise UserError(f"--model {name}: {index.name} names {odd[0][:100]!r}, which is no safetensors file of the folder")
 
 
 def _head(key: str) -> str | None:

@@ -56,7 +56,10 @@ def verify(url: str, workers: int) -> list[str]:
     faults += [f"{manifest_url}: {fault}" for fault in ledger_faults(manifest)]
     faults += tokenizer_faults(url, manifest)
     faults += _foreign_files(url, manifest)
-    tasks = list(_tasks(url, manifest))
+    try:
+        tasks = list(_tasks(url, manifest))
+    except UserError as error:  # without its table of word starts no shard can be checked
+        return [*faults, str(error)]
     with open_engine("local", min(workers, max(1, len(tasks)))) as engine:
         faults_of = _check_all(engine, tasks)
     return faults + [f"{task.url}: {fault}" for task in tasks for fault in faults_of[task.name]]
@@ -172,8 +175,11 @@ def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
         elif sha256(storage.read_bytes(place)).hexdigest() != digest:
             sound = False
             yield f"{place}: its sha256 is not the manifest's: the file was changed or damaged"
-    if sound and load_prepared(folder).describe() != manifest.tokenizer:
-        yield f"{folder}: the tokenizer does not match its description in the manifest"
+    try:
+        if sound and load_prepared(folder).describe() != manifest.tokenizer:
+            yield f"{folder}: the tokenizer does not match its description in the manifest"
+    except UserError as error:  # a stranger's tokenizer that no library should load
+        yield str(error)
 
 
 def _foreign_files(url: str, manifest: Manifest) -> Iterator[str]:

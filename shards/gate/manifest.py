@@ -3,7 +3,7 @@
 import re
 
 from shards.gate.fields import Field
-from shards.gate.rows import MAX_GROUP_TOKENS, MAX_SEQ_LEN, MAX_VOCAB_SIZE
+from shards.gate.rows import MAX_GROUP_TOKENS, MAX_SEQ_LEN, MAX_UNUSED_IDS, MAX_VOCAB_SIZE
 from shards.schema import token_dtype
 
 PAIRINGS = ("nsp", "paragraph", "sop", "none")
@@ -14,7 +14,6 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "word
 SPLITS = ("train", "eval")
 _SHA256 = "[0-9a-f]{64}"
 _MAX_SHARD_BYTES = 1 << 40
-_MAX_UNUSED_RUNS = 1 << 16
 _MAX_TEMPLATE = 256  # tokens of one side
 _SHARD_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}"
 
@@ -74,11 +73,7 @@ def _check_tokenizer(tokenizer: Field, pairing: str) -> None:
     tokenizer["id_type"].one_of((token_dtype(vocab_size).name,))
     for _, number in tokenizer["special_ids"].fields():
         number.integer(0, vocab_size - 1)
-    end = 0
-    for run in tokenizer["unused_ids"].items(_MAX_UNUSED_RUNS):
-        edges = [edge.integer(0, vocab_size) for edge in run.items(2)]
-        run.require(len(edges) == 2 and end <= edges[0] < edges[1], "must be [first, end), after the run before it")
-        end = edges[1]
+    _check_unused_ids(tokenizer["unused_ids"], vocab_size, [number for _, number in tokenizer["special_ids"].fields()])
     for role in ("pad", "mask"):
         tokenizer["special_ids"][role].integer()
     for _, template in tokenizer["templates"].fields():
@@ -87,6 +82,18 @@ def _check_tokenizer(tokenizer: Field, pairing: str) -> None:
                 number.integer(0, vocab_size - 1)
         template["between_a"].integer(0, len(template["between"].items()))
     tokenizer["templates"]["single" if pairing == "none" else "pair"].object()
+
+
+def _check_unused_ids(runs: Field, vocab_size: int, special_ids: list[Field]) -> None:
+    """Runs [first, end) of ids, ascending and apart. Readers expand them, so few bytes must not name many ids."""
+    end = num_ids = 0
+    for run in runs.items(MAX_UNUSED_IDS):
+        edges = [edge.integer(0, vocab_size) for edge in run.items(2)]
+        run.require(len(edges) == 2 and end <= edges[0] < edges[1], "must be [first, end), after the run before it")
+        end, num_ids = edges[1], num_ids + edges[1] - edges[0]
+        run.require(num_ids <= MAX_UNUSED_IDS, f"must not be beyond {MAX_UNUSED_IDS} ids in all runs")
+        for number in special_ids:
+            number.require(not edges[0] <= number.value < end, f"must not be in the unused ids {edges}")
 
 
 def _check_shard(shard: Field, path: str, max_seq_len: int, capacity: int) -> None:

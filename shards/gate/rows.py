@@ -9,6 +9,7 @@ from shards.schema import COLUMNS, SEQUENCE_COLUMNS, TOKEN_COLUMN, Offsets, Rows
 
 MAX_SEQ_LEN = 65_535  # lengths and positions are uint16
 MAX_VOCAB_SIZE = 1 << 24
+MAX_UNUSED_IDS = 1 << 16  # ids below the size of the vocabulary that no token has
 MAX_GROUP_TOKENS = 1 << 26  # rows of a row group x capacity of a row
 
 

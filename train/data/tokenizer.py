@@ -71,10 +71,11 @@ def _encode(tokenizer: Any, text: str, place: str) -> list[int]:
 
 def _tokenizer_file(model: str) -> Path | None:
     """The model's tokenizer.json or, where it has none, its vocab.txt. `prep build --tokenizer` takes them in this order."""
-    return _file(model, "tokenizer.json") or _file(model, "vocab.txt")
+    return model_file(model, "tokenizer.json") or model_file(model, "vocab.txt")
 
 
-def _file(model: str, name: str) -> Path | None:
+def model_file(model: str, name: str) -> Path | None:
+    """The path of one file of a folder or of a model on the hub; None if there is none."""
     try:
         path = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
     except OSError:  # the hub answered a moment ago, for the configuration
@@ -84,7 +85,7 @@ def _file(model: str, name: str) -> Path | None:
 
 def _config(model: str) -> dict[str, Any]:
     """The content of the model's tokenizer_config.json; empty if there is none."""
-    file = _file(model, "tokenizer_config.json")
+    file = model_file(model, "tokenizer_config.json")
     with _one_line(str(file)):
         return dict(json.loads(file.read_bytes())) if file else {}
 
