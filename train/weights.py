@@ -175,6 +175,8 @@ def check_fit(name: str, config: BertConfig, manifest: Manifest) -> None:
 
 def _pretrained_config(name: str) -> BertConfig:
     values, _ = _pretrained(name, lambda: BertConfig.get_config_dict(name))
+    if not isinstance(values, dict):  # whatever JSON the file holds
+        raise UserError(f"--model {name}: its config.json is a {type(values).__name__}, not an object with fields")
     if values.get("model_type", "bert") != "bert":
         raise UserError(f"--model {name}: is a {values['model_type']} model, must be a BERT one")
     return _make_config(values, f"--model {name}")
