@@ -78,7 +78,7 @@ def test_the_programs_start_beside_files_with_their_names(run: Run, tmp_path: Pa
     for program in ("bert-prep", "bert-train", "bert-evaluate", "bert-export", "bert-report"):
         assert f"usage: {program} " in run(program, "--help").stdout
     (tmp_path / "corpus.txt").write_text("One sentence. Another one.\n")
-    assert "corpus.txt" in run("bert-prep", "plan", "--corpus", "corpus.txt", "--out", "data").stdout
+    assert "corpus.txt" in run("bert-prep", "plan", "--corpus", "corpus.txt", "--out", "set").stdout
     (tmp_path / "loop.py").write_text(
         "from bert_shards import ShardStream, UserError, open_data_set\n"
         "try:\n"
