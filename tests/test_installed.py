@@ -86,7 +86,7 @@ def test_the_programs_start_beside_files_with_their_names(run: Run, tmp_path: Pa
         "except UserError as error:\n"
         "    print(error)\n"
     )
-    assert "data: is not a finished data set" in run("python", "loop.py").stdout
+    assert "data: not a finished data set" in run("python", "loop.py").stdout
 
 
 @pytest.mark.long

@@ -219,7 +219,7 @@ def test_two_phases_tokenize_once(build: BuildRunner, corpus: Path, tmp_path: Pa
 
 
 def times_of_files(folder: Path) -> dict[Path, int]:
-    """When each was written; but for the note of the engine, which every build of its own writes."""
+    """When each was written, in nanoseconds."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
