@@ -54,7 +54,7 @@ def test_imports_follow_the_flow_of_data(path: Path) -> None:
         assert not roots & {"torch", "transformers"}
     if package != "prep":
         assert not roots & {"tokenizers", "nanotoken", "sentencex"}
-    if path != ROOT / "shards" / "storage" / "backend.py":
+    if path != ROOT / "shards" / "storage" / "on_fsspec.py":
         assert "fsspec" not in roots
     assert not roots & {"pickle", "random"}
 
@@ -153,7 +153,7 @@ TESTED_BY = {
     "test_inspect_report": ("shards.report.svg",),
     "test_storage": ("shards.storage.files", "shards.storage.urls"),
     "test_storage_errors": ("shards.storage.redaction",),
-    "test_storage_faults": ("shards.storage.backend", "shards.storage.faults", "shards.storage.reading"),
+    "test_storage_faults": ("shards.storage.on_fsspec", "shards.storage.faults", "shards.storage.reading"),
     "test_storage_ranges": ("shards.storage.blocks",),
     "test_cache": ("train.data.leases", "train.data.copying"),
     "test_reader": ("train.data.row_groups",),

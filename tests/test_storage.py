@@ -16,7 +16,7 @@ from prep.corpus.files import Corpus, list_inputs
 from prep.corpus.read import read_documents
 from shards import storage
 from shards.storage import StorageError
-from shards.storage.backend import file_info
+from shards.storage.on_fsspec import file_info
 
 
 @pytest.fixture(params=["disk", "file url", "memory"])

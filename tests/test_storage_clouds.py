@@ -17,7 +17,7 @@ from faulty_proxy import FaultyProxy
 from test_storage_faults import MB, free_port
 
 from shards import storage
-from shards.storage import MissingError, StorageError, backend, faults
+from shards.storage import MissingError, StorageError, faults
 
 AZURITE = shutil.which("azurite-blob")
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # of every Azurite
@@ -131,8 +131,8 @@ def test_an_upload_that_fails_leaves_what_was_there(cloud: tuple[str, FaultyProx
     root, proxy = cloud
     storage.publish(f"{root}/large", b"old")
     monkeypatch.setattr(faults, "DEADLINE_S", 0.0)
-    monkeypatch.setattr(backend, "_SLOWEST_BYTES_PER_S", 100 * MB)
-    monkeypatch.setattr(backend, "ANSWER_S", 3.0)
+    monkeypatch.setattr(on_fsspec, "_SLOWEST_BYTES_PER_S", 100 * MB)
+    monkeypatch.setattr(on_fsspec, "ANSWER_S", 3.0)
     # az:// uploads blocks of 4 MB, of which some arrive; gs:// parts of 50 MB
     proxy.cut_share, proxy.cut_after = (0.3 if root.startswith("az") else 1.0), 2 * MB
     with pytest.raises(StorageError, match=f"^{root}/large: cannot write it"):

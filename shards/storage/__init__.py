@@ -2,7 +2,7 @@
 
     urls        what a URL is: a local path, `file://...`, or `s3://...` and the like
     files       find, list, publish, remove, lock    -> disk     (local)
-    reading     whole files, ranges, streams         -> backend  (the rest: the only module that imports fsspec)
+    reading     whole files, ranges, streams         -> on_fsspec  (the rest: the only module that imports fsspec)
     blocks      the file objects that a stream reads from
     faults      whatever a disk or server raises -> wait and try again, or one StorageError with the remedy
     redaction   secrets in URLs, removed from all that is shown or stored
@@ -10,10 +10,10 @@
 Callers write `from shards import storage` and use the names below.
 """
 
-from shards.storage.backend import absolute, relative
 from shards.storage.disk import FileInfo
 from shards.storage.faults import BusyError, MissingError, StorageError, translated
 from shards.storage.files import find, flush_names, glob, list_files, locked, publish, remove, temporary_folder, tidy
+from shards.storage.on_fsspec import absolute, relative
 from shards.storage.reading import open_read, read_bytes, read_ranges
 from shards.storage.redaction import redacted
 from shards.storage.urls import is_local, join, local_path

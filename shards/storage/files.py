@@ -8,7 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from shards.storage import disk
-from shards.storage.backend import (
+from shards.storage.disk import FileInfo
+from shards.storage.faults import BusyError, MissingError, retried, translated
+from shards.storage.on_fsspec import (
     ANSWER_S,
     LISTING_S,
     call,
@@ -20,8 +22,6 @@ from shards.storage.backend import (
     relative,
     transfer_limit_s,
 )
-from shards.storage.disk import FileInfo
-from shards.storage.faults import BusyError, MissingError, retried, translated
 from shards.storage.urls import is_local, local_path
 
 

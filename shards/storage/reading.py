@@ -6,10 +6,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, BinaryIO, cast
 
-from shards.storage.backend import WHOLE_S, call, filesystem, transfer_limit_s
 from shards.storage.blocks import local_file, remote_file
 from shards.storage.faults import MissingError, StorageError, may_pass, retried, storage_error, translated
 from shards.storage.files import find
+from shards.storage.on_fsspec import WHOLE_S, call, filesystem, transfer_limit_s
 from shards.storage.urls import is_local, local_path
 
 _BUFFER_BYTES = 1 << 20
