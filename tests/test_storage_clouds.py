@@ -17,7 +17,7 @@ from faulty_proxy import FaultyProxy
 from test_storage_faults import MB, free_port
 
 from shards import storage
-from shards.storage import MissingError, StorageError, faults
+from shards.storage import MissingError, StorageError, faults, on_fsspec
 
 AZURITE = shutil.which("azurite-blob")
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # of every Azurite
