@@ -35,7 +35,7 @@ from train.data.order import Order, RowGroups
 from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups
 from train.model import PackedBert
-from train.optimizer import make_optimizer
+from train.optimizers.make import make_optimizer
 from train.step import Counts, backward, dropout_seed, update
 from train.stream import ShardStream
 from train.weights import SHAPES, longest_sequence, make_bert

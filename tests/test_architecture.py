@@ -21,6 +21,7 @@ ARROWS = {
     "prep.engines": {"prep.corpus", "prep.tokens", "prep.pairing", "prep.plan", "prep.progress"},
     "prep.inspect": {"prep.tokens", "prep.pairing", "prep.engines", "prep.partitions", "prep.progress"},
     "train.data": set(),
+    "train.optimizers": {"train.settings", "train.torch_versions"},
     "shards.gate": {"shards.schema"},
     "shards.storage": {"shards.errors"},
     "shards.command": {"shards.errors", "shards.storage"},
@@ -157,7 +158,13 @@ TESTED_BY = {
     "test_storage_ranges": ("shards.storage.blocks",),
     "test_cache": ("train.data.leases", "train.data.copying"),
     "test_reader": ("train.data.row_groups",),
-    "test_step": ("train.optimizer",),
+    "test_optimizers": (
+        "train.optimizers.make",
+        "train.optimizers.lamb",
+        "train.optimizers.stable_adamw",
+        "train.optimizers.muon",
+        "train.optimizers.moments",
+    ),
     "test_train_command": ("train.__main__", "train.export", "train.run"),
     "test_loop": ("train.row_log",),
 }

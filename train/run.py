@@ -29,7 +29,7 @@ from train.data.reader import RankSlice, empty_rows
 from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
 from train.model import PackedBert
-from train.optimizer import make_optimizer, state_tensors
+from train.optimizers.make import make_optimizer, state_tensors
 from train.ranks import Ranks, autocast, use_half
 from train.settings import MaskSource, Settings
 from train.weights import make_bert
@@ -51,7 +51,7 @@ class Run:
     bert: BertForPreTraining
     packed: nn.Module
     model: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     half: bool  # whether the forward pass runs in bf16
     files: dict[str, bytes]  # the files of a checkpoint that never change: config.json and the tokenizer
     first_step: int = 0
@@ -122,7 +122,7 @@ class Run:
             "mask_prob": self.masking.probability if self.masking else None,
             "model": _model_settings(self.bert),
             "settings": {
-                name: redacted(value) if isinstance(value, str) else value
+                name: redacted(value) if isinstance(value, str) else list(value) if isinstance(value, tuple) else value
                 for name, value in dataclasses.asdict(self.settings).items()
             },
         }
@@ -157,7 +157,10 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
         packed = torch.compile(packed)
     shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking)
     files = _fixed_files(settings.data, manifest, bert)
-    optimizer = make_optimizer(bert, settings.weight_decay)
+    betas = (settings.betas[0], settings.betas[1])
+    optimizer = make_optimizer(
+        bert, settings.weight_decay, settings.optimizer, betas, settings.epsilon, bert.bert.encoder.layer
+    )
     run = Run(settings, ranks, manifest, order, masking, shape, bert, packed, packed, optimizer, half, files)
     shards = manifest.splits[SPLIT].shards
     run.cache = open_cache(settings.cache, settings.cache_bytes, settings.data, shards, len(run.lanes()))
