@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +126,8 @@ def decode(
 
 def read_part(read: Ranges, shard: ShardInfo, group: int) -> memoryview:
     """A shard's bytes with only one row group and the part after the last one read. The rest is never touched memory."""
-    data = memoryview(np.zeros(shard.bytes, np.uint8))
+    buffer: Any = np.zeros(shard.bytes, np.uint8)
+    data = memoryview(buffer)
     part, last = shard.row_groups[group], shard.row_groups[-1]
     footer = last.offset + last.bytes
     for start, length in ((part.offset, part.bytes), (footer, shard.bytes - footer)):
