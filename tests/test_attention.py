@@ -24,15 +24,16 @@ def test_varlen_is_refused_where_it_cannot_be() -> None:
 
 
 def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mock: the kernels need a GPU. This stand-in for torch's varlen_attn attends within each run, one after the other."""
+    """A mock: the kernels need a GPU. This stand-in attends within each run, one after the other."""
 
-    def varlen_attn(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, _: Tensor, longest: int, __: int, scale: float) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
+        assert window is None
         assert starts.dtype == torch.int32 and starts.diff().max() <= longest
         runs = [slice(first, last) for first, last in pairwise(starts.tolist()) if last > first]
         parts = [sdpa(*(x[run].transpose(0, 1) for x in (q, k, v)), scale=scale).transpose(0, 1) for run in runs]
         return torch.cat(parts)
 
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    monkeypatch.setattr("train.attention._attend", attend)
     rows = masked_rows(5, 3)
     padded = PackedBert(bert(attention.PADDED)).train()(pack(rows))
     varlen = PackedBert(bert(attention.VARLEN)).train()(pack(rows, layout="varlen"))

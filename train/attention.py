@@ -22,8 +22,10 @@ from shards.errors import UserError
 from train.data.batch import PackedBatch
 from train.data.layout import Layout
 from train.settings import Attention
+from train.torch_versions import varlen_attention
 
 PADDED, VARLEN = "packed_padded", "packed_varlen"
+_attend = varlen_attention()
 
 # What transformers' models may pass on to every attention function, and the values that change nothing here: a BERT encoder
 # keeps no cache and returns no weights. An argument of any name that is None asks for nothing.
@@ -103,14 +105,12 @@ def _varlen(
     **others: object,
 ) -> tuple[Tensor, None]:
     """`query`, `key` and `value` [B, H, T, D] -> [B, T, H, D], as transformers calls every attention function."""
-    from torch.nn.attention.varlen import varlen_attn
-
     _refuse_unknown(others)
     rows, heads, row_tokens, features = query.shape
     q_NHD, k_NHD, v_NHD = (x.transpose(1, 2).reshape(rows * row_tokens, heads, features) for x in (query, key, value))
-    starts, longest = batch.run_starts, batch.longest
-    out_NHD = varlen_attn(q_NHD, k_NHD, v_NHD, starts, starts, longest, longest, scale=scaling)
-    return out_NHD.view(rows, row_tokens, heads, features), None  # type: ignore[union-attr]  # a tensor without return_aux
+    assert _attend is not None  # `choose` has checked it
+    out_NHD = _attend(q_NHD, k_NHD, v_NHD, batch.run_starts, batch.longest, scaling, None)
+    return out_NHD.view(rows, row_tokens, heads, features), None
 
 
 def _refuse_unknown(others: Mapping[str, object]) -> None:
@@ -128,7 +128,7 @@ def choose(attention: Attention, device: torch.device, half: bool, bert: BertFor
     """Sets a model's attention as `--attention` asks, and returns its name. Raises UserError where it cannot run."""
     features = bert.config.hidden_size // bert.config.num_attention_heads
     fits_kernels = features % 8 == 0 and features <= 256
-    can_varlen = device.type == "cuda" and half and fits_kernels and _has_flash(device)
+    can_varlen = _attend is not None and device.type == "cuda" and half and fits_kernels and _has_flash(device)
     if attention == "varlen" and not can_varlen:
         raise UserError(
             "--attention varlen needs an NVIDIA device of compute capability 8.0 or higher, bf16, and heads of a multiple of 8 "

@@ -21,7 +21,6 @@ from train.data.reader import StepRows, read_steps
 from train.data.row_groups import DecodedGroups
 from train.evaluate import HeldOut
 from train.metrics import Reporter
-from train.optimizer import learning_rate
 from train.row_log import RowLog
 from train.run import SPLIT, Run
 from train.step import Counts, StepSums, backward, drop_unused_gradients, dropout_seed, update
@@ -180,8 +179,7 @@ class Trainer:
         self.interval.add(counts)
 
     def _lr(self, step: int) -> float:
-        settings, num_steps = self.run.settings, self.run.num_steps
-        return learning_rate(step, settings.lr, settings.warmup(num_steps), num_steps)
+        return self.run.settings.learning_rates(self.run.num_steps).lr(step)
 
     def _after(self, num_done: int) -> None:
         """What is due after a step. The checkpoint comes before the scores, which can take long."""

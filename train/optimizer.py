@@ -1,4 +1,4 @@
-"""AdamW and its learning rate."""
+"""AdamW."""
 
 from collections.abc import Iterator
 
@@ -8,13 +8,6 @@ from torch import Tensor, nn
 # As in BERT's own code.
 BETAS = (0.9, 0.999)
 EPSILON = 1e-6
-
-
-def learning_rate(step: int, peak: float, warmup_steps: int, num_steps: int) -> float:
-    """The learning rate of a step, from 0: linear up to `peak` in the warm-up, then linear down to 0 after the last step."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    return peak * max(0, num_steps - step) / max(1, num_steps - warmup_steps)
 
 
 def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
