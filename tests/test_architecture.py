@@ -157,6 +157,7 @@ TESTED_BY = {
     "test_storage_faults": ("shards.storage.on_fsspec", "shards.storage.faults", "shards.storage.reading"),
     "test_storage_ranges": ("shards.storage.blocks",),
     "test_cache": ("train.data.leases", "train.data.copying"),
+    "test_batch": ("train.data.layout",),
     "test_reader": ("train.data.row_groups",),
     "test_optimizers": (
         "train.optimizers.make",

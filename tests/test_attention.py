@@ -34,8 +34,9 @@ def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) ->
         return torch.cat(parts)
 
     monkeypatch.setattr("train.attention._attend", attend)
-    batch = pack(masked_rows(5, 3))
-    padded, varlen = (PackedBert(bert(name)).train()(batch) for name in (attention.PADDED, attention.VARLEN))
+    rows = masked_rows(5, 3)
+    padded = PackedBert(bert(attention.PADDED)).train()(pack(rows))
+    varlen = PackedBert(bert(attention.VARLEN)).train()(pack(rows, layout="varlen"))
     assert varlen.mlm_loss.item() == pytest.approx(padded.mlm_loss.item(), abs=1e-4)
     assert varlen.nsp_loss.item() == pytest.approx(padded.nsp_loss.item(), abs=1e-5)
 
@@ -43,11 +44,12 @@ def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the variable-length kernels need a GPU")
 def test_varlen_equals_padded_within_bf16() -> None:
     device = torch.device("cuda")
-    batch = pack(masked_rows(5, 3)).to(device)
+    rows = masked_rows(5, 3)
+    batches = pack(rows).to(device), pack(rows, layout="varlen").to(device)
     models = [PackedBert(bert(name)).to(device) for name in (attention.PADDED, attention.VARLEN)]
     models[1].load_state_dict(copy.deepcopy(models[0].state_dict()))
     with torch.autocast("cuda", torch.bfloat16):
-        padded, varlen = (float(model(batch).mlm_loss) for model in models)
+        padded, varlen = (float(model(batch).mlm_loss) for model, batch in zip(models, batches, strict=True))
     assert varlen == pytest.approx(padded, rel=0.01)
 
 

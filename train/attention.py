@@ -20,6 +20,7 @@ from transformers import AttentionInterface, BertForPreTraining
 
 from shards.errors import UserError
 from train.data.batch import PackedBatch
+from train.data.layout import Layout
 from train.settings import Attention
 from train.torch_versions import varlen_attention
 
@@ -71,20 +72,22 @@ def _padded(
     """`query`, `key` and `value` [B, H, T, D] -> [B, T, H, D], as transformers calls every attention function."""
     _refuse_unknown(others)
     rows, heads, row_tokens, features = query.shape
+    slots = batch.slots
+    assert slots is not None, "a batch of the layout varlen"
 
     def to_slots(x_BHTD: Tensor) -> Tensor:
         x_NF = x_BHTD.transpose(1, 2).reshape(rows * row_tokens, heads * features)
-        x_SF: Tensor = _Permute.apply(x_NF, batch.token_of_slot, batch.slot_of_token, None)  # type: ignore[no-untyped-call]
+        x_SF: Tensor = _Permute.apply(x_NF, slots.token_of_slot, slots.slot_of_token, None)  # type: ignore[no-untyped-call]
         return x_SF.view(-1, batch.longest, heads, features).transpose(1, 2)
 
-    is_key_Q11L = batch.is_key[:, None, None, :]
+    is_key_Q11L = slots.is_key[:, None, None, :]
     out_QHLD = scaled_dot_product_attention(
         to_slots(query), to_slots(key), to_slots(value), is_key_Q11L, dropout_p=dropout, scale=scaling
     )
     out_SF = out_QHLD.transpose(1, 2).reshape(-1, heads * features)
-    holds_token_S1 = batch.is_token.view(-1, 1)
+    holds_token_S1 = slots.is_token.view(-1, 1)
     out_NF: Tensor = _Permute.apply(  # type: ignore[no-untyped-call]
-        out_SF, batch.slot_of_token, batch.token_of_slot, holds_token_S1
+        out_SF, slots.slot_of_token, slots.token_of_slot, holds_token_S1
     )
     return out_NF.view(rows, row_tokens, heads, features), None
 
@@ -134,6 +137,11 @@ def choose(attention: Attention, device: torch.device, half: bool, bert: BertFor
     name = VARLEN if can_varlen and attention != "padded" else PADDED
     bert.config._attn_implementation = name
     return name
+
+
+def layout_of(bert: BertForPreTraining) -> Layout:
+    """The layout of batches that the model's attention needs."""
+    return "varlen" if bert.config._attn_implementation == VARLEN else "padded"
 
 
 def _has_flash(device: torch.device) -> bool:

@@ -21,8 +21,9 @@ from shards.masking import Masking
 from shards.storage.redaction import redacted
 from train import attention
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER
-from train.data.batch import PackedBatch, Shape, pack_batch
+from train.data.batch import PackedBatch, pack_batch
 from train.data.cache import Cache
+from train.data.layout import Layout, Shape
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, empty_rows
@@ -57,6 +58,11 @@ class Run:
     first_step: int = 0
     first_position: int = 0
     cache: Cache | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of batches that the model needs."""
+        return attention.layout_of(self.bert)
 
     @property
     def end(self) -> int:
@@ -102,7 +108,7 @@ class Run:
 
     def empty_batch(self) -> PackedBatch:
         """The batch of a rank without work: the rank takes part in the step and adds nothing to it."""
-        return pack_batch(empty_rows(), self.shape, self.pad_id()).to(self.ranks.device)
+        return pack_batch(empty_rows(), self.shape, self.pad_id(), self.layout).to(self.ranks.device)
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """The tensors of a checkpoint: file -> name -> tensor."""
