@@ -38,7 +38,7 @@ from train.models.config import longest_sequence
 from train.models.encoder import make_encoder
 from train.models.packed import PackedEncoder
 from train.models.sizes import SHAPES
-from train.optimizer import make_optimizer
+from train.optimizers.make import make_optimizer
 from train.step import Counts, backward, dropout_seed, update
 from train.stream import ShardStream
 

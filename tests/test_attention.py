@@ -24,20 +24,19 @@ def test_varlen_is_refused_where_it_cannot_be() -> None:
 
 
 def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mock: the kernels need a GPU. This stand-in for torch's varlen_attn attends within each run, one after the other."""
+    """A mock: the kernels need a GPU. This stand-in attends within each run, one after the other."""
 
-    def varlen_attn(
-        q: Tensor, k: Tensor, v: Tensor, starts: Tensor, _: Tensor, longest: int, __: int, scale: float, **others: object
-    ) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
+        assert window is None
         assert starts.dtype == torch.int32 and starts.diff().max() <= longest
-        assert others == {"window_size": (-1, -1), "enable_gqa": False}
         runs = [slice(first, last) for first, last in pairwise(starts.tolist()) if last > first]
         parts = [sdpa(*(x[run].transpose(0, 1) for x in (q, k, v)), scale=scale).transpose(0, 1) for run in runs]
         return torch.cat(parts)
 
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    batch = pack(masked_rows(5, 3))
-    padded, varlen = (PackedEncoder(bert(name)).train()(batch) for name in (attention.PADDED, attention.VARLEN))
+    monkeypatch.setattr("train.attention._attend", attend)
+    rows = masked_rows(5, 3)
+    padded = PackedEncoder(bert(attention.PADDED)).train()(pack(rows))
+    varlen = PackedEncoder(bert(attention.VARLEN)).train()(pack(rows, layout="varlen"))
     assert varlen.mlm_loss.item() == pytest.approx(padded.mlm_loss.item(), abs=1e-4)
     assert varlen.nsp_loss.item() == pytest.approx(padded.nsp_loss.item(), abs=1e-5)
 
@@ -45,11 +44,12 @@ def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the variable-length kernels need a GPU")
 def test_varlen_equals_padded_within_bf16() -> None:
     device = torch.device("cuda")
-    batch = pack(masked_rows(5, 3)).to(device)
+    rows = masked_rows(5, 3)
+    batches = pack(rows).to(device), pack(rows, layout="varlen").to(device)
     models = [PackedEncoder(bert(name)).to(device) for name in (attention.PADDED, attention.VARLEN)]
     models[1].load_state_dict(copy.deepcopy(models[0].state_dict()))
     with torch.autocast("cuda", torch.bfloat16):
-        padded, varlen = (float(model(batch).mlm_loss) for model in models)
+        padded, varlen = (float(model(batch).mlm_loss) for model, batch in zip(models, batches, strict=True))
     assert varlen == pytest.approx(padded, rel=0.01)
 
 

@@ -10,7 +10,7 @@ from batches import bert, counts_of, masked_rows, pack
 from train import attention
 from train.data.batch import PackedBatch
 from train.models.packed import PackedEncoder
-from train.optimizer import make_optimizer
+from train.optimizers.make import make_optimizer
 from train.step import StepSums, Update, backward, drop_unused_gradients, update
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def no_autocast() -> torch.autocast:
     return torch.autocast("cpu", enabled=False)
 
 
-def one_step(model: PackedEncoder, optimizer: torch.optim.AdamW, batch: PackedBatch) -> tuple[torch.Tensor, Update]:
+def one_step(model: PackedEncoder, optimizer: torch.optim.Optimizer, batch: PackedBatch) -> tuple[torch.Tensor, Update]:
     counts = counts_of(batch)
     losses = backward(model, [batch], [0], counts, no_autocast)
     drop_unused_gradients(model.encoder, counts)

@@ -9,7 +9,8 @@ import torch
 
 from shards.command.console import clock, short, size
 from shards.schema import Rows, lengths_to_offsets
-from train.data.batch import PackedBatch, Shape, pack_batch
+from train.data.batch import PackedBatch, pack_batch
+from train.data.layout import Shape
 from train.data.shard_uses import needed_bytes
 from train.run import Run
 from train.step import Counts, backward, update
@@ -62,7 +63,7 @@ def largest_batch(run: Run) -> PackedBatch:
         masked_positions=np.tile(np.arange(masked), shape.rows).astype(np.uint16),
         masked_labels=np.zeros(masked * shape.rows, np.uint32),
     )
-    return pack_batch(rows, shape, run.pad_id()).to(run.ranks.device)
+    return pack_batch(rows, shape, run.pad_id(), run.layout).to(run.ranks.device)
 
 
 def rehearse(run: Run) -> Iterator[str]:

@@ -25,9 +25,10 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.schema import Rows
 from train import attention, checkpoint
-from train.data.batch import Shape, pack_batch
+from train.data.batch import pack_batch
 from train.data.cache import Cache
 from train.data.frequencies import count_tokens, unigram_loss
+from train.data.layout import Layout, Shape
 from train.data.order import Places, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import gather
@@ -91,8 +92,10 @@ class _Part:
 class HeldOut:
     """The held-out split of a data set, to score models on. On every rank."""
 
-    def __init__(self, url: str, manifest: Manifest, ranks: Ranks, micro_batch: int, cache: Cache | None) -> None:
-        self._url, self._manifest, self._ranks, self._cache = url, manifest, ranks, cache
+    def __init__(
+        self, url: str, manifest: Manifest, ranks: Ranks, micro_batch: int, layout: Layout, cache: Cache | None
+    ) -> None:
+        self._url, self._manifest, self._ranks, self._layout, self._cache = url, manifest, ranks, layout, cache
         self._groups = RowGroups.of(manifest.splits[SPLIT])
         self._shape = Shape.of(manifest, SPLIT, micro_batch, None)
         self._training_counts: npt.NDArray[np.int64] | None = None  # counted once, for the first scores
@@ -130,7 +133,7 @@ class HeldOut:
 
     def _score_batch(self, model: nn.Module, number: int, rows: Rows, autocast: Callable[[], Any]) -> _Part:
         tokenizer = self._manifest.tokenizer
-        batch = pack_batch(rows, self._shape, tokenizer["special_ids"]["pad"]).to(self._ranks.device)
+        batch = pack_batch(rows, self._shape, tokenizer["special_ids"]["pad"], self._layout).to(self._ranks.device)
         with torch.no_grad(), autocast():
             model_sums = model(batch)
         sums = {
@@ -231,7 +234,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         cache = ranks.agreed(lambda: open_cache(arguments.cache, arguments.cache_bytes, arguments.data, shards, lanes=1))
         for line in not_cached(arguments.cache, arguments.data) if ranks.rank == 0 else ():
             say(line)
-        held_out = HeldOut(arguments.data, manifest, ranks, arguments.micro_batch, cache)
+        held_out = HeldOut(arguments.data, manifest, ranks, arguments.micro_batch, attention.layout_of(packed.encoder), cache)
         scores = held_out.score(packed, arguments.rows, lambda: autocast(ranks.device, half))
         if ranks.rank == 0:
             text = "\n".join([f"after step {step}", *scores.lines()])

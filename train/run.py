@@ -21,16 +21,18 @@ from shards.masking import Masking
 from shards.storage.redaction import redacted
 from train import attention
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER
-from train.data.batch import PackedBatch, Shape, pack_batch
+from train.data.batch import PackedBatch, pack_batch
 from train.data.cache import Cache
+from train.data.layout import Layout, Shape
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, empty_rows
 from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
 from train.models.encoder import make_encoder
+from train.models.families import layers_of
 from train.models.packed import PackedEncoder
-from train.optimizer import make_optimizer, state_tensors
+from train.optimizers.make import make_optimizer, state_tensors
 from train.ranks import Ranks, autocast, use_half
 from train.settings import MaskSource, Settings
 
@@ -51,12 +53,17 @@ class Run:
     encoder: PreTrainedModel
     packed: nn.Module
     model: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     half: bool  # whether the forward pass runs in bf16
     files: dict[str, bytes]  # the files of a checkpoint that never change: config.json and the tokenizer
     first_step: int = 0
     first_position: int = 0
     cache: Cache | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of batches that the model needs."""
+        return attention.layout_of(self.encoder)
 
     @property
     def end(self) -> int:
@@ -102,7 +109,7 @@ class Run:
 
     def empty_batch(self) -> PackedBatch:
         """The batch of a rank without work: the rank takes part in the step and adds nothing to it."""
-        return pack_batch(empty_rows(), self.shape, self.pad_id()).to(self.ranks.device)
+        return pack_batch(empty_rows(), self.shape, self.pad_id(), self.layout).to(self.ranks.device)
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """The tensors of a checkpoint: file -> name -> tensor."""
@@ -122,7 +129,7 @@ class Run:
             "mask_prob": self.masking.probability if self.masking else None,
             "model": _model_settings(self.encoder),
             "settings": {
-                name: redacted(value) if isinstance(value, str) else value
+                name: redacted(value) if isinstance(value, str) else list(value) if isinstance(value, tuple) else value
                 for name, value in dataclasses.asdict(self.settings).items()
             },
         }
@@ -157,7 +164,9 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
         packed = torch.compile(packed)
     shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking)
     files = _fixed_files(settings.data, manifest, encoder)
-    optimizer = make_optimizer(encoder, settings.weight_decay)
+    betas = (settings.betas[0], settings.betas[1])
+    layers = layers_of(encoder)
+    optimizer = make_optimizer(encoder, settings.weight_decay, settings.optimizer, betas, settings.epsilon, layers)
     run = Run(settings, ranks, manifest, order, masking, shape, encoder, packed, packed, optimizer, half, files)
     shards = manifest.splits[SPLIT].shards
     run.cache = open_cache(settings.cache, settings.cache_bytes, settings.data, shards, len(run.lanes()))

@@ -1,6 +1,6 @@
 """One step: forward and backward over a rank's micro-batches, then one update that is the same on every rank.
 
-batches -> backward: gradients of the global loss, summed over ranks -> update: clip, AdamW, or skip -> StepSums
+batches -> backward: gradients of the global loss, summed over ranks -> update: clip, optimizer, or skip -> StepSums
 """
 
 from collections.abc import Callable, Sequence

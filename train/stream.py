@@ -14,7 +14,8 @@ from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import differences
 from shards.schema import Rows
-from train.data.batch import PackedBatch, Shape, pack_batch, pad_batch
+from train.data.batch import PackedBatch, pack_batch, pad_batch
+from train.data.layout import Shape
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, read_steps
