@@ -174,8 +174,8 @@ class Trainer:
     def _compute(self, current: Prepared, counts: Counts) -> None:
         run = self.run
         losses = backward(run.model, current.batches, current.seeds, counts, run.autocast)
-        drop_unused_gradients(run.bert, counts)
-        self.sums.add(losses, update(run.bert, run.optimizer, self._lr(current.step), run.settings.clip_norm))
+        drop_unused_gradients(run.encoder, counts)
+        self.sums.add(losses, update(run.encoder, run.optimizer, self._lr(current.step), run.settings.clip_norm))
         self._guard(lambda: self.row_log.write(current.step, current.row_ids))
         self.interval.add(counts)
 
