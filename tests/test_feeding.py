@@ -23,11 +23,12 @@ def steps(last: int = NUM_STEPS) -> Iterator[StepRows]:
     for step in range(NUM_STEPS):
         if step == last:
             raise UserError(f"step {step} cannot be read")
-        yield StepRows(step, masked_rows(ROWS_PER_STEP, step), np.arange(ROWS_PER_STEP) + step * ROWS_PER_STEP)
+        row_ids = np.arange(ROWS_PER_STEP) + step * ROWS_PER_STEP
+        yield StepRows(step, masked_rows(ROWS_PER_STEP, step), row_ids, np.zeros(ROWS_PER_STEP, np.int32))
 
 
 def feeder_of(rows: Iterator[StepRows]) -> Feeder:
-    return Feeder(rows, Packer(SHAPE, SPECIAL["pad"], "padded", torch.device("cpu")), 2, MICRO_BATCH)
+    return Feeder(rows, Packer(SHAPE, SPECIAL["pad"], "padded", torch.device("cpu")), lambda step: 2, MICRO_BATCH)
 
 
 def equal(one: PackedBatch, two: PackedBatch) -> bool:

@@ -18,6 +18,7 @@ from shards.errors import UserError
 from train.checkpoint import Saver
 from train.data.batch import PackedBatch
 from train.data.feeding import Feeder
+from train.data.phase_order import PhaseOrder
 from train.data.reader import read_steps
 from train.data.row_groups import DecodedGroups
 from train.evaluate import HeldOut
@@ -82,8 +83,8 @@ class Trainer:
         """Trains to the end, or until a stop request. Returns the number of steps done. Raises UserError, on every rank."""
         run = self.run
         groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, run.settings.reader_threads, run.prefetcher())
-        steps = read_steps(groups, run.order, run.rank_slice(), run.masking)
-        feeder = Feeder(steps, run.packer(), len(self._micro_batches), run.settings.micro_batch)
+        steps = read_steps(groups, PhaseOrder.of_one(run.order), run.rank_slice(), run.masking)
+        feeder = Feeder(steps, run.packer(), lambda step: len(self._micro_batches), run.settings.micro_batch)
         try:
             return self._loop(feeder)
         except UserError:  # raised on every rank
@@ -175,8 +176,8 @@ class Trainer:
     def _compute(self, current: Prepared, counts: Counts) -> None:
         run = self.run
         losses = backward(run.model, current.batches, current.seeds, counts, run.autocast)
-        drop_unused_gradients(run.bert, counts)
-        self.sums.add(losses, update(run.bert, run.optimizer, self._lr(current.step), run.settings.clip_norm))
+        drop_unused_gradients(run.encoder, counts)
+        self.sums.add(losses, update(run.encoder, run.optimizer, self._lr(current.step), run.settings.clip_norm))
         self._guard(lambda: self.row_log.write(current.step, current.row_ids))
         self.interval.add(counts)
 

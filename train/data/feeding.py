@@ -5,7 +5,7 @@
 The computing thread only launches work: it never packs and never waits for a copy. On a CPU nothing is copied.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -82,8 +82,10 @@ class StepBatches:
 class Feeder:
     """Packs steps one ahead of the loop, in a thread. Close it before the iterator of rows."""
 
-    def __init__(self, steps: Iterator[StepRows], packer: Packer, num_micro_batches: int, micro_batch: int) -> None:
-        """`num_micro_batches` of `micro_batch` rows are this rank's part of a step."""
+    def __init__(
+        self, steps: Iterator[StepRows], packer: Packer, num_micro_batches: Callable[[int], int], micro_batch: int
+    ) -> None:
+        """`num_micro_batches(step)` of `micro_batch` rows are this rank's part of a step."""
         self._steps, self._packer = steps, packer
         self._num_micro_batches, self._micro_batch = num_micro_batches, micro_batch
         self._thread = ThreadPoolExecutor(1, "pack")
@@ -106,5 +108,5 @@ class Feeder:
         step = next(self._steps, None)
         if step is None:
             return None
-        parts = (step.micro_batch(number, self._micro_batch) for number in range(self._num_micro_batches))
+        parts = (step.micro_batch(number, self._micro_batch) for number in range(self._num_micro_batches(step.step)))
         return StepBatches(step.row_ids, [self._packer.pack(rows) for rows in parts])
