@@ -72,7 +72,7 @@ class Trainer:
         self.sums = StepSums(run.ranks.device)
         self.num_done = self.saved_step = run.first_step
         self.interval = Interval()
-        self.held_out = HeldOut(run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, run.cache)
+        self.held_out = HeldOut(run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, run.layout, run.cache)
         self._fault: UserError | None = None
         self._has_ended = False
 
@@ -125,7 +125,7 @@ class Trainer:
             row_ids = step_rows.row_ids.tolist()
             for number, micro_batch in enumerate(run.order.micro_batches_of(run.ranks.rank, run.ranks.world_size)):
                 rows = step_rows.micro_batch(number, run.settings.micro_batch)
-                batches.append(pack_batch(rows, run.shape, run.pad_id()).to(run.ranks.device))
+                batches.append(pack_batch(rows, run.shape, run.pad_id(), run.layout).to(run.ranks.device))
                 seeds.append(dropout_seed(run.settings.seed, step, micro_batch))
         except Exception as error:  # of any kind: the other ranks must not wait for this one
             fault = error
@@ -173,8 +173,8 @@ class Trainer:
     def _compute(self, current: Prepared, counts: Counts) -> None:
         run = self.run
         losses = backward(run.model, current.batches, current.seeds, counts, run.autocast)
-        drop_unused_gradients(run.bert, counts)
-        self.sums.add(losses, update(run.bert, run.optimizer, self._lr(current.step), run.settings.clip_norm))
+        drop_unused_gradients(run.encoder, counts)
+        self.sums.add(losses, update(run.encoder, run.optimizer, self._lr(current.step), run.settings.clip_norm))
         self._guard(lambda: self.row_log.write(current.step, current.row_ids))
         self.interval.add(counts)
 
