@@ -31,7 +31,7 @@ from benchmarks.common import met, own_folder, say
 from benchmarks.gpu_runs import MEASURES, PROFILED_STEPS, Line, Place, Result, clean_device, is_lost
 from benchmarks.kernels import KINDS, by_kind, largest
 from benchmarks.random_data import folder_of, padding_share, write_data_set
-from train.weights import quiet
+from train.models.encoder import quiet
 
 VOCAB_SIZE = 30_522
 DATA_ROWS = 1024

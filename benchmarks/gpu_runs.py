@@ -31,6 +31,8 @@ from train.data.order import Order, RowGroups
 from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups
 from train.loop import Trainer
+from train.models.config import longest_sequence
+from train.models.encoder import make_encoder
 from train.ranks import Ranks, autocast, use_half
 from train.row_log import RowLog
 from train.run import join_ranks, prepare
@@ -38,7 +40,6 @@ from train.settings import Settings
 from train.step import Counts
 from train.stopping import StopRequest
 from train.throughput import peak_flops, step_flops
-from train.weights import longest_sequence, make_bert
 
 SPLIT, SEED, LR = "train", 0, 1e-4
 INTERVALS = 3  # that are measured, after one that is not
@@ -176,7 +177,7 @@ def measure_padded(line: Line, place: Place) -> Result:
     watch = Watch(line, place)
     url, manifest = place.data[line.longest]
     half = use_half("auto", place.device)
-    model = make_bert(line.model, manifest, url, 0.1, SEED)[0].to(place.device).train()
+    model = make_encoder(line.model, manifest, url, 0.1, SEED)[0].to(place.device).train()
     config, parameters = model.config, list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=LR, fused=True)
     forward: Any = torch.compile(model) if line.settings.get("compile") else model
