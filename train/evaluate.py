@@ -162,7 +162,7 @@ class HeldOut:
 def _read_rows(decoded: DecodedGroups, groups: RowGroups, start: int, stop: int) -> Rows:
     row = np.arange(start, stop)
     group = np.searchsorted(groups.first_row, row, side="right") - 1
-    places = Places(group, row - groups.first_row[group], row, np.zeros_like(row))
+    places = Places(group, row - groups.first_row[group], row, np.zeros_like(row), np.zeros(len(row), np.int32))
     needed = np.unique(group).tolist()
     decoded.keep(needed, start)
     return gather(places, {number: decoded.get(number).result() for number in needed})

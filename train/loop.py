@@ -17,6 +17,7 @@ import torch
 from shards.errors import UserError
 from train.checkpoint import Saver
 from train.data.batch import PackedBatch, pack_batch
+from train.data.phase_order import PhaseOrder
 from train.data.reader import StepRows, read_steps
 from train.data.row_groups import DecodedGroups
 from train.evaluate import HeldOut
@@ -80,7 +81,7 @@ class Trainer:
         """Trains to the end, or until a stop request. Returns the number of steps done. Raises UserError, on every rank."""
         run = self.run
         groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, run.settings.reader_threads, run.prefetcher())
-        steps = read_steps(groups, run.order, run.rank_slice(), run.masking)
+        steps = read_steps(groups, PhaseOrder.of_one(run.order), run.rank_slice(), run.masking)
         try:
             return self._loop(steps)
         except UserError:  # raised on every rank
