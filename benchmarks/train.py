@@ -32,6 +32,7 @@ from shards.manifest import Manifest
 from train import attention
 from train.data.batch import PackedBatch, pad_batch
 from train.data.order import Order, RowGroups
+from train.data.phase_order import PhaseOrder
 from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups
 from train.models.config import longest_sequence
@@ -100,7 +101,7 @@ def padded_loop(data: Data, model_name: str, rows: int, padded_to: int) -> Itera
     groups = DecodedGroups(data.url, data.manifest, SPLIT, READER_THREADS)
     try:
         rank_slice = RankSlice(rank=0, world_size=1, first_step=0, start=0, end=EPOCHS * order.groups.num_rows)
-        for given in read_steps(groups, order, rank_slice):
+        for given in read_steps(groups, PhaseOrder.of_one(order), rank_slice):
             batch = pad_batch(given.rows, padded_to, pad_id)
             model(**batch).loss.backward()
             optimizer.step()

@@ -151,6 +151,8 @@ TESTED_BY = {
     "test_pair": ("prep.pairing.task",),
     "test_masking": ("shards.checks", "shards.mask_units", "shards.mask_spans"),
     "test_recipes": ("shards.template",),
+    "test_tokenize": ("prep.tokens.task", "prep.tokens.batches", "prep.tokens.encode"),
+    "test_document": ("prep.tokens.long_texts",),
     "test_formats": ("shards.tar",),
     "test_inspect_report": ("shards.report.svg",),
     "test_storage": ("shards.storage.files", "shards.storage.urls"),

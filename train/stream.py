@@ -17,6 +17,7 @@ from shards.schema import Rows
 from train.data.batch import PackedBatch, pack_batch, pad_batch
 from train.data.layout import Shape
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
+from train.data.phase_order import PhaseOrder
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups, check_sizes
@@ -169,7 +170,7 @@ class ShardStream(IterableDataset[Item]):
             self._step, self._taken, self._has_ended = 0, 0, False
         rank_slice = self._rank_slice()
         groups = DecodedGroups(self._url, self._manifest, self._split, self._threads, self._prefetcher(rank_slice))
-        steps = read_steps(groups, self._order, rank_slice, self._masking)
+        steps = read_steps(groups, PhaseOrder.of_one(self._order), rank_slice, self._masking)
         count = len(self._order.micro_batches_of(self._rank, self._world_size))
         try:
             for step_rows in steps:
