@@ -1,5 +1,7 @@
 """A small random model of each family, with the switches that its published models have."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "roberta-prelayernorm": _ROBERTA,
     "albert": {"embedding_size": 16, "num_hidden_groups": 1, "inner_group_num": 1, "classifier_dropout_prob": 0.0},
     "electra": {"embedding_size": 16},
-    "distilbert": {"sinusoidal_pos_embds": False, "tie_weights_": True},
+    "distilbert": {"sinusoidal_pos_embds": False},
     "modernbert": {"local_attention": 8},  # attention to 4 tokens on each side in two layers of three
     "eurobert": {"num_key_value_heads": 2},
     "nomic_bert": {},
@@ -69,3 +71,9 @@ def small_encoder(model_type: str, attention: str = "sdpa", seed: int = 0, **cha
     config._attn_implementation = attention
     encoder: PreTrainedModel = FAMILIES[model_type].model_class()(config)
     return encoder.train()
+
+
+def write_config(path: Path, model_type: str, **changes: Any) -> Path:
+    """A config.json of such a model."""
+    path.write_text(json.dumps({"model_type": model_type} | fields_of(model_type) | changes))
+    return path

@@ -117,7 +117,7 @@ def test_deep_nesting_is_one_line(where: str, opened: tuple[str, Manifest], tmp_
         ({"num_attention_heads": 0}, "refuses|makes no model"),
         ({"hidden_act": "no_such"}, "refuses|makes no model"),
         ({"intermediate_size": 77}, "of shape .77, 64., which the checkpoint does not have"),
-        ({"model_type": "gpt2"}, "is not the configuration of a BERT model"),
+        ({"model_type": "gpt2"}, "is a gpt2 model, and the families are"),
     ],
 )
 def test_an_odd_configuration_of_a_checkpoint_is_one_line(changes: dict[str, object], message: str) -> None:
@@ -202,7 +202,7 @@ def test_what_is_no_model(random_data: Path, tmp_path: Path, monkeypatch: pytest
     for name, message in (
         ("huge", "cannot be loaded"),
         (tmp_path / "none" / "model", "no such file or folder, no size"),
-        (tmp_path / "config.json", "not the configuration of a BERT model"),
+        (tmp_path / "config.json", "is a gpt2 model, and the families are bert"),
         (tmp_path / "broken.json", "not JSON"),
         (random_data, "the folder has no config.json"),
     ):

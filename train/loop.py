@@ -75,7 +75,15 @@ class Trainer:
         self.num_done = self.saved_step = run.first_step
         self.interval = Interval()
         self._micro_batches = run.order.micro_batches_of(run.ranks.rank, run.ranks.world_size)  # of a step, for this rank
-        self.held_out = HeldOut(run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, run.layout, run.cache)
+        self.held_out = HeldOut(
+            run.settings.data,
+            run.manifest,
+            run.ranks,
+            run.settings.micro_batch,
+            run.layout,
+            run.cache,
+            run.settings.ignore_pairs,
+        )
         self._fault: UserError | None = None
         self._has_ended = False
 

@@ -30,6 +30,7 @@ from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, empty_rows
 from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
+from train.models.config import dropout_of
 from train.models.encoder import make_encoder
 from train.models.families import layers_of, max_positions, num_token_types, saved_tensors
 from train.models.packed import PackedEncoder
@@ -162,12 +163,15 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     masking = rule if is_dynamic else None
     order = Order(RowGroups.of(manifest.splits[SPLIT]), settings.seed, settings.global_batch, settings.micro_batch)
     half = use_half(settings.precision, ranks.device)
-    encoder, messages = make_encoder(settings.model, manifest, settings.data, settings.dropout, settings.seed)
+    encoder, messages = make_encoder(
+        settings.model, manifest, settings.data, settings.dropout, settings.seed, settings.ignore_pairs
+    )
+    settings = dataclasses.replace(settings, dropout=dropout_of(encoder.config))
     attention_name = attention.choose(settings.attention, ranks.device, half, encoder)
     packed: Any = PackedEncoder(encoder).to(ranks.device).train()
     if settings.compile:
         packed = torch.compile(packed)
-    shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking)
+    shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking, settings.ignore_pairs)
     files = _fixed_files(settings.data, manifest, encoder)
     betas = (settings.betas[0], settings.betas[1])
     layers = layers_of(encoder)

@@ -131,7 +131,7 @@ def _write_labels(rows: Rows, shape: Shape, arrays: dict[str, npt.NDArray[Any]])
     arrays["next_sentence_label"].fill(IGNORED)
     arrays["masked_labels"].fill(IGNORED)
     masked = pairs = 0
-    if rows.next_sentence_label is not None:
+    if rows.next_sentence_label is not None and not shape.ignores_pairs:
         pairs = len(rows.next_sentence_label)
         arrays["next_sentence_label"][:pairs] = rows.next_sentence_label
     if rows.masked_labels is not None and rows.masked_positions is not None and rows.masked_offsets is not None:
@@ -197,11 +197,13 @@ def _write_slots(
             is_key[s, 0] = True  # an empty sequence: a softmax over no keys would be NaN
 
 
-def pad_batch(rows: Rows, longest: int, pad_id: int) -> dict[str, Tensor]:
+def pad_batch(
+    rows: Rows, longest: int, pad_id: int, pair_label: str = "next_sentence_label", token_types: bool = True
+) -> dict[str, Tensor]:
     """The sequences of the rows, one per line, padded to `longest` tokens; under transformers' names, int64.
 
     [sequences, longest]: `input_ids`, `attention_mask`, `token_type_ids`, and `labels` if the rows have masks.
-    [sequences]: `next_sentence_label`, if they have pairs.
+    `token_types`: whether `token_type_ids` is among them. [sequences]: `pair_label`, if they have pairs and it is not empty.
     """
     starts = rows.sequence_starts()
     columns = np.arange(longest)
@@ -219,6 +221,8 @@ def pad_batch(rows: Rows, longest: int, pad_id: int) -> dict[str, Tensor]:
         labels = np.full(real.shape, IGNORED, np.int64)
         labels[sequence, at - starts[sequence]] = rows.masked_labels
         batch["labels"] = labels
-    if rows.next_sentence_label is not None:
-        batch["next_sentence_label"] = rows.next_sentence_label.astype(np.int64)
+    if rows.next_sentence_label is not None and pair_label:
+        batch[pair_label] = rows.next_sentence_label.astype(np.int64)
+    if not token_types:
+        del batch["token_type_ids"]
     return {name: torch.from_numpy(values) for name, values in batch.items()}

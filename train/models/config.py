@@ -90,12 +90,15 @@ def _known_family(model_type: object, place: str) -> Family:
     return FAMILIES[str(model_type)]
 
 
-def set_dropout(config: PreTrainedConfig, dropout: float) -> float:
-    """Sets every dropout of the base model, unless `dropout` is negative. Returns that of its hidden states."""
-    names = [name for name in _DROPOUTS if hasattr(config, name)]
+def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Sets every dropout of the base model. Negative: they stay the model's own."""
     if dropout >= 0.0:
-        config.update(dict.fromkeys(names, dropout))
-    return float(getattr(config, names[0]))
+        config.update(dict.fromkeys((name for name in _DROPOUTS if hasattr(config, name)), dropout))
+
+
+def dropout_of(config: PreTrainedConfig) -> float:
+    """The dropout of hidden states, or of attention weights where there is no other."""
+    return next(float(getattr(config, name)) for name in _DROPOUTS if hasattr(config, name))
 
 
 def new_encoder(place: str, config: PreTrainedConfig) -> PreTrainedModel:

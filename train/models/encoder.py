@@ -3,11 +3,12 @@
 name -> configuration -> fits the data set? same tokenizer? -> weights -> the model, with its heads
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from shards import storage
 from shards.errors import UserError
@@ -15,8 +16,8 @@ from shards.manifest import Manifest
 from shards.randomness import Purpose, address
 from train.checkpoint import CONFIG, copy_tensors
 from train.data.tokenizer import compare_tokenizers
-from train.models.config import check_fit, new_encoder, parse_config, read_config, set_dropout
-from train.models.families import family_of, saved_tensors
+from train.models.config import check_fit, has_pairs, new_encoder, parse_config, read_config, set_dropout
+from train.models.families import family_of, num_token_types, saved_tensors
 from train.models.pretrained import pretrained_config, pretrained_weights
 from train.models.sizes import SIZES, config_of_size
 
@@ -41,7 +42,7 @@ def make_encoder(
         set_dropout(config, dropout)
         check_fit(name, config, manifest, ignores_pairs)
         encoder = new_encoder(f"--model {name}", config)
-        return encoder, [f"{name}: {_millions(encoder)} parameters, from scratch"]
+        return encoder, [f"{name}: {_millions(encoder)} parameters, from scratch", *_on_pairs(name, config, manifest)]
     config = pretrained_config(name)
     set_dropout(config, dropout)
     check_fit(name, config, manifest, ignores_pairs)
@@ -49,7 +50,7 @@ def make_encoder(
     encoder, fresh = pretrained_weights(name, config)
     from_scratch = f"; from scratch: {', '.join(fresh)}" if fresh else ""
     messages.append(f"{name}: {_millions(encoder)} parameters, pretrained{from_scratch}")
-    return encoder, messages
+    return encoder, [*messages, *_on_pairs(name, config, manifest)]
 
 
 def restored_encoder(config_json: bytes, tensors: dict[str, torch.Tensor], url: str) -> PreTrainedModel:
@@ -72,6 +73,12 @@ def restored_encoder(config_json: bytes, tensors: dict[str, torch.Tensor], url: 
     encoder = new_encoder(place, config)
     copy_tensors(saved_tensors(encoder), tensors, url)
     return encoder
+
+
+def _on_pairs(name: str, config: PreTrainedConfig, manifest: Manifest) -> Iterator[str]:
+    """With `--ignore-pairs`: what a model does with pairs whose segments it cannot tell apart."""
+    if has_pairs(manifest) and num_token_types(config) < 2:
+        yield f"{name}: has no token types, so it reads the two segments of each pair as one text"
 
 
 def _millions(encoder: PreTrainedModel) -> str:

@@ -57,7 +57,9 @@ class PackedEncoder(nn.Module):
         logits_MV = family.mlm_head(self.encoder, hidden_NF.index_select(0, batch.masked_at))
         mlm_loss, mlm_right = self._predicted(logits_MV, batch.masked_labels)
         if family.pair_head is None:
-            return BatchSums(mlm_loss, mlm_loss.new_zeros(()), mlm_right, None)
+            return BatchSums(
+                mlm_loss, mlm_loss.new_zeros(()), mlm_right, None if mlm_right is None else mlm_right.new_zeros(())
+            )
         logits_S2 = family.pair_head(self.encoder, hidden_NF.index_select(0, batch.cls_at))
         nsp_loss, nsp_right = self._predicted(logits_S2, batch.next_sentence_label)
         return BatchSums(mlm_loss, nsp_loss, mlm_right, nsp_right)
