@@ -25,8 +25,8 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.schema import Rows
 from train import attention, checkpoint
-from train.data.batch import pack_batch
 from train.data.cache import Cache
+from train.data.feeding import Packer
 from train.data.frequencies import count_tokens, unigram_loss
 from train.data.layout import Layout, Shape
 from train.data.order import Places, RowGroups
@@ -95,9 +95,10 @@ class HeldOut:
     def __init__(
         self, url: str, manifest: Manifest, ranks: Ranks, micro_batch: int, layout: Layout, cache: Cache | None
     ) -> None:
-        self._url, self._manifest, self._ranks, self._layout, self._cache = url, manifest, ranks, layout, cache
+        self._url, self._manifest, self._ranks, self._cache = url, manifest, ranks, cache
         self._groups = RowGroups.of(manifest.splits[SPLIT])
         self._shape = Shape.of(manifest, SPLIT, micro_batch, None)
+        self._packer = Packer(self._shape, manifest.tokenizer["special_ids"]["pad"], layout, ranks.device)
         self._training_counts: npt.NDArray[np.int64] | None = None  # counted once, for the first scores
 
     def score(self, model: nn.Module, max_rows: int, autocast: Callable[[], Any]) -> Scores:
@@ -133,7 +134,8 @@ class HeldOut:
 
     def _score_batch(self, model: nn.Module, number: int, rows: Rows, autocast: Callable[[], Any]) -> _Part:
         tokenizer = self._manifest.tokenizer
-        batch = pack_batch(rows, self._shape, tokenizer["special_ids"]["pad"], self._layout).to(self._ranks.device)
+        batch = self._packer.pack(rows)
+        self._packer.receive([batch])
         with torch.no_grad(), autocast():
             model_sums = model(batch)
         sums = {

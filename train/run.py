@@ -23,6 +23,7 @@ from train import attention
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER
 from train.data.batch import PackedBatch, pack_batch
 from train.data.cache import Cache
+from train.data.feeding import Packer
 from train.data.layout import Layout, Shape
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
@@ -106,6 +107,10 @@ class Run:
     def pad_id(self) -> int:
         """The id of [PAD]."""
         return int(self.manifest.tokenizer["special_ids"]["pad"])
+
+    def packer(self) -> Packer:
+        """Makes the batches of the training split."""
+        return Packer(self.shape, self.pad_id(), self.layout, self.ranks.device)
 
     def empty_batch(self) -> PackedBatch:
         """The batch of a rank without work: the rank takes part in the step and adds nothing to it."""
