@@ -16,6 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer, TrainingA
 
 from shards.dataset import open_data_set
 from shards.schema import Rows
+from train.checkpoint import RECORD
 from train.data.batch import pad_batch
 from train.models.families import FAMILIES, max_positions, num_token_types
 
@@ -99,7 +100,7 @@ def test_a_run_of_modernbert_under_torchrun_is_killed_and_resumes_bit_for_bit(ma
     flags = ("--data", masks_only, "--model", "modernbert-tiny", "--steps", 8, *SMALL, "--checkpoint-every", 2)
     whole = torchrun(2, *flags, "--out", tmp_path / "whole")
     killed = torchrun(2, *flags, "--out", tmp_path / "run")
-    while not (tmp_path / "run" / "checkpoints" / "step-0000000002" / "checkpoint.json").exists():
+    while not (tmp_path / "run" / "checkpoints" / "step-0000000002" / RECORD).exists():
         assert killed.poll() is None, killed.communicate()
     for rank in workers(killed):
         rank.kill()
@@ -118,7 +119,7 @@ def test_every_family_on_two_processes_killed_and_resumed(
     code, _, err = run(2, *flags, "--out", tmp_path / "whole")
     assert code == 0, err
     killed = RankProcesses(2, *flags, "--out", tmp_path / "run")
-    while killed.poll() is None and not list((tmp_path / "run").glob("checkpoints/step-*/checkpoint.json")):
+    while killed.poll() is None and not list((tmp_path / "run").glob(f"checkpoints/step-*/{RECORD}")):
         pass
     for rank in killed.ranks:
         rank.kill()

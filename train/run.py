@@ -32,7 +32,7 @@ from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
 from train.models.config import dropout_of
 from train.models.encoder import make_encoder
-from train.models.families import layers_of, max_positions, num_token_types, saved_tensors
+from train.models.families import layers_of, max_positions, num_token_types, saved_tensors, window_of
 from train.models.packed import PackedEncoder
 from train.optimizers.make import make_optimizer, state_tensors
 from train.ranks import Ranks, autocast, use_half
@@ -172,6 +172,7 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     if settings.compile:
         packed = torch.compile(packed)
     shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking, settings.ignore_pairs)
+    shape = dataclasses.replace(shape, window=window_of(encoder))
     files = _fixed_files(settings.data, manifest, encoder)
     betas = (settings.betas[0], settings.betas[1])
     layers = layers_of(encoder)

@@ -44,6 +44,7 @@ class PackedBatch:
     masked: int
     pairs: int
     attended: int  # sum of the squared lengths of the sequences
+    nearby: int  # pairs of tokens of a sequence at a distance below the window; 0 without a window
     block: Tensor  # [bytes] uint8: the memory that all the tensors above are views of
 
     def to(self, device: torch.device) -> "PackedBatch":
@@ -122,8 +123,15 @@ def pack_batch(rows: Rows, shape: Shape, pad_id: int, layout: Layout = "padded",
         masked=masked,
         pairs=pairs,
         attended=int(np.square(rows.sequence_lengths.astype(np.int64)).sum()),
+        nearby=_nearby_pairs(rows.sequence_lengths.astype(np.int64), shape.window),
         block=block,
     )
+
+
+def _nearby_pairs(lengths: npt.NDArray[np.int64], window: int) -> int:
+    """Pairs (i, j) of tokens of the same sequence with |i - j| < window."""
+    beyond = np.maximum(lengths - window, 0)
+    return int((np.square(lengths) - beyond * (beyond + 1)).sum()) if window else 0
 
 
 def _write_labels(rows: Rows, shape: Shape, arrays: dict[str, npt.NDArray[Any]]) -> tuple[int, int]:

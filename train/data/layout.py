@@ -36,6 +36,7 @@ class Shape:
     masked: int  # tokens per row
     mean_sequences: float = 1.0  # per row, over the split
     ignores_pairs: bool = False  # whether labels of pairs are left out
+    window: int = 0  # of the model's local attention, to count what it computes; 0: none
 
     @staticmethod
     def of(manifest: Manifest, split: str, rows: int, masking: Masking | None, ignores_pairs: bool = False) -> "Shape":

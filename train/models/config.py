@@ -147,7 +147,7 @@ def _check_tokens(name: str, config: PreTrainedConfig, manifest: Manifest) -> No
         raise UserError(
             f"--model {name}: has {config.vocab_size} ids, the data set has {vocab_size}; build it with the model's tokenizer"
         )
-    for role in ("pad", "mask"):
+    for role in ("pad", "mask") if family_of(config).embed else ("pad",):  # ESM looks for the mask
         own_id, id_of_data = getattr(config, f"{role}_token_id", None), manifest.tokenizer["special_ids"][role]
         if own_id not in (None, id_of_data):
             raise UserError(

@@ -188,6 +188,28 @@ def norms_of(encoder: PreTrainedModel) -> list[nn.Module]:
     return [module for module in encoder.modules() if type(module).__name__.endswith("Norm")]
 
 
+def windows_of(encoder: PreTrainedModel) -> list[int | None]:
+    """For each layer in use: None, or the window of its local attention, which compares tokens at distances below it."""
+    layers, num_layers = layers_of(encoder), int(encoder.config.num_hidden_layers)
+    return [_window(layers[number * len(layers) // num_layers]) for number in range(num_layers)]
+
+
+def _window(layer: nn.Module) -> int | None:
+    windows = (getattr(part, "sliding_window", None) for part in layer.modules())
+    return next((int(window) for window in windows if window), None)
+
+
+def window_of(encoder: PreTrainedModel) -> int:
+    """The window of the layers with local attention; 0 if there are none."""
+    return max(window or 0 for window in windows_of(encoder))
+
+
+def attention_features(config: PreTrainedConfig) -> int:
+    """Features of all heads of a query."""
+    heads = int(config.num_attention_heads)
+    return heads * int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+
+
 def pair_parameters(encoder: PreTrainedModel) -> list[nn.Parameter]:
     """The parameters of the pair head."""
     return _parameters(encoder, family_of(encoder.config).pair_parts)
