@@ -8,6 +8,7 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from shards.errors import UserError
+from shards.gate.manifest import SINGLE_SEGMENT
 from shards.manifest import Manifest
 from train.models.families import FAMILIES, UNPACKABLE, Family, family_of, max_positions, num_token_types, unused_parameters
 
@@ -80,14 +81,15 @@ def make_config(values: dict[str, Any], place: str) -> PreTrainedConfig:
 
 
 def _known_family(model_type: object, place: str) -> Family:
-    if model_type in UNPACKABLE:
+    name = str(model_type)
+    if name in UNPACKABLE:
         raise UserError(
-            f"{place}: is a {model_type} model, which cannot be trained on packed rows: {UNPACKABLE[str(model_type)]}; "
+            f"{place}: is a {name} model, which cannot be trained on packed rows: {UNPACKABLE[name]}; "
             f"the families are {', '.join(FAMILIES)}"
         )
-    if model_type not in FAMILIES:
-        raise UserError(f"{place}: is a {model_type} model, and the families are {', '.join(FAMILIES)}")
-    return FAMILIES[str(model_type)]
+    if name not in FAMILIES:
+        raise UserError(f"{place}: is a {name[:100]} model, and the families are {', '.join(FAMILIES)}")
+    return FAMILIES[name]
 
 
 def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
@@ -137,7 +139,7 @@ def check_fit(name: str, config: PreTrainedConfig, manifest: Manifest, ignores_p
 
 def has_pairs(manifest: Manifest) -> bool:
     """Whether the data set's sequences are pairs, with a label each."""
-    return manifest.settings["pairing"] not in ("none", "document")
+    return manifest.settings["pairing"] not in SINGLE_SEGMENT
 
 
 def _check_tokens(name: str, config: PreTrainedConfig, manifest: Manifest) -> None:
