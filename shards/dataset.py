@@ -107,6 +107,9 @@ def limits_of(manifest: Manifest, split: str, shard: ShardInfo) -> Limits:
         row_tokens=shard.max_row_tokens,
         row_sequences=shard.max_sequences_per_row,
         row_masked=shard.max_masked_per_row,
+        tokens=shard.tokens,
+        sequences=shard.sequences,
+        masked=shard.masked_tokens,
         columns=frozenset(COLUMNS) - absent,
     )
 
