@@ -1,6 +1,7 @@
 # make shards   a data set from CORPUS (default: the demo corpus) in OUT
 # make train    BERT from the data set DATA (default: the demo) on NPROC processes, then its scores and an export, in RUN
 # make test     the test suite          make test-all  the suite with its long tests
+# make test-gpu the tests that need a GPU, with few packages                    make test-torch TORCH=2.11.0  the trainer's, on that torch
 # make check    format, lint, types and tests                                   make docs      the library's pages in build/api
 # make bench    the benchmarks          make clean   remove what was built, not the data
 

@@ -16,7 +16,7 @@ from prep.job import Job, make_job
 from prep.settings import Settings
 from prep.tasks import TaskPart, find_task_part, pair_tasks, tokenize_tasks, vocabulary_task
 from prep.tokens.encoder import REFERENCE, resolve_engine
-from prep.tokens.tokenize import TokenizeTask
+from prep.tokens.task import TokenizeTask
 from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
 from shards import storage
 from shards.command.console import say

@@ -16,7 +16,7 @@ from shards.command.options import check_ranges, check_types, flag, option, read
 from shards.errors import UserError
 from shards.schema import MaskUnit
 
-SplitRule = Literal["language", "line", "fullstop"]
+SplitRule = Literal["language", "line", "fullstop", "whole"]
 OnError = Literal["stop", "skip"]
 StageName = Literal["vocabulary", "tokenize", "pair", "commit"]
 
@@ -35,10 +35,10 @@ MAX_SPAN_PROB = 0.5  # above this rate, spans that do not touch no longer fit
 
 
 class Splitting(NamedTuple):
-    """Where sentences end: by the rules of a language, at every line's end, or at every full stop."""
+    """Where sentences end: by the rules of a language, at every line's end, at every full stop, or at no place."""
 
     rule: SplitRule
-    language: str
+    language: str  # empty with the rule `whole`
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,16 @@ class Settings:
     max_seq_len: int = option("maximum tokens per sequence, special tokens included", 128, metavar="TOKENS")
     pairing: Pairing = option(
         "nsp: BERT's next-sentence pairs; paragraph: one pair per document, of single sentences; sop: two segments in order or "
-        "swapped; none: full sentences, one segment",
+        "swapped; none: full sentences, one segment; document: the whole text as it is, long ones in pieces",
         "nsp",
     )
     cross_documents: bool = option(
         "with --pairing none: continue a sequence with the next document, after a separator token", False
+    )
+    document_overlap: int = option(
+        "with --pairing document: number of tokens that a piece of a long document shares with the piece before it",
+        0,
+        metavar="TOKENS",
     )
     short_seq_prob: float | None = option(
         "probability that the sequences of a document get a random shorter target length",
@@ -155,6 +160,7 @@ class Settings:
         object.__setattr__(self, "corpus_weight", tuple(float(weight) for weight in self.corpus_weight))
         ranges = {
             "max_seq_len": (8, 65_535),
+            "document_overlap": (0, 65_534),
             "copies": (1, 1_000),
             "pack_to": (0, 65_535),
             "shard_bytes": (1 << 16, 1 << 40),
@@ -193,8 +199,9 @@ class Settings:
             raise UserError(f"--cross-documents needs --pairing none; with {self.pairing}, a sequence comes from one document")
         if self.short_seq_prob and RECIPES[self.pairing].short_seq_prob is None:
             raise UserError(
-                f"--short-seq-prob has no effect with --pairing {self.pairing}, which uses whole sentences; leave it out"
+                f"--short-seq-prob has no effect with --pairing {self.pairing}, which has no target length; leave it out"
             )
+        self._check_documents()
         if self.corpus_weight and len(self.corpus_weight) != len(self.corpus):
             raise UserError(
                 f"--corpus-weight has {len(self.corpus_weight)} weights for {len(self.corpus)} --corpus; set one per corpus"
@@ -205,6 +212,18 @@ class Settings:
                     f"--corpus-weight {weight:g} of {url}: must be above 0 and at most {MAX_WEIGHT}; to leave a "
                     "corpus out, remove it from --corpus"
                 )
+
+    def _check_documents(self) -> None:
+        keeps_text = RECIPES[self.pairing].keeps_text
+        if self.document_overlap and not keeps_text:
+            raise UserError(f"--document-overlap needs --pairing document; {self.pairing} cuts no documents into pieces")
+        if self.document_overlap >= self.max_seq_len:
+            raise UserError(
+                f"--document-overlap is {self.document_overlap}, must be below --max-seq-len ({self.max_seq_len}) and its "
+                "special tokens"
+            )
+        if self.sentences != "auto" and keeps_text:
+            raise UserError(f"--sentences {self.sentences} has no effect with --pairing {self.pairing}; leave it out")
 
     def _check_places(self) -> None:
         for name in ("out", "scratch", "text_field", "tokenizer"):
@@ -233,11 +252,13 @@ class Settings:
     @property
     def rule(self) -> Rule:
         """What a document is."""
-        return Rule(self.document, self.text_field)
+        return Rule(self.document, self.text_field, is_exact=RECIPES[self.pairing].keeps_text)
 
     @property
     def splitting(self) -> Splitting:
         """Where sentences end."""
+        if RECIPES[self.pairing].keeps_text:
+            return Splitting("whole", "")
         return Splitting(RECIPES[self.pairing].split_rule if self.sentences == "auto" else self.sentences, self.language)
 
     @property

@@ -17,7 +17,8 @@ from prep.pairing.task import PAIR_STAGE, PairTask
 from prep.progress import Progress, StageDisplay
 from prep.records import MAX_LISTED_FAULTS, PairRecord, UnitRecord
 from prep.tokens.encoder import installed_engine
-from prep.tokens.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
+from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask
+from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer, is_saved, load_prepared
 from prep.tokens.vocabulary import VocabularyTask, make_vocabulary
 from shards import storage

@@ -131,10 +131,12 @@ def _about_labels(total: dict[str, int], labels: Labels | None) -> str:
 def _about_documents(manifest: Manifest) -> Iterator[str]:
     ledger = manifest.ledger
     documents = ledger["documents"]
-    sentences = ledger["sentences"] / max(1, documents["used"])
+    sentences = f", {ledger['sentences'] / max(1, documents['used']):.1f} sentences each"
     dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in documents["dropped"].items())
-    yield f"documents: {documents['used']:,} of {documents['in']:,} used, {sentences:.1f} sentences each" + (
-        f"; dropped: {dropped}" if dropped else ""
+    yield (
+        f"documents: {documents['used']:,} of {documents['in']:,} used"
+        + ("" if recipe_of(manifest.settings).keeps_text else sentences)
+        + (f"; dropped: {dropped}" if dropped else "")
     )
     for number, corpus in enumerate(ledger["corpora"], 1) if manifest.settings["corpus_weight"] else ():
         counts = f"weight {corpus['weight']:g}, {corpus['documents']:,} documents, {corpus['copies']:,} with their copies"

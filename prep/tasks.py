@@ -17,9 +17,10 @@ from prep.partitions import held_out_below, hold_out, plan_pairs
 from prep.plan import PLAN_VERSION, Plan
 from prep.records import UnitRecord
 from prep.settings import Settings
+from prep.tokens.long_texts import VERSION as LONG_TEXTS
 from prep.tokens.sentences import SPLITTER
 from prep.tokens.store import STORE_VERSION
-from prep.tokens.tokenize import TokenizeTask
+from prep.tokens.task import TokenizeTask
 from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer
 from prep.tokens.vocabulary import VocabularyTask
 from shards import storage
@@ -34,7 +35,9 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
     size = settings.trained_vocab_size
     assert size is not None
     rule = settings.rule
-    key = fingerprint([_inputs(plan), rule, settings.splitting, size, settings.cased, SPLITTER, TOKENIZERS, *_reader(plan)])
+    key = fingerprint(
+        [_inputs(plan), rule, settings.splitting, size, settings.cased, _splitter(settings), TOKENIZERS, *_reader(plan)]
+    )
     return VocabularyTask(
         spans=tuple(span for unit in plan.units for span in unit.spans),
         rule=rule,
@@ -61,7 +64,7 @@ def tokenize_tasks(
         "dedup": settings.dedup,
         "tokenizer": tokenizer.identity,
         "eval_fraction": settings.eval_fraction,
-        "versions": [SPLITTER, TOKENIZERS, engine, *_reader(plan), STORE_VERSION, PLAN_VERSION],
+        "versions": [_splitter(settings), TOKENIZERS, engine, *_reader(plan), STORE_VERSION, PLAN_VERSION],
     }
     store = storage.join(settings.scratch, f"tokens-{fingerprint(recipe)[:32]}")
     return [
@@ -124,6 +127,7 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
         seed=settings.seed,
         pairing=settings.pairing,
         separator=special["sep"] if settings.cross_documents else None,
+        overlap=settings.document_overlap,
         drop_duplicates=settings.dedup == "exact",
         max_seq_len=settings.max_seq_len,
         short_seq_prob=settings.short_seq_prob,
@@ -135,6 +139,11 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
         format=settings.format,
         shard_tokens=settings.shard_bytes // BYTES_PER_TOKEN,
     )
+
+
+def _splitter(settings: Settings) -> str:
+    """The version of the code that cuts documents into texts."""
+    return LONG_TEXTS if settings.splitting.rule == "whole" else SPLITTER
 
 
 def _reader(plan: Plan) -> list[int | str]:

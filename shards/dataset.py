@@ -11,6 +11,7 @@ import numpy.typing as npt
 from shards import storage
 from shards.errors import UserError
 from shards.formats import FORMATS
+from shards.gate.manifest import SINGLE_SEGMENT
 from shards.gate.rows import Limits, check_rows
 from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shards.masking import Masking
@@ -98,7 +99,7 @@ def _word_flags(url: str, manifest: Manifest) -> npt.NDArray[np.uint8]:
 def limits_of(manifest: Manifest, split: str, shard: ShardInfo) -> Limits:
     """What the manifest says of the rows of a shard at most."""
     settings = manifest.settings
-    absent = {"next_sentence_label"} if settings["pairing"] == "none" else set()
+    absent = {"next_sentence_label"} if settings["pairing"] in SINGLE_SEGMENT else set()
     if settings["masking"] == "dynamic" and split != "eval":
         absent |= set(MASKED_COLUMNS)
     return Limits(

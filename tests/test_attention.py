@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 
 from shards.errors import UserError
 from train import attention
-from train.model import PackedBert
+from train.models.packed import PackedEncoder
 
 
 def test_varlen_is_refused_where_it_cannot_be() -> None:
@@ -35,8 +35,8 @@ def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("train.attention._attend", attend)
     rows = masked_rows(5, 3)
-    padded = PackedBert(bert(attention.PADDED)).train()(pack(rows))
-    varlen = PackedBert(bert(attention.VARLEN)).train()(pack(rows, layout="varlen"))
+    padded = PackedEncoder(bert(attention.PADDED)).train()(pack(rows))
+    varlen = PackedEncoder(bert(attention.VARLEN)).train()(pack(rows, layout="varlen"))
     assert varlen.mlm_loss.item() == pytest.approx(padded.mlm_loss.item(), abs=1e-4)
     assert varlen.nsp_loss.item() == pytest.approx(padded.nsp_loss.item(), abs=1e-5)
 
@@ -46,7 +46,7 @@ def test_varlen_equals_padded_within_bf16() -> None:
     device = torch.device("cuda")
     rows = masked_rows(5, 3)
     batches = pack(rows).to(device), pack(rows, layout="varlen").to(device)
-    models = [PackedBert(bert(name)).to(device) for name in (attention.PADDED, attention.VARLEN)]
+    models = [PackedEncoder(bert(name)).to(device) for name in (attention.PADDED, attention.VARLEN)]
     models[1].load_state_dict(copy.deepcopy(models[0].state_dict()))
     with torch.autocast("cuda", torch.bfloat16):
         padded, varlen = (float(model(batch).mlm_loss) for model, batch in zip(models, batches, strict=True))
@@ -55,12 +55,12 @@ def test_varlen_equals_padded_within_bf16() -> None:
 
 @pytest.mark.parametrize("name", [attention.PADDED, attention.VARLEN])
 def test_attention_refuses_what_it_does_not_know(name: str) -> None:
-    """Another architecture's sliding window must not be ignored; what changes nothing here passes."""
+    """Another architecture's cap on scores must not be ignored; what changes nothing here passes."""
     function = AttentionInterface()[name]
     x = torch.zeros(SHAPE.rows, 4, ROW_TOKENS, 16)
-    for others in ({"sliding_window": 128}, {"softcap": 30.0}, {"is_causal": True}, {"head_mask": x}, {"position_ids": x}):
+    for others in ({"s_aux": x}, {"softcap": 30.0}, {"is_causal": True}, {"head_mask": x}, {"use_cache": True}):
         with pytest.raises(TypeError, match=f"does not support {next(iter(others))}="):
             function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), **others)
     if name == attention.PADDED:
-        out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), sliding_window=None, deterministic=True)
+        out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), position_ids=x, deterministic=True)
         assert out.shape == (SHAPE.rows, ROW_TOKENS, 4, 16)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from launch import metrics, refused, run, tiny
 
-from train.schedules import Schedule
+from train.optimizers.schedules import Schedule
 
 PEAK, END, WARMUP, STEPS = 3e-4, 1e-5, 60, 1000
 

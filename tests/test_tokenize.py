@@ -13,10 +13,11 @@ from prep.corpus.files import InputFile
 from prep.plan import Unit
 from prep.records import UnitRecord
 from prep.settings import Splitting
-from prep.tokens import tokenize
+from prep.tokens import batches, tokenize
 from prep.tokens.encoder import installed_engine
 from prep.tokens.store import Documents, join_documents, read_buckets
-from prep.tokens.tokenize import TokenizeTask, tokenize_unit
+from prep.tokens.task import TokenizeTask
+from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer
 from shards.errors import UserError
 
@@ -75,7 +76,7 @@ def test_the_record_counts_what_was_read_used_and_left_out(task: TokenizeTask) -
 
 def test_the_record_does_not_depend_on_batches_and_segments(task: TokenizeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tokenize_unit(task)
-    monkeypatch.setattr(tokenize, "BATCH_BYTES", 1)
+    monkeypatch.setattr(batches, "BATCH_BYTES", 1)
     monkeypatch.setattr(tokenize, "SEGMENT_BYTES", 1)
     small_task = changed(task, store=f"{task.store}-small")
     small = tokenize_unit(small_task)
@@ -88,7 +89,7 @@ def test_the_record_does_not_depend_on_batches_and_segments(task: TokenizeTask, 
 
 def test_a_unit_that_is_done_is_not_done_again(task: TokenizeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tokenize_unit(task)
-    monkeypatch.delattr(tokenize, "read_documents")
+    monkeypatch.delattr(batches, "read_documents")
     assert tokenize_unit(task) == first
     with pytest.raises(NameError):  # it left out a broken document, which this build must not
         tokenize_unit(changed(task, on_error="stop"))

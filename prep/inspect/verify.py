@@ -156,8 +156,12 @@ def ledger_faults(manifest: Manifest) -> Iterator[str]:
         if tally["made"] != tally["placed"] + tally["truncated"] + tally["unpaired"]:
             yield f"ledger.pairs.{name}: made is not placed + truncated + unpaired"
         special = tally["separators"] + template.num_special * total["sequences"]
-        if tally["placed"] + tally["negatives"] + special != total["tokens"]:
-            yield f"ledger.pairs.{name}: placed + negatives + special tokens are not the {total['tokens']} tokens of the shards"
+        text_tokens = tally["placed"] + tally["repeated"] + tally["negatives"]
+        if text_tokens + special != total["tokens"]:
+            yield (
+                f"ledger.pairs.{name}: placed + repeated + negatives + special tokens are not the {total['tokens']} tokens of "
+                "the shards"
+            )
     tokens = ledger["tokens"] - ledger["duplicates"]["dropped_tokens"]
     if made != tokens * manifest.settings["copies"]:
         yield f"ledger: the splits were made of {made} tokens, the corpus has {tokens} per copy"

@@ -4,7 +4,9 @@
     the corpus  --vocabulary-->  PreparedTokenizer     (with `--tokenizer train:N`)
 
     a unit of the corpus  --tokenize--.
-      documents  --sentences-->  sentences  --encoder-->  ids  --store-->  segments of the token store
+      --batches-->  documents  --encode--.                              --store-->  segments of the token store
+         --sentences-->  sentences  --encoder-->  ids
+         --long_texts-->  the whole document, a very long one in parts  --encoder-->  ids    (`--pairing document`)
 
 `special_tokens` finds out what the tokens of a tokenizer are for: roles, templates, and where words start.
 """

@@ -8,8 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import numpy.typing as npt
 
+from prep.tokens import long_texts
 from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer
 from shards.errors import UserError
+from shards.randomness import draw_below
 from shards.schema import lengths_to_offsets, token_dtype
 
 # One of this many sentences is compared, and as many again of those that hold a rare token: 1 % in all, which costs a tenth.
@@ -17,6 +19,7 @@ CHECK_EVERY = 200
 REFERENCE = "reference"
 _CACHE_ENTRIES = 1 << 18
 _BATCH_CHARS = 1 << 20
+_WINDOW_CHARS = 1 << 12
 # Texts on which tokenizers differ: special tokens, accents, wide spaces, CJK, title case, long words, numbers, controls.
 _PROBES = [
     "a [MASK] b[SEP]",
@@ -76,6 +79,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreparedTokenizer, engine: str) -> None:
         """Raises UserError if the engine is not installed here."""
+        self._tokenizer = tokenizer
         self._reference = tokenizer.reference
         self._dtype = token_dtype(tokenizer.vocab_size)
         self.unknown_id: int | None = tokenizer.special_ids.get("unk")
@@ -93,6 +97,12 @@ class Encoder:
         """Whether the fast tokenizer is used."""
         return self._fast is not None
 
+    def parts_of(self, text: str) -> list[str]:
+        """The text in parts that give its ids one by one; nothing for an empty text."""
+        if len(text) <= long_texts.PART_CHARS:
+            return [text] if text else []
+        return long_texts.cut_text(text, self._tokenizer.cuts)
+
     def encode(self, sentences: Sequence[str], offset: int = 0) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
         """Flat ids [tokens], and the number of tokens of each sentence [sentences].
 
@@ -104,7 +114,7 @@ class Encoder:
             ids, lengths = self._encode_reference(sentences)
         else:
             ids, lengths = self._encode_fast(sentences)
-            if not self.agrees([sentences[i] for i in self._to_compare(ids, lengths, offset)]):
+            if not self.agrees([_window(sentences[i], offset + i) for i in self._to_compare(ids, lengths, offset)]):
                 raise EngineMismatchError
         special = self._is_special[ids]
         if special.any() and self.unknown_id is not None:
@@ -146,6 +156,18 @@ class Encoder:
         assert self._fast is not None
         ids, offsets = self._fast.encode_batch(list(sentences), add_special_tokens=False, parallel=False)
         return ids, np.diff(offsets)
+
+
+def _window(text: str, number: int) -> str:
+    """A long text costs as much to compare as one of _WINDOW_CHARS: now and then all of it, else a part. `number` draws."""
+    num_windows = len(text) // _WINDOW_CHARS
+    if not num_windows:
+        return text
+    key = np.uint64(number)
+    if draw_below(key, 0, num_windows + 1) == 0:
+        return text
+    start = int(draw_below(key, 1, len(text) - _WINDOW_CHARS + 1))
+    return text[start : start + _WINDOW_CHARS]
 
 
 def _batches(sentences: Sequence[str]) -> Iterator[list[str]]:

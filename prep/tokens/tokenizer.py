@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from prep.tokens.long_texts import Cut, find_cuts
 from prep.tokens.special_tokens import NAMES, find_roles, find_words, make_templates, needs_leading_space, typed_post_processor
 from prep.tokens.tokenizer_config import DEFAULT_LIMIT, is_bert_tokenizer, kept_options, make_config
 from shards import storage
@@ -112,6 +113,11 @@ class PreparedTokenizer:
     def needs_leading_space(self) -> bool:
         """Whether a sentence after another one must be encoded with the space before it."""
         return needs_leading_space(self.reference)
+
+    @cached_property
+    def cuts(self) -> dict[str, Cut]:
+        """Where a long text may be cut into parts that are encoded one by one (`prep.tokens.long_texts`)."""
+        return find_cuts(self.reference)
 
     def describe(self) -> dict[str, Any]:
         """The manifest's entry for the tokenizer."""
