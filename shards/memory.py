@@ -17,7 +17,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 def require_memory(num_bytes: int, purpose: str, remedy: str) -> None:
     """Raises UserError when `purpose` takes more memory than is free. It begins the message, `remedy` ends it."""
     if num_bytes > _SMALL_BYTES and num_bytes > (free := free_bytes()):
-        raise UserError(f"{purpose} takes at least {size(num_bytes)} of memory, {size(free)} are free; {remedy}")
+        raise UserError(f"{purpose} takes about {size(num_bytes)} of memory, {size(free)} are free; {remedy}")
 
 
 def free_bytes() -> int:

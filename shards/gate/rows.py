@@ -65,6 +65,8 @@ def check_rows(rows: Rows, limits: Limits) -> None:
         most = int(np.diff(offsets).max(initial=0))
         if most > limits.values(name):
             raise ValueError(f"a row has {most} values in {name}, the manifest allows {limits.values(name)}")
+        if len(values) > limits.total(name):
+            raise ValueError(f"{name} has {len(values)} values, the manifest says {limits.total(name)} in all row groups")
     _check_sequences(rows, limits)
     if int(rows.input_ids.max(initial=0)) >= limits.vocab_size:
         raise ValueError(f"input_ids holds {rows.input_ids.max()}, the vocabulary has {limits.vocab_size} entries")
