@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from shards.errors import UserError
 from shards.manifest import Manifest
+from shards.memory import require_memory
 from train.models.families import FAMILIES, family_of
 
 _MAX_LAYERS = 1000
@@ -63,6 +64,11 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
 
 def new_encoder(place: str, config: PreTrainedConfig) -> PreTrainedModel:
     """The model of a configuration, with random weights. Raises UserError, which begins with `place`."""
+    embedded = getattr(config, "embedding_size", config.hidden_size)
+    num_embeddings = config.vocab_size + config.max_position_embeddings
+    require_memory(
+        4 * num_embeddings * embedded, f"{place}: a table of {num_embeddings} ids and positions", "use a smaller model"
+    )
     # A configuration may name an attention on the hub, which transformers would fetch and run. Ours is set later.
     config._attn_implementation = "sdpa"
     try:
