@@ -29,6 +29,7 @@ from train.data.cache import Cache
 from train.data.feeding import Packer
 from train.data.frequencies import count_tokens, unigram_loss
 from train.data.layout import Layout, Shape
+from train.data.memory import require_step
 from train.data.order import Places, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import gather
@@ -270,6 +271,9 @@ def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Mani
     attention.choose("auto", ranks.device, half, encoder)
     packed = PackedEncoder(encoder)
     check_fit(arguments.checkpoint, encoder.config, manifest, _ignores_pairs(saved, packed))
+    if ranks.device.type == "cpu":
+        shape, model = Shape.of(manifest, SPLIT, arguments.micro_batch, None), encoder.config
+        require_step(arguments.data, shape, model.vocab_size, model.hidden_size, num_layers=1, num_processes=len(ranks.local))
     return manifest, saved, packed.to(ranks.device)
 
 

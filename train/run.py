@@ -25,11 +25,13 @@ from train.data.batch import PackedBatch, pack_batch
 from train.data.cache import Cache
 from train.data.feeding import Packer
 from train.data.layout import Layout, Shape
+from train.data.memory import require_reader, require_step
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, empty_rows
 from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
+from train.data.tokenizer import check_vocabulary
 from train.models.config import dropout_of
 from train.models.encoder import make_encoder
 from train.models.families import layers_of, max_positions, num_token_types, saved_tensors, window_of
@@ -163,6 +165,7 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     masking = rule if is_dynamic else None
     order = Order(RowGroups.of(manifest.splits[SPLIT]), settings.seed, settings.global_batch, settings.micro_batch)
     half = use_half(settings.precision, ranks.device)
+    check_vocabulary(settings.data, manifest)
     encoder, messages = make_encoder(
         settings.model, manifest, settings.data, settings.dropout, settings.seed, settings.ignore_pairs
     )
@@ -173,12 +176,14 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
         packed = torch.compile(packed)
     shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking, settings.ignore_pairs)
     shape = dataclasses.replace(shape, window=window_of(encoder))
+    _require_memory(settings, manifest, ranks, shape, encoder)
     files = _fixed_files(settings.data, manifest, encoder)
     betas = (settings.betas[0], settings.betas[1])
     layers = layers_of(encoder)
     optimizer = make_optimizer(encoder, settings.weight_decay, settings.optimizer, betas, settings.epsilon, layers)
     run = Run(settings, ranks, manifest, order, masking, shape, encoder, packed, packed, optimizer, half, files)
     shards = manifest.splits[SPLIT].shards
+    require_reader(settings.data, manifest, SPLIT, run.lanes())
     run.cache = open_cache(settings.cache, settings.cache_bytes, settings.data, shards, len(run.lanes()))
     messages += not_cached(settings.cache, settings.data)
     if not manifest.splits["eval"].shards:
@@ -186,6 +191,16 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     if attention_name == attention.VARLEN and settings.dropout:
         messages.append("attention: varlen, whose kernels have no dropout; --dropout applies to hidden states only")
     return run, messages
+
+
+def _require_memory(settings: Settings, manifest: Manifest, ranks: Ranks, shape: Shape, encoder: PreTrainedModel) -> None:
+    """Raises UserError when a micro-batch does not fit. On a GPU torch has errors of its own, which the loop reports."""
+    if ranks.device.type != "cpu":
+        return
+    config, num_processes = encoder.config, len(ranks.local)
+    for split, num_layers in ((SPLIT, config.num_hidden_layers), ("eval", 1)):
+        of_split = shape if split == SPLIT else Shape.of(manifest, split, settings.micro_batch, None)
+        require_step(settings.data, of_split, config.vocab_size, config.hidden_size, num_layers, num_processes)
 
 
 def choose_masking(masking: MaskSource, url: str, manifest: Manifest) -> tuple[bool, Masking]:

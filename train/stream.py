@@ -16,6 +16,7 @@ from shards.manifest import differences
 from shards.schema import Rows
 from train.data.batch import PackedBatch, pack_batch, pad_batch
 from train.data.layout import Shape
+from train.data.memory import require_reader
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.phase_order import PhaseOrder
 from train.data.prefetch import Prefetcher, not_cached, open_cache
@@ -108,6 +109,7 @@ class ShardStream(IterableDataset[Item]):
             )
         self._rank, self._world_size = rank, world_size
         shards = self._manifest.splits[split].shards
+        require_reader(url, self._manifest, split, self._lanes(0))
         self._cache = open_cache(cache, cache_bytes, url, shards, len(self._lanes(0)))
         for line in not_cached(cache, url) if rank == 0 else ():
             say(line)

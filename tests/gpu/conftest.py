@@ -10,9 +10,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: sums on a CPU depend on it
 
 import torch
-from on_device import GPU, VOCAB_SIZE
 
 from benchmarks.random_data import write_data_set
+from gpu.on_device import GPU, VOCAB_SIZE
 
 
 @pytest.fixture(params=["cpu", GPU])

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from on_device import Watch, no_waits, parameters_of, settings_of, train
+
+from gpu.on_device import Watch, no_waits, parameters_of, settings_of, train
 
 
 def test_the_host_waits_for_the_device_in_no_step(device: torch.device, data: str) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from shards.compiled import compiled
+from shards.memory import require_memory
 from shards.schema import Rows
 from train.data.layout import Layout, Shape, Slots, laid_out, parts_of, size_of, view
 
@@ -85,6 +86,9 @@ def pack_batch(rows: Rows, shape: Shape, pad_id: int, layout: Layout = "padded",
     if len(rows) > shape.rows or longest_row > shape.tokens or int(rows.sequence_lengths.max(initial=0)) > shape.longest:
         raise ValueError(f"{len(rows)} rows of up to {longest_row} tokens do not fit {shape}")
     parts = parts_of(shape, layout, num_sequences)
+    if memory is None:
+        purpose = f"a micro-batch of {len(rows)} rows with {num_sequences} sequences, padded to {shape.longest} tokens,"
+        require_memory(size_of(parts), purpose, "set a smaller --micro-batch")
     block = (torch.empty(size_of(parts), dtype=torch.uint8) if memory is None else memory)[: size_of(parts)]
     tensors = {name: view(block, part) for name, part in parts.items()}
     arrays: dict[str, npt.NDArray[Any]] = {name: tensor.numpy() for name, tensor in tensors.items()}

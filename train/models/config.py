@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from shards.errors import UserError
 from shards.gate.manifest import SINGLE_SEGMENT
 from shards.manifest import Manifest
+from shards.memory import require_memory
 from train.models.families import FAMILIES, UNPACKABLE, Family, family_of, max_positions, num_token_types, unused_parameters
 
 _MAX_LAYERS = 1000
@@ -105,6 +106,11 @@ def dropout_of(config: PreTrainedConfig) -> float:
 
 def new_encoder(place: str, config: PreTrainedConfig) -> PreTrainedModel:
     """The model of a configuration, with random weights. Raises UserError, which begins with `place`."""
+    embedded = getattr(config, "embedding_size", config.hidden_size)
+    num_embeddings = config.vocab_size + config.max_position_embeddings
+    require_memory(
+        4 * num_embeddings * embedded, f"{place}: a table of {num_embeddings} ids and positions", "use a smaller model"
+    )
     # A configuration may name an attention on the hub, which transformers would fetch and run. Ours is set later.
     config._attn_implementation = "sdpa"
     try:
