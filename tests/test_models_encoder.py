@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +98,23 @@ def test_the_stream_feeds_transformers_trainer(model_type: str, masks_only: Path
 
 
 def test_a_run_of_modernbert_under_torchrun_is_killed_and_resumes_bit_for_bit(masks_only: Path, tmp_path: Path) -> None:
-    flags = ("--data", masks_only, "--model", "modernbert-tiny", "--steps", 8, *SMALL, "--checkpoint-every", 2)
-    whole = torchrun(2, *flags, "--out", tmp_path / "whole")
+    flags = ("--data", masks_only, "--model", "modernbert-tiny", "--steps", 24, *SMALL, "--checkpoint-every", 2)
     killed = torchrun(2, *flags, "--out", tmp_path / "run")
-    while not (tmp_path / "run" / "checkpoints" / "step-0000000002" / RECORD).exists():
-        assert killed.poll() is None, killed.communicate()
+    wait_for_checkpoint(killed, tmp_path / "run")
     for rank in workers(killed):
         rank.kill()
     killed.communicate()
-    assert whole.communicate()[1] is not None and whole.returncode == 0
-    code, _, err = run(2, *flags, "--out", tmp_path / "run")
-    assert code == 0 and weights(tmp_path / "run", 8) == weights(tmp_path / "whole", 8), err
+    assert killed.returncode == 1
+    for out in ("run", "whole"):
+        code, _, err = run(2, *flags, "--out", tmp_path / out)
+        assert code == 0 and ("resuming from step" in err) == (out == "run"), err
+    assert weights(tmp_path / "run", 24) == weights(tmp_path / "whole", 24)
+
+
+def wait_for_checkpoint(process: Any, out: Path) -> None:
+    while process.poll() is None and not list(out.glob(f"checkpoints/step-*/{RECORD}")):
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
 
 
 @pytest.mark.long
@@ -119,8 +126,7 @@ def test_every_family_on_two_processes_killed_and_resumed(
     code, _, err = run(2, *flags, "--out", tmp_path / "whole")
     assert code == 0, err
     killed = RankProcesses(2, *flags, "--out", tmp_path / "run")
-    while killed.poll() is None and not list((tmp_path / "run").glob(f"checkpoints/step-*/{RECORD}")):
-        pass
+    wait_for_checkpoint(killed, tmp_path / "run")
     for rank in killed.ranks:
         rank.kill()
     killed.communicate()
