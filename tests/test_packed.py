@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BertForPreTraining
 
 from shards.schema import Rows, concatenate
-from train import attention
+from train.device import attention
 from train.data.batch import pad_batch
 from train.data.reader import empty_rows
 from train.models.packed import PackedEncoder

@@ -5,7 +5,7 @@ import torch
 from batches import SHAPE, bert, counts_of, masked_rows, pack
 from torch.utils.flop_counter import FlopCounterMode
 
-from train import attention
+from train.device import attention
 from train.models.packed import PackedEncoder
 from train.step import Counts
 from train.throughput import Interval, peak_flops, step_flops

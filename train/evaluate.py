@@ -24,7 +24,8 @@ from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.schema import Rows
-from train import attention, checkpoint
+from train import checkpoint
+from train.device import attention
 from train.data.cache import Cache
 from train.data.feeding import Packer
 from train.data.frequencies import count_tokens, unigram_loss

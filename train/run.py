@@ -19,7 +19,7 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.masking import Masking
 from shards.storage.redaction import redacted
-from train import attention
+from train.device import attention
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER
 from train.data.batch import PackedBatch, pack_batch
 from train.data.cache import Cache
