@@ -25,7 +25,6 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.schema import Rows
 from train import checkpoint
-from train.device import attention
 from train.data.cache import Cache
 from train.data.feeding import Packer
 from train.data.frequencies import count_tokens, unigram_loss
@@ -35,6 +34,8 @@ from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import gather
 from train.data.row_groups import DecodedGroups, check_sizes
 from train.data.shard_uses import uses_in_sequence
+from train.device import attention
+from train.device.precision import stream_in_half
 from train.metrics import finite
 from train.models.config import check_fit
 from train.models.encoder import quiet, restored_encoder
@@ -260,6 +261,8 @@ def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Mani
         raise UserError(f"{arguments.checkpoint}: was trained with another tokenizer than that of {arguments.data}")
     encoder = restored_encoder(config, tensors, saved.url)
     attention.choose("auto", ranks.device, half, encoder)
+    if half:
+        stream_in_half(encoder)
     check_fit(arguments.checkpoint, encoder.config, manifest)
     return manifest, saved.step, PackedEncoder(encoder).to(ranks.device)
 

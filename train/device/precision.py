@@ -4,8 +4,6 @@ Weights, embedding tables, norms, softmax and losses are computed in fp32. Autoc
 in fp32 too, because norms return fp32: then residuals, dropout and norms move twice the bytes.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -16,18 +14,17 @@ HALF = torch.bfloat16
 
 
 def stream_in_half(encoder: PreTrainedModel) -> None:
-    """From now on each norm of the model returns bf16, and the first layer gets bf16. For a model that runs under autocast."""
-    for norm in norms_of(encoder):
-        norm.register_forward_hook(_half_output)
-    # Not every family has a norm between its embeddings and its first layer.
-    layers_of(encoder)[0].register_forward_pre_hook(_half_input, with_kwargs=True)
+    """From now on norms and embeddings return bf16. For a model that runs under autocast."""
+    for module in (*norms_of(encoder), *_embeddings_of(encoder)):
+        module.register_forward_hook(_in_half)
 
 
-def _half_output(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+def _embeddings_of(encoder: PreTrainedModel) -> list[nn.Module]:
+    """The modules whose output goes to the first layer. Not every family has a norm between the two."""
+    layers = layers_of(encoder)
+    parts = [part for part in encoder.base_model.children() if not any(layer in part.modules() for layer in layers)]
+    return [part for part in parts if any(isinstance(module, nn.Embedding) for module in part.modules())]
+
+
+def _in_half(_: nn.Module, __: object, output: Tensor) -> Tensor:
     return output.to(HALF)
-
-
-def _half_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if args:
-        return (args[0].to(HALF), *args[1:]), kwargs
-    return args, kwargs | {"hidden_states": kwargs["hidden_states"].to(HALF)}
