@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpu.on_device import Watch, no_waits, parameters_of, settings_of, train
+from gpu.on_device import Watch, distance, no_waits, settings_of, train
 
 
 def test_the_host_waits_for_the_device_in_no_step(device: torch.device, data: str) -> None:
@@ -27,9 +27,10 @@ def test_the_host_waits_for_the_device_in_no_step(device: torch.device, data: st
 
 def test_the_same_run_twice_is_the_same(device: torch.device, data: str) -> None:
     """Dropout too, which is seeded per micro-batch. On a GPU, some sums of gradients have no fixed order."""
-    one, two = (parameters_of(train(settings_of(data, steps=4, precision="fp32"), device, Watch())) for _ in range(2))
-    for x, y in zip(one, two, strict=True):
-        torch.testing.assert_close(x, y, rtol=0, atol=0 if device.type == "cpu" else 1e-4)
+    one, two = (train(settings_of(data, steps=4, precision="fp32"), device, Watch()) for _ in range(2))
+    assert distance(one, two) <= (0.0 if device.type == "cpu" else 0.005)
+    other = train(settings_of(data, steps=4, precision="fp32", dropout=0.0), device, Watch())
+    assert distance(one, other) > 0.01
 
 
 def test_nothing_is_compiled_after_the_first_steps(slow_device: torch.device, data: str) -> None:
@@ -46,18 +47,22 @@ def test_nothing_is_compiled_after_the_first_steps(slow_device: torch.device, da
     assert graphs[1:] == [graphs[1]] * 7, graphs
 
 
-@pytest.mark.parametrize("attention", ["padded", "auto"])
-def test_compiled_steps_learn_what_eager_ones_learn(slow_device: torch.device, data: str, attention: str) -> None:
+@pytest.mark.parametrize(
+    ("attention", "precision", "largest"), [("padded", "fp32", 1e-4), ("padded", "bf16", 0.02), ("auto", "auto", 0.02)]
+)
+def test_compiled_steps_have_the_losses_of_eager_ones(
+    slow_device: torch.device, data: str, attention: str, precision: str, largest: float
+) -> None:
     """Without dropout: compiled code draws other numbers."""
-    try:
-        one, two = (
-            parameters_of(
-                train(settings_of(data, steps=3, dropout=0.0, attention=attention, compile=is_compiled), slow_device, Watch())
-            )
-            for is_compiled in (False, True)
+    losses = []
+    for is_compiled in (False, True):
+        watch = Watch()
+        settings = settings_of(
+            data, steps=4, log_every=1, dropout=0.0, attention=attention, precision=precision, compile=is_compiled
         )
-    finally:
-        torch.compiler.reset()
-    distance = sum(float((x - y).square().sum()) for x, y in zip(one, two, strict=True)) ** 0.5
-    length = sum(float(x.square().sum()) for x in one) ** 0.5
-    assert distance / length < 1e-2
+        try:
+            train(settings, slow_device, watch)
+        finally:
+            torch.compiler.reset()
+        losses.append([float(line["loss"]) for line in watch.lines])
+    assert losses[1] == pytest.approx(losses[0], abs=largest) and len(losses[0]) == 4
