@@ -175,7 +175,7 @@ def measure_padded(line: Line, place: Place) -> Result:
     url, manifest = place.data[line.longest]
     half = use_half("auto", place.device)
     model = make_encoder(line.model, manifest, url, 0.1, SEED)[0].to(place.device).train()
-    config, parameters = model.config, list(model.parameters())
+    parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=LR, fused=True)
     forward: Any = torch.compile(model) if line.settings.get("compile") else model
     batch, counts = _padded_batch(line, place)
@@ -193,7 +193,7 @@ def measure_padded(line: Line, place: Place) -> Result:
             watch.log("train", number, {"tokens_per_s": counts.tokens * place.steps / seconds})
     speeds = [values["tokens_per_s"] for values in watch.lines]
     peak = peak_flops(place.device, half)
-    mfu = step_flops(config, counts) / counts.tokens * sum(speeds) / len(speeds) / peak if peak else None
+    mfu = step_flops(model, counts) / counts.tokens * sum(speeds) / len(speeds) / peak if peak else None
     tokens = PROFILED_STEPS * counts.tokens if watch.kernels else 0
     return Result(speeds, mfu, watch.first_step_s, _peak_bytes(place.device), watch.kernels, tokens, watch.notes)
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from shards import storage
 from shards.dataset import masking_of, open_data_set
@@ -32,8 +32,9 @@ from train.data.reader import RankSlice, empty_rows
 from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
 from train.data.tokenizer import check_vocabulary
+from train.models.config import dropout_of
 from train.models.encoder import make_encoder
-from train.models.families import layers_of
+from train.models.families import layers_of, max_positions, num_token_types, saved_tensors, window_of
 from train.models.packed import PackedEncoder
 from train.optimizers.make import make_optimizer, state_tensors
 from train.ranks import Ranks, autocast, use_half
@@ -120,7 +121,7 @@ class Run:
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """The tensors of a checkpoint: file -> name -> tensor."""
-        return {MODEL: dict(self.encoder.named_parameters()), OPTIMIZER: dict(state_tensors(self.encoder, self.optimizer))}
+        return {MODEL: saved_tensors(self.encoder), OPTIMIZER: dict(state_tensors(self.encoder, self.optimizer))}
 
     def record(self) -> dict[str, Any]:
         """The part of a checkpoint's record that identifies the run. `resume` compares it."""
@@ -165,12 +166,16 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     order = Order(RowGroups.of(manifest.splits[SPLIT]), settings.seed, settings.global_batch, settings.micro_batch)
     half = use_half(settings.precision, ranks.device)
     check_vocabulary(settings.data, manifest)
-    encoder, messages = make_encoder(settings.model, manifest, settings.data, settings.dropout, settings.seed)
+    encoder, messages = make_encoder(
+        settings.model, manifest, settings.data, settings.dropout, settings.seed, settings.ignore_pairs
+    )
+    settings = dataclasses.replace(settings, dropout=dropout_of(encoder.config))
     attention_name = attention.choose(settings.attention, ranks.device, half, encoder)
     packed: Any = PackedEncoder(encoder).to(ranks.device).train()
     if settings.compile:
         packed = torch.compile(packed)
-    shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking)
+    shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking, settings.ignore_pairs)
+    shape = dataclasses.replace(shape, window=window_of(encoder))
     _require_memory(settings, manifest, ranks, shape, encoder)
     files = _fixed_files(settings.data, manifest, encoder)
     betas = (settings.betas[0], settings.betas[1])
@@ -218,13 +223,17 @@ def _fixed_files(url: str, manifest: Manifest, encoder: PreTrainedModel) -> dict
         if sha256(files[name]).hexdigest() != digest:
             raise UserError(f"{place}: its sha256 is not the manifest's: it was changed or damaged; build the data set again")
     if TOKENIZER_CONFIG in files:
-        files[TOKENIZER_CONFIG] = _with_limit(files[TOKENIZER_CONFIG], encoder.config.max_position_embeddings, url)
+        files[TOKENIZER_CONFIG] = _for_model(files[TOKENIZER_CONFIG], encoder.config, url)
     return files
 
 
-def _with_limit(config: bytes, limit: int, url: str) -> bytes:
+def _for_model(tokenizer_config: bytes, config: PreTrainedConfig, url: str) -> bytes:
+    """A tokenizer_config.json with the model's limit, and without token types for a model that takes none."""
+    fields: dict[str, Any] = {"model_max_length": max_positions(config)}
+    if num_token_types(config) < 2:
+        fields["model_input_names"] = ["input_ids", "attention_mask"]
     try:
-        return json.dumps(dict(json.loads(config)) | {"model_max_length": limit}, indent=1).encode()
+        return json.dumps(dict(json.loads(tokenizer_config)) | fields, indent=1).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{url}: its {TOKENIZER_CONFIG} is not a JSON object; build the data set again") from error
 
