@@ -18,6 +18,7 @@ from shards.schema import MaskUnit
 
 SplitRule = Literal["language", "line", "fullstop", "whole"]
 OnError = Literal["stop", "skip"]
+VocabularyKind = Literal["WordPiece", "byte-level BPE"]
 StageName = Literal["vocabulary", "tokenize", "pair", "commit"]
 
 # Titles of the sections of the help, by the first field of each.
@@ -31,6 +32,7 @@ SECTIONS = {
 MAX_WEIGHT = 1000
 # Fields that cannot change the output. The tokenizer enters the recipe by its content, --cased only with train:N.
 _NO_RECIPE = ("corpus", "out", "engine", "workers", "stage", "task_shard", "tokenizer_engine", "scratch", "tokenizer", "cased")
+_TRAINED: dict[str, VocabularyKind] = {"train": "WordPiece", "train-bpe": "byte-level BPE"}
 MAX_SPAN_PROB = 0.5  # above this rate, spans that do not touch no longer fit
 
 
@@ -52,9 +54,10 @@ class Settings:
     )
     out: str = option("folder or URL of the data set to make", metavar="URL")
     tokenizer: str = option(
-        "hub name, folder, tokenizer.json, vocab.txt, or train:N: WordPiece of up to N entries, trained on the corpus",
+        "hub name, folder, tokenizer.json, vocab.txt; or one trained on the corpus, of up to N entries: train:N (WordPiece) or "
+        "train-bpe:N (byte-level BPE, which keeps case and white space)",
         "train:8192",
-        metavar="NAME|PATH|train:N",
+        metavar="NAME|PATH|train:N|train-bpe:N",
     )
     cased: bool = option("keep upper case; only for train:N and for a vocab.txt without a configuration", False)
     corpus_weight: tuple[float, ...] = option(
@@ -179,8 +182,7 @@ class Settings:
             raise UserError(f"--pack-to is {self.pack_to}, must be 0 or at least --max-seq-len ({self.max_seq_len})")
         if not re.fullmatch(r"[a-z]{2,3}(-[a-zA-Z]+)*", self.language):
             raise UserError(f"--language is {self.language!r}, must be an ISO 639 code such as en or de")
-        if self.tokenizer.startswith("train:"):
-            _ = self.trained_vocab_size
+        _ = self.trained_vocab_size
         if not all(self.corpus):
             raise UserError("--corpus has an empty name; set files, folders, globs or URLs")
         if not self.corpus:
@@ -240,13 +242,19 @@ class Settings:
             )
 
     @property
+    def trained_kind(self) -> VocabularyKind | None:
+        """What `train:N` or `train-bpe:N` trains; None for an existing tokenizer."""
+        return _TRAINED.get(self.tokenizer.partition(":")[0]) if ":" in self.tokenizer else None
+
+    @property
     def trained_vocab_size(self) -> int | None:
-        """N of `train:N`; None for an existing tokenizer."""
-        kind, _, number = self.tokenizer.partition(":")
-        if kind != "train" or not number:
+        """N of `train:N` or `train-bpe:N`; None for an existing tokenizer."""
+        if self.trained_kind is None:
             return None
-        if not number.isdecimal() or not 100 <= int(number) <= 1_000_000:
-            raise UserError(f"--tokenizer is {self.tokenizer!r}, must be train:N with N from 100 to 1000000")
+        name, _, number = self.tokenizer.partition(":")
+        least = 100 if self.trained_kind == "WordPiece" else 300
+        if not number.isdecimal() or not least <= int(number) <= 1_000_000:
+            raise UserError(f"--tokenizer is {self.tokenizer!r}, must be {name}:N with N from {least} to 1000000")
         return int(number)
 
     @property
@@ -270,7 +278,7 @@ class Settings:
         """The settings that can change the output, without places. `tokenizer`: train:N, or the identity of an existing one."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NO_RECIPE}
         values["corpus_weight"] = list(self.corpus_weight)
-        return values | {"tokenizer": tokenizer} | ({"cased": self.cased} if self.trained_vocab_size else {})
+        return values | {"tokenizer": tokenizer} | ({"cased": self.cased} if self.trained_kind == "WordPiece" else {})
 
 
 def _canonical(url: str) -> str:

@@ -31,17 +31,17 @@ from shards.tokenizer_check import expand_runs
 
 
 def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
-    """The task that trains the vocabulary of `--tokenizer train:N`."""
-    size = settings.trained_vocab_size
-    assert size is not None
+    """The task that trains the vocabulary of `--tokenizer train:N` or `train-bpe:N`."""
+    size, kind = settings.trained_vocab_size, settings.trained_kind
+    assert size is not None and kind is not None
     rule = settings.rule
-    key = fingerprint(
-        [_inputs(plan), rule, settings.splitting, size, settings.cased, _splitter(settings), TOKENIZERS, *_reader(plan)]
-    )
+    how = [kind, size, settings.cased if kind == "WordPiece" else True]
+    key = fingerprint([_inputs(plan), rule, settings.splitting, how, _splitter(settings), TOKENIZERS, *_reader(plan)])
     return VocabularyTask(
         spans=tuple(span for unit in plan.units for span in unit.spans),
         rule=rule,
         splitting=settings.splitting,
+        kind=kind,
         size=size,
         cased=settings.cased,
         skip_faults=settings.on_error == "skip",

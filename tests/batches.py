@@ -41,4 +41,4 @@ def bert(name: str = "sdpa", dropout: float = 0.0, seed: int = 0) -> BertForPreT
 
 
 def counts_of(*batches: PackedBatch) -> Counts:
-    return Counts(*(sum(getattr(b, name) for b in batches) for name in ("tokens", "masked", "pairs", "attended")))
+    return Counts(*(sum(getattr(b, name) for b in batches) for name in ("tokens", "masked", "pairs", "attended", "nearby")))

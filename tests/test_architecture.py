@@ -163,8 +163,7 @@ TESTED_BY = {
     "test_cache": ("train.data.leases", "train.data.copying"),
     "test_batch": ("train.data.layout",),
     "test_reader": ("train.data.row_groups",),
-    "test_packed": ("train.models.families",),
-    "test_pretrained": ("train.models.config", "train.models.encoder", "train.models.sizes"),
+    "test_pretrained": ("train.models.config",),
     "test_optimizers": (
         "train.optimizers.make",
         "train.optimizers.lamb",

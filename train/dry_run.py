@@ -56,7 +56,7 @@ def largest_batch(run: Run) -> PackedBatch:
     rows = Rows(
         token_offsets=token_offsets,
         sequence_offsets=sequence_offsets,
-        input_ids=np.full(int(token_offsets[-1]), run.manifest.tokenizer["special_ids"]["mask"], np.uint32),
+        input_ids=np.full(int(token_offsets[-1]), run.manifest.tokenizer["special_ids"]["cls"], np.uint32),
         sequence_lengths=lengths,
         segment_a_lengths=lengths,
         next_sentence_label=np.zeros(len(lengths), np.uint8),

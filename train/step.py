@@ -26,7 +26,8 @@ class Counts:
     tokens: int
     masked: int
     pairs: int
-    attended: int  # sum of the squared lengths of the sequences
+    attended: int  # sum of the squared lengths of the sequences: pairs of tokens that a layer compares
+    nearby: int = 0  # those that a layer with local attention compares
 
 
 class Update(NamedTuple):

@@ -1,7 +1,7 @@
 """Documents -> token ids, the first stage of a build.
 
     a name (file, folder, hub)  --tokenizer_source-->  PreparedTokenizer
-    the corpus  --vocabulary-->  PreparedTokenizer     (with `--tokenizer train:N`)
+    the corpus  --vocabulary-->  PreparedTokenizer     (`--tokenizer train:N`; `byte_level` for train-bpe:N)
 
     a unit of the corpus  --tokenize--.
       --batches-->  documents  --encode--.                              --store-->  segments of the token store

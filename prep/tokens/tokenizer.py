@@ -208,7 +208,9 @@ def prepare(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> Prepa
         if getattr(tokenizer.model, "dropout", None) is not None:
             tokenizer.model.dropout = None  # BPE's, which makes the ids of a text random
         roles = find_roles(tokenizer, config, name)
-        tokenizer.add_special_tokens(list(roles.values()))  # marks tokens that exist as special; adds no id
+        # Marks tokens that exist as special; adds no id. One that is marked keeps its flags: RoBERTa's mask takes in a blank.
+        marked = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+        tokenizer.add_special_tokens([token for token in roles.values() if token not in marked])
         post_processor = typed_post_processor(tokenizer)
         if post_processor:
             definition = json.loads(tokenizer.to_str()) | {"post_processor": post_processor}

@@ -35,9 +35,11 @@ class Shape:
     sequences: int  # per row
     masked: int  # tokens per row
     mean_sequences: float = 1.0  # per row, over the split
+    ignores_pairs: bool = False  # whether labels of pairs are left out
+    window: int = 0  # of the model's local attention, to count what it computes; 0: none
 
     @staticmethod
-    def of(manifest: Manifest, split: str, rows: int, masking: Masking | None) -> "Shape":
+    def of(manifest: Manifest, split: str, rows: int, masking: Masking | None, ignores_pairs: bool = False) -> "Shape":
         """The shape of `rows` rows of a split, with stored masks or with masks drawn on reading."""
         total = manifest.splits[split].totals()
         tokens, sequences = total["max_row_tokens"], total["max_sequences_per_row"]
@@ -45,7 +47,8 @@ class Shape:
         if masking is not None:
             masked = max(masked, masking.most(tokens, sequences))
         mean = total["sequences"] / max(1, total["rows"])
-        return Shape(rows, max(1, tokens), max(1, total["max_sequence_tokens"]), max(1, sequences), max(1, masked), mean)
+        longest = max(1, total["max_sequence_tokens"])
+        return Shape(rows, max(1, tokens), longest, max(1, sequences), max(1, masked), mean, ignores_pairs)
 
     @property
     def runs(self) -> int:

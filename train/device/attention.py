@@ -33,7 +33,7 @@ _HARMLESS: Mapping[str, tuple[bool, ...]] = {
     "is_causal": (False,),
     "output_attentions": (False,),
     "output_hidden_states": (False,),
-    "use_cache": (False,),
+    "use_cache": (False, True),
     "deterministic": (False, True),
 }
 

@@ -1,0 +1,68 @@
+"""The trainer's loop on each device: no host waits, no compilation after the first steps, buffers that are used again."""
+
+import pytest
+import torch
+
+from gpu.on_device import Watch, distance, no_waits, settings_of, train
+
+
+def test_the_host_waits_for_the_device_in_no_step(device: torch.device, data: str) -> None:
+    """Steps 3 to 8, between the start and the line of metrics at the end: packing, copies, backward, clipping, update."""
+    guard = no_waits(device)
+
+    def after(num_done: int) -> None:
+        if num_done == 2:
+            guard.__enter__()
+        elif num_done == 8:
+            guard.__exit__(None, None, None)
+
+    watch = Watch(after)
+    try:
+        train(settings_of(data, steps=10), device, watch)
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert watch.lines[-1]["loss"] > 0 and watch.lines[-1]["skipped"] == 0
+
+
+def test_the_same_run_twice_is_the_same(device: torch.device, data: str) -> None:
+    """Dropout too, which is seeded per micro-batch. On a GPU, some sums of gradients have no fixed order."""
+    one, two = (train(settings_of(data, steps=4, precision="fp32"), device, Watch()) for _ in range(2))
+    assert distance(one, two) <= (0.0 if device.type == "cpu" else 0.005)
+    other = train(settings_of(data, steps=4, precision="fp32", dropout=0.0), device, Watch())
+    assert distance(one, other) > 0.01
+
+
+def test_nothing_is_compiled_after_the_first_steps(slow_device: torch.device, data: str) -> None:
+    from torch._dynamo.utils import counters
+
+    graphs: list[int] = []
+    watch = Watch(lambda num_done: graphs.append(counters["stats"]["unique_graphs"]))
+    counters.clear()
+    try:
+        train(settings_of(data, steps=8, compile=True), slow_device, watch)
+    finally:
+        torch.compiler.reset()
+    assert graphs[0] > 0, "something is compiled"
+    assert graphs[1:] == [graphs[1]] * 7, graphs
+
+
+@pytest.mark.parametrize(
+    ("attention", "precision", "largest"), [("padded", "fp32", 1e-4), ("padded", "bf16", 0.02), ("auto", "auto", 0.02)]
+)
+def test_compiled_steps_have_the_losses_of_eager_ones(
+    slow_device: torch.device, data: str, attention: str, precision: str, largest: float
+) -> None:
+    """Without dropout: compiled code draws other numbers."""
+    losses = []
+    for is_compiled in (False, True):
+        watch = Watch()
+        settings = settings_of(
+            data, steps=4, log_every=1, dropout=0.0, attention=attention, precision=precision, compile=is_compiled
+        )
+        try:
+            train(settings, slow_device, watch)
+        finally:
+            torch.compiler.reset()
+        losses.append([float(line["loss"]) for line in watch.lines])
+    assert losses[1] == pytest.approx(losses[0], abs=largest) and len(losses[0]) == 4
