@@ -8,7 +8,7 @@ from parity import TOLERANCE, check, packed_outputs, padded_outputs
 from small_encoders import SWITCHES, small_encoder
 from torch import nn
 
-from train import attention
+from train.device import attention
 from train.models.families import FAMILIES, layers_of, norms_of
 from train.models.packed import PackedEncoder
 
