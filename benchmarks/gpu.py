@@ -59,6 +59,8 @@ LINES = (
     Line("large-512", "ours", "large", longest=512),
     Line("small-128-rows-512", "ours", "small", rows=512),
     Line("tiny-128", "ours", "tiny"),
+    Line("modernbert-base-128", "ours", "modernbert-base", settings={"ignore_pairs": True}),
+    Line("modernbert-base-512", "ours", "modernbert-base", longest=512, settings={"ignore_pairs": True}, profiled=True),
     Line("command-base-128", "command"),
     Line("command-small-128", "command", "small"),
 )
