@@ -151,8 +151,8 @@ def measure_ours(line: Line, place: Place) -> Result:
         **line.settings,
     )
     run, messages = prepare(settings, Ranks(0, 1, place.device))
+    messages += join_ranks(run)
     watch.notes += [text for text in messages if "attention" in text or "compil" in text]
-    join_ranks(run)
     _TrainerWithoutOutput(run, watch, RowLog("", run.ranks), StopRequest()).train()  # type: ignore[arg-type]
     *_, last = watch.lines
     tokens = PROFILED_STEPS * line.rows * run.shape.tokens * (1.0 - last["padding_share"]) if watch.kernels else 0.0

@@ -29,12 +29,12 @@ from benchmarks.common import build_demo, machine, met, own_folder, say, table
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
-from train import attention
 from train.data.batch import PackedBatch, pad_batch
 from train.data.order import Order, RowGroups
 from train.data.phase_order import PhaseOrder
 from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups
+from train.device import attention
 from train.models.config import longest_sequence
 from train.models.encoder import make_encoder
 from train.models.packed import PackedEncoder

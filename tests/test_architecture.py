@@ -21,6 +21,7 @@ ARROWS = {
     "prep.engines": {"prep.corpus", "prep.tokens", "prep.pairing", "prep.plan", "prep.progress"},
     "prep.inspect": {"prep.tokens", "prep.pairing", "prep.engines", "prep.partitions", "prep.progress"},
     "train.data": set(),
+    "train.device": {"train.data", "train.models", "train.settings", "train.torch_versions"},
     "train.models": {"train.checkpoint", "train.data"},
     "train.optimizers": {"train.settings", "train.torch_versions"},
     "shards.gate": {"shards.schema"},

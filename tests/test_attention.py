@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
 from shards.errors import UserError
-from train import attention
+from train.device import attention
 from train.models.packed import PackedEncoder
 
 
@@ -33,7 +33,7 @@ def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) ->
         parts = [sdpa(*(x[run].transpose(0, 1) for x in (q, k, v)), scale=scale).transpose(0, 1) for run in runs]
         return torch.cat(parts)
 
-    monkeypatch.setattr("train.attention._attend", attend)
+    monkeypatch.setattr("train.device.attention._attend", attend)
     rows = masked_rows(5, 3)
     padded = PackedEncoder(bert(attention.PADDED)).train()(pack(rows))
     varlen = PackedEncoder(bert(attention.VARLEN)).train()(pack(rows, layout="varlen"))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from shards.schema import Rows
-from train import attention
 from train.data.batch import PackedBatch, pad_batch
+from train.device import attention
 from train.models.families import FAMILIES, family_of, layers_of, norms_of, num_token_types, unused_parameters
 from train.models.packed import PackedEncoder
 

@@ -52,7 +52,7 @@ def test_lines_of_our_loop_and_of_the_peer_are_measured_on_the_same_rows(
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("default")  # Inductor's own
-@pytest.mark.parametrize("names", ["*128-compiled", "command-*"])
+@pytest.mark.parametrize("names", ["transformers-*-compiled", "command-*"])
 def test_compiled_lines_and_the_command_are_measured(names: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     gpu.main([*TINY, "--scratch", str(tmp_path), "--only", names])
     lines = table(capsys.readouterr().out)

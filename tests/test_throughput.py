@@ -8,7 +8,7 @@ from batches import SHAPE, counts_of, masked_rows, pack
 from small_encoders import small_encoder
 from torch.utils.flop_counter import FlopCounterMode
 
-from train import attention
+from train.device import attention
 from train.models.families import FAMILIES, window_of
 from train.models.packed import PackedEncoder
 from train.step import Counts

@@ -24,7 +24,7 @@ from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.schema import Rows
-from train import attention, checkpoint
+from train import checkpoint
 from train.data.cache import Cache
 from train.data.feeding import Packer
 from train.data.frequencies import count_tokens, unigram_loss
@@ -35,6 +35,8 @@ from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import gather
 from train.data.row_groups import DecodedGroups, check_sizes
 from train.data.shard_uses import uses_in_sequence
+from train.device import attention
+from train.device.precision import stream_in_half
 from train.metrics import finite
 from train.models.config import check_fit
 from train.models.encoder import quiet, restored_encoder
@@ -269,6 +271,8 @@ def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Mani
         raise UserError(f"{arguments.checkpoint}: was trained with another tokenizer than that of {arguments.data}")
     encoder = restored_encoder(config, tensors, saved.url)
     attention.choose("auto", ranks.device, half, encoder)
+    if half:
+        stream_in_half(encoder)
     packed = PackedEncoder(encoder)
     check_fit(arguments.checkpoint, encoder.config, manifest, _ignores_pairs(saved, packed))
     if ranks.device.type == "cpu":

@@ -186,7 +186,8 @@ class Trainer:
         run = self.run
         losses = backward(run.model, current.batches, current.seeds, counts, run.autocast)
         drop_unused_gradients(run.encoder, counts)
-        self.sums.add(losses, update(run.encoder, run.optimizer, self._lr(current.step), run.settings.clip_norm))
+        lr, clip_norm = self._lr(current.step), run.settings.clip_norm
+        self.sums.add(losses, update(run.encoder, run.optimizer, lr, clip_norm, run.keeps_gradients))
         self._guard(lambda: self.row_log.write(current.step, current.row_ids))
         self.interval.add(counts)
 

@@ -12,6 +12,7 @@ from train.optimizers.schedules import DecayShape, Schedule, ScheduleName
 
 Precision = Literal["auto", "fp32", "bf16"]
 Attention = Literal["auto", "padded", "varlen"]
+Switch = Literal["auto", "on", "off"]
 MaskSource = Literal["auto", "stored", "dynamic"]
 OptimizerName = Literal["adamw", "lamb", "stable-adamw", "muon"]
 
@@ -104,7 +105,20 @@ class Settings:
     )
     precision: Precision = option("auto: bf16 on a GPU that has it, else fp32; weights stay fp32", "auto")
     attention: Attention = option("auto: varlen where possible (CUDA, bf16), else padded", "auto")
-    compile: bool = option("compile the model with torch.compile", False)
+    compile: Switch = option(
+        "compile the layers with torch.compile; auto: on a GPU, if the compiler works there", "auto", bare="on"
+    )
+    cuda_graphs: Switch = option(
+        "compile the whole model and replay it as CUDA graphs, in a run of one process; auto: for small models, whose time "
+        "goes into launching kernels",
+        "auto",
+        bare="on",
+    )
+    activation_checkpointing: bool = option(
+        "keep only the inputs of the layers for the backward pass and compute the layers again: much less memory, a third "
+        "more work",
+        False,
+    )
     seed: int = option("seed of weights, order, dynamic masks and dropout", 0, metavar="N")
     masking: MaskSource = option(
         "stored: the masks in the shards; dynamic: new masks in every epoch; auto: as the data set was built",

@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpu.on_device import GPU, SHAPE, bert, counts_of, difference, gradient_of, pack, padded_losses, rows_of
-from train import attention
+from train.device import attention
 from train.models.packed import PackedEncoder
 from train.ranks import autocast
 from train.step import Counts, backward

@@ -67,7 +67,7 @@ def test_nothing_is_compiled_after_the_first_steps(slow_device: torch.device, da
     watch = Watch(lambda num_done: graphs.append(counters["stats"]["unique_graphs"]))
     counters.clear()
     try:
-        train(settings_of(data, steps=8, compile=True), slow_device, watch)
+        train(settings_of(data, steps=8, compile="on"), slow_device, watch)
     finally:
         torch.compiler.reset()
     assert graphs[0] > 0, "something is compiled"
@@ -82,10 +82,10 @@ def test_compiled_steps_have_the_losses_of_eager_ones(
 ) -> None:
     """Without dropout: compiled code draws other numbers."""
     losses = []
-    for is_compiled in (False, True):
+    for switch in ("off", "on"):
         watch = Watch()
         settings = settings_of(
-            data, steps=4, log_every=1, dropout=0.0, attention=attention, precision=precision, compile=is_compiled
+            data, steps=4, log_every=1, dropout=0.0, attention=attention, precision=precision, compile=switch
         )
         try:
             train(settings, slow_device, watch)

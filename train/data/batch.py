@@ -76,16 +76,24 @@ def _fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
     return fields | {"slots": Slots(*(tensors[name] for name in Slots._fields)) if "is_key" in tensors else None}
 
 
-def pack_batch(rows: Rows, shape: Shape, pad_id: int, layout: Layout = "padded", memory: Tensor | None = None) -> PackedBatch:
+def pack_batch(
+    rows: Rows,
+    shape: Shape,
+    pad_id: int,
+    layout: Layout = "padded",
+    memory: Tensor | None = None,
+    num_slots: int = 0,
+) -> PackedBatch:
     """The batch of at most `shape.rows` rows; missing rows are empty. Raises ValueError for rows that do not fit the shape.
 
     `memory` [block_bytes] uint8: where the batch is written, such as pinned memory; without it, new memory.
+    `num_slots`: the least number of sequences in the padded layouts, Q.
     """
     num_sequences, num_tokens = len(rows.sequence_lengths), shape.rows * shape.tokens
     longest_row = int(np.diff(rows.token_offsets).max(initial=0))
     if len(rows) > shape.rows or longest_row > shape.tokens or int(rows.sequence_lengths.max(initial=0)) > shape.longest:
         raise ValueError(f"{len(rows)} rows of up to {longest_row} tokens do not fit {shape}")
-    parts = parts_of(shape, layout, num_sequences)
+    parts = parts_of(shape, layout, num_sequences, num_slots)
     if memory is None:
         purpose = f"a micro-batch of {len(rows)} rows with {num_sequences} sequences, padded to {shape.longest} tokens,"
         require_memory(size_of(parts), purpose, "set a smaller --micro-batch")

@@ -97,8 +97,8 @@ def block_bytes(shape: Shape, layout: Layout) -> int:
     return size_of(parts_of(shape, layout, shape.rows * shape.sequences))
 
 
-def parts_of(shape: Shape, layout: Layout, num_sequences: int) -> dict[str, Part]:
-    """The tensors of a batch with `num_sequences` sequences, by the names of their fields."""
+def parts_of(shape: Shape, layout: Layout, num_sequences: int, num_slots: int = 0) -> dict[str, Part]:
+    """The tensors of a batch with `num_sequences` sequences, by the names of their fields. Q is at least `num_slots`."""
     num_tokens, tables = shape.rows * shape.tokens, (shape.rows, shape.tokens)
     sizes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "input_ids": (tables, torch.int32),
@@ -111,7 +111,7 @@ def parts_of(shape: Shape, layout: Layout, num_sequences: int) -> dict[str, Part
         "next_sentence_label": ((shape.rows * shape.sequences,), torch.int64),
     }
     if layout != "varlen":
-        num_slots = shape.slots(num_sequences, layout)
+        num_slots = max(num_slots, shape.slots(num_sequences, layout))
         sizes |= {
             "token_of_slot": ((num_slots * shape.longest,), torch.int64),
             "slot_of_token": ((num_tokens,), torch.int64),

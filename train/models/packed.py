@@ -26,7 +26,7 @@ class BatchSums:
 
 
 class PackedEncoder(nn.Module):
-    """A model of `train.models.families` on packed batches. Its attention must be one of `train.attention`."""
+    """A model of `train.models.families` on packed batches. Its attention must be one of `train.device.attention`."""
 
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()

@@ -165,9 +165,11 @@ def choose(attention: Attention, device: torch.device, half: bool, encoder: PreT
     return name
 
 
-def layout_of(encoder: PreTrainedModel) -> Layout:
+def layout_of(encoder: PreTrainedModel, is_compiled: bool = False) -> Layout:
     """The layout of batches that the model's attention needs."""
-    return "varlen" if encoder.config._attn_implementation == VARLEN else "padded"
+    if encoder.config._attn_implementation == VARLEN:
+        return "varlen"
+    return "rounded" if is_compiled else "padded"
 
 
 def _has_flash(device: torch.device) -> bool:
