@@ -10,9 +10,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: sums on a CPU depend on it
 
 import torch
-from on_device import GPU, VOCAB_SIZE
 
 from benchmarks.random_data import write_data_set
+from gpu.on_device import GPU, VOCAB_SIZE
 
 
 @pytest.fixture(params=["cpu", GPU])
@@ -21,7 +21,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device("cuda", 0) if request.param == "cuda" else torch.device("cpu")
 
 
-@pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.long), GPU])
+@pytest.fixture(params=[pytest.param("cpu", marks=[pytest.mark.long, pytest.mark.filterwarnings("default")]), GPU])
 def slow_device(request: pytest.FixtureRequest) -> torch.device:
     """The same for tests that compile, or start processes: on a CPU they run in `make test-all`."""
     return torch.device("cuda", 0) if request.param == "cuda" else torch.device("cpu")

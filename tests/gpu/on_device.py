@@ -1,6 +1,7 @@
 """Rows, models and runs for the tests of devices."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +27,7 @@ GPU = pytest.param(
     marks=[
         pytest.mark.gpu,
         pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-        pytest.mark.filterwarnings("default"),  # Inductor's advice for a card is no error of ours
+        pytest.mark.filterwarnings("default"),  # what Inductor and the profiler say of a card is no error of ours
     ],
 )
 VOCAB_SIZE, LONGEST = 500, 128
@@ -134,5 +135,10 @@ def no_waits(device: torch.device) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def parameters_of(run: Run) -> Sequence[Tensor]:
-    return [parameter.detach().float().cpu() for parameter in run.encoder.parameters()]
+def distance(one: Run, two: Run) -> float:
+    """How far the parameters of two runs are apart, as a share of their norm."""
+    pairs = list(zip(one.encoder.parameters(), two.encoder.parameters(), strict=True))
+    apart, length = (
+        math.fsum(float(x.detach().square().sum()) for x in xs) for xs in ((x - y for x, y in pairs), (x for x, _ in pairs))
+    )
+    return math.sqrt(apart / length)

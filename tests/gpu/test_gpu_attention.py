@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from on_device import GPU, SHAPE, bert, counts_of, difference, gradient_of, pack, padded_losses, rows_of
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.utils.flop_counter import FlopCounterMode
 
-from train import attention
+from gpu.on_device import GPU, SHAPE, bert, counts_of, difference, gradient_of, pack, padded_losses, rows_of
+from train.device import attention
 from train.models.packed import PackedEncoder
 from train.ranks import autocast
 from train.step import Counts, backward
@@ -102,4 +102,4 @@ def test_operations_of_a_step_are_those_that_torch_counts(device: torch.device) 
     config = encoder.config
     own_pooler = 2 * SHAPE.rows * config.hidden_size**2  # of transformers' base model: the first token of each row
     kernels = 14 * config.num_hidden_layers * config.hidden_size * pairs if device.type == "cuda" else 0
-    assert counter.get_total_flops() == pytest.approx(step_flops(config, computed) + own_pooler + kernels)
+    assert counter.get_total_flops() == pytest.approx(step_flops(encoder, computed) + own_pooler + kernels)

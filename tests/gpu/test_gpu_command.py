@@ -8,12 +8,17 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS, EVERY = 12, 3
 HANG_S = 600
+
+
+def num_steps(device: torch.device) -> int:
+    """Enough for a test to see the first of four checkpoints before the run ends."""
+    return 800 if device.type == "cuda" else 12
 
 
 def start(data: str, out: Path, device: torch.device) -> subprocess.Popen[str]:
@@ -23,9 +28,9 @@ def start(data: str, out: Path, device: torch.device) -> subprocess.Popen[str]:
         "--model": "tiny",
         "--global-batch": 8,
         "--micro-batch": 4,
-        "--steps": STEPS,
-        "--checkpoint-every": EVERY,
-        "--log-every": 1,
+        "--steps": num_steps(device),
+        "--checkpoint-every": num_steps(device) // 4,
+        "--log-every": num_steps(device) // 12,
         "--row-log": out / "rows",
     }
     command = [sys.executable, "-m", "train", *(str(part) for flag in flags.items() for part in flag)]
@@ -51,21 +56,23 @@ def served(out: Path) -> dict[int, list[int]]:
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(slow_device: torch.device, data: str, tmp_path: Path) -> None:
-    """On a GPU the weights are equal within what sums without a fixed order change."""
+    """Bit for bit on a CPU; on a GPU some sums have no fixed order."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(data, whole, slow_device))
     process = start(data, killed, slow_device)
     deadline = time.monotonic() + HANG_S
-    while not list(killed.glob("checkpoints/step-*/checkpoint.json")) and time.monotonic() < deadline:
+    while not list(killed.glob("checkpoints/step-*/training.json")) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    err = finish(start(data, killed, slow_device))
-    assert "resum" in err or process.returncode == 0
-    assert served(killed) == served(whole) and sorted(served(whole)) == list(range(STEPS))
-    one, two = (load_file(folder / "checkpoints" / f"step-{STEPS:010d}" / "model.safetensors") for folder in (whole, killed))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=0, atol=0 if slow_device.type == "cpu" else 1e-3)
-    assert [line["step"] for line in metrics(killed, "train")] == list(range(1, STEPS + 1))
-    assert metrics(killed, "eval")[-1]["mlm_loss"] > 0
+    assert process.returncode == -signal.SIGKILL, "it was killed before its end"
+    finish(start(data, killed, slow_device))
+    steps = num_steps(slow_device)
+    assert served(killed) == served(whole) and sorted(served(whole)) == list(range(steps))
+    if slow_device.type == "cpu":
+        one, two = (load_file(out / "checkpoints" / f"step-{steps:010d}" / "model.safetensors") for out in (whole, killed))
+        assert one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    assert [line["step"] for line in metrics(killed, "train")] == [line["step"] for line in metrics(whole, "train")]
+    losses = [metrics(out, "eval")[-1]["mlm_loss"] for out in (whole, killed)]
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
