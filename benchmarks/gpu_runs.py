@@ -26,12 +26,8 @@ from torch.nn.utils import clip_grad_norm_
 from benchmarks.common import ROOT
 from benchmarks.kernels import KernelProfile, Times
 from shards.manifest import Manifest
-from train.data.batch import IGNORED, pad_batch
-from train.data.order import Order, RowGroups
-from train.data.reader import RankSlice, read_steps
-from train.data.row_groups import DecodedGroups
+from train.data.batch import IGNORED
 from train.loop import Trainer
-from train.models.config import longest_sequence
 from train.models.encoder import make_encoder
 from train.ranks import Ranks, autocast, use_half
 from train.row_log import RowLog
@@ -39,9 +35,10 @@ from train.run import join_ranks, prepare
 from train.settings import Settings
 from train.step import Counts
 from train.stopping import StopRequest
+from train.stream import ShardStream
 from train.throughput import peak_flops, step_flops
 
-SPLIT, SEED, LR = "train", 0, 1e-4
+SEED, LR = 0, 1e-4
 INTERVALS = 3  # that are measured, after one that is not
 PROFILED_STEPS = 3
 CHECKPOINT_EVERY = 2  # intervals, of the command
@@ -154,8 +151,8 @@ def measure_ours(line: Line, place: Place) -> Result:
         **line.settings,
     )
     run, messages = prepare(settings, Ranks(0, 1, place.device))
+    messages += join_ranks(run)
     watch.notes += [text for text in messages if "attention" in text or "compil" in text]
-    join_ranks(run)
     _TrainerWithoutOutput(run, watch, RowLog("", run.ranks), StopRequest()).train()  # type: ignore[arg-type]
     *_, last = watch.lines
     tokens = PROFILED_STEPS * line.rows * run.shape.tokens * (1.0 - last["padding_share"]) if watch.kernels else 0.0
@@ -178,7 +175,7 @@ def measure_padded(line: Line, place: Place) -> Result:
     url, manifest = place.data[line.longest]
     half = use_half("auto", place.device)
     model = make_encoder(line.model, manifest, url, 0.1, SEED)[0].to(place.device).train()
-    config, parameters = model.config, list(model.parameters())
+    parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=LR, fused=True)
     forward: Any = torch.compile(model) if line.settings.get("compile") else model
     batch, counts = _padded_batch(line, place)
@@ -196,7 +193,7 @@ def measure_padded(line: Line, place: Place) -> Result:
             watch.log("train", number, {"tokens_per_s": counts.tokens * place.steps / seconds})
     speeds = [values["tokens_per_s"] for values in watch.lines]
     peak = peak_flops(place.device, half)
-    mfu = step_flops(config, counts) / counts.tokens * sum(speeds) / len(speeds) / peak if peak else None
+    mfu = step_flops(model, counts) / counts.tokens * sum(speeds) / len(speeds) / peak if peak else None
     tokens = PROFILED_STEPS * counts.tokens if watch.kernels else 0
     return Result(speeds, mfu, watch.first_step_s, _peak_bytes(place.device), watch.kernels, tokens, watch.notes)
 
@@ -214,19 +211,11 @@ def _intervals(step: Callable[[], None], watch: Watch, place: Place) -> Iterator
 
 
 def _padded_batch(line: Line, place: Place) -> tuple[dict[str, torch.Tensor], Counts]:
-    """The sequences of the first rows of the run, padded, on the device."""
-    url, manifest = place.data[line.longest]
-    order = Order(RowGroups.of(manifest.splits[SPLIT]), SEED, line.rows, line.rows)
-    groups = DecodedGroups(url, manifest, SPLIT, 2)
-    try:
-        steps = read_steps(groups, order, RankSlice(0, 1, 0, 0, order.global_batch))
-        rows = next(steps).rows
-        steps.close()  # type: ignore[attr-defined]  # a generator
-    finally:
-        groups.close()
-    batch = pad_batch(rows, longest_sequence(manifest), manifest.tokenizer["special_ids"]["pad"])
+    """The sequences of the first rows of the run, padded to the longest one of the data set, on the device."""
+    url, _ = place.data[line.longest]
+    batch: Any = next(iter(ShardStream(url, global_batch=line.rows, micro_batch=line.rows, seed=SEED)))
+    lengths = batch["attention_mask"].sum(1)
     masked = int((batch["labels"] != IGNORED).sum())
-    lengths = torch.from_numpy(rows.sequence_lengths.astype("int64"))
     counts = Counts(int(lengths.sum()), masked, len(lengths), int((lengths * lengths).sum()))
     return {name: tensor.to(place.device) for name, tensor in batch.items()}, counts
 

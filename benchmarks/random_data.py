@@ -179,14 +179,15 @@ def _write_tokenizer(url: str, vocab_size: int) -> dict[str, Any]:
 def _empty_ledger() -> dict[str, Any]:
     """The ledger of no corpus."""
     counted = {"in": 0, "used": 0, "dropped": {}}
-    parts = ("documents", "made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped", "separators")
+    texts = ("documents", "made", "placed", "truncated", "unpaired", "repeated")
+    pairs = ("negatives", "redrawn", "dropped", "separators")
     return {
         "documents": counted,
         "bytes": counted,
         "sentences": 0,
         "tokens": 0,
         "unknown_tokens": 0,
-        "pairs": {split: dict.fromkeys(parts, 0) for split in ("train", "eval")},
+        "pairs": {split: dict.fromkeys((*texts, *pairs), 0) for split in ("train", "eval")},
         "document_tokens_histogram": [],
         "sentence_tokens_histogram": [],
         "duplicates": {"sampled": 0, "different": 0, "dropped_tokens": 0},

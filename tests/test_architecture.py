@@ -21,6 +21,7 @@ ARROWS = {
     "prep.engines": {"prep.corpus", "prep.tokens", "prep.pairing", "prep.plan", "prep.progress"},
     "prep.inspect": {"prep.tokens", "prep.pairing", "prep.engines", "prep.partitions", "prep.progress"},
     "train.data": set(),
+    "train.device": {"train.data", "train.models", "train.settings", "train.torch_versions"},
     "train.models": {"train.checkpoint", "train.data"},
     "train.optimizers": {"train.settings", "train.torch_versions"},
     "shards.gate": {"shards.schema"},
@@ -163,8 +164,7 @@ TESTED_BY = {
     "test_cache": ("train.data.leases", "train.data.copying"),
     "test_batch": ("train.data.layout",),
     "test_reader": ("train.data.row_groups",),
-    "test_packed": ("train.models.families",),
-    "test_pretrained": ("train.models.config", "train.models.encoder", "train.models.sizes"),
+    "test_pretrained": ("train.models.config",),
     "test_optimizers": (
         "train.optimizers.make",
         "train.optimizers.lamb",

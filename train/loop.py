@@ -37,20 +37,21 @@ class StepTotals(NamedTuple):
     masked: int
     pairs: int
     attended: int
+    nearby: int
     stop_requests: int  # ranks that were asked to stop
     faults: int  # ranks that could not prepare the step
 
     @property
     def counts(self) -> Counts:
         """The part that the losses need."""
-        return Counts(self.tokens, self.masked, self.pairs, self.attended)
+        return Counts(self.tokens, self.masked, self.pairs, self.attended, self.nearby)
 
 
 def _own_totals(batches: Sequence[PackedBatch], stop_requested: bool, has_fault: bool) -> StepTotals:
-    tokens, masked, pairs, attended = (
-        sum(getattr(batch, name) for batch in batches) for name in ("tokens", "masked", "pairs", "attended")
+    tokens, masked, pairs, attended, nearby = (
+        sum(getattr(batch, name) for batch in batches) for name in ("tokens", "masked", "pairs", "attended", "nearby")
     )
-    return StepTotals(tokens, masked, pairs, attended, int(stop_requested), int(has_fault))
+    return StepTotals(tokens, masked, pairs, attended, nearby, int(stop_requested), int(has_fault))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,15 @@ class Trainer:
         self.num_done = self.saved_step = run.first_step
         self.interval = Interval()
         self._micro_batches = run.order.micro_batches_of(run.ranks.rank, run.ranks.world_size)  # of a step, for this rank
-        self.held_out = HeldOut(run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, run.layout, run.cache)
+        self.held_out = HeldOut(
+            run.settings.data,
+            run.manifest,
+            run.ranks,
+            run.settings.micro_batch,
+            run.layout,
+            run.cache,
+            run.settings.ignore_pairs,
+        )
         self._fault: UserError | None = None
         self._has_ended = False
 
@@ -177,7 +186,8 @@ class Trainer:
         run = self.run
         losses = backward(run.model, current.batches, current.seeds, counts, run.autocast)
         drop_unused_gradients(run.encoder, counts)
-        self.sums.add(losses, update(run.encoder, run.optimizer, self._lr(current.step), run.settings.clip_norm))
+        lr, clip_norm = self._lr(current.step), run.settings.clip_norm
+        self.sums.add(losses, update(run.encoder, run.optimizer, lr, clip_norm, run.keeps_gradients))
         self._guard(lambda: self.row_log.write(current.step, current.row_ids))
         self.interval.add(counts)
 

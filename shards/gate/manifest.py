@@ -3,7 +3,7 @@
 import re
 
 from shards.gate.fields import Field
-from shards.gate.rows import MAX_GROUP_TOKENS, MAX_SEQ_LEN, MAX_UNUSED_IDS, MAX_VOCAB_SIZE
+from shards.gate.rows import MAX_GROUP_ROWS, MAX_GROUP_TOKENS, MAX_SEQ_LEN, MAX_UNUSED_IDS, MAX_VOCAB_SIZE
 from shards.schema import token_dtype
 
 PAIRINGS = ("nsp", "paragraph", "sop", "none", "document")
@@ -124,7 +124,7 @@ def _check_shard(shard: Field, path: str, max_seq_len: int, capacity: int) -> No
 def _check_row_groups(groups: Field, num_bytes: int, capacity: int) -> int:
     """Returns the sum of their rows."""
     end = total = 0
-    most = max(1, MAX_GROUP_TOKENS // capacity)
+    most = min(MAX_GROUP_ROWS, max(1, MAX_GROUP_TOKENS // capacity))
     for group in groups.items():
         numbers = [number.integer() for number in group.items(3)]
         group.require(len(numbers) == 3, "must be [rows, offset, bytes]")
