@@ -56,7 +56,7 @@ def test_imports_follow_the_flow_of_data(path: Path) -> None:
     if package != "train":
         assert not roots & {"torch", "transformers"}
     if package != "prep":
-        assert not roots & {"tokenizers", "nanotoken", "sentencex"}
+        assert not roots & {"tokenizers", "nanotoken", "gigatoken", "sentencex"}
     if path != ROOT / "shards" / "storage" / "on_fsspec.py":
         assert "fsspec" not in roots
     assert not roots & {"pickle", "random"}
@@ -154,6 +154,7 @@ TESTED_BY = {
     "test_recipes": ("shards.template",),
     "test_tokenize": ("prep.tokens.task", "prep.tokens.batches", "prep.tokens.encode"),
     "test_document": ("prep.tokens.long_texts",),
+    "test_encoder": ("prep.tokens.fast",),
     "test_formats": ("shards.tar",),
     "test_inspect_report": ("shards.report.svg",),
     "test_storage": ("shards.storage.files", "shards.storage.urls"),
