@@ -21,8 +21,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from shards.errors import UserError
 from train.data.batch import PackedBatch
 from train.data.layout import Layout
+from train.device.torch_versions import varlen_attention
 from train.settings import Attention
-from train.torch_versions import varlen_attention
 
 PADDED, VARLEN = "packed_padded", "packed_varlen"
 _attend = varlen_attention()
