@@ -7,6 +7,7 @@ import pytest
 import torch
 from batches import SHAPE, bert, masked_rows, pack
 from datasets_of_rows import ROW_TOKENS
+from small_encoders import small_encoder
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
@@ -23,21 +24,30 @@ def test_varlen_is_refused_where_it_cannot_be() -> None:
         attention.choose("varlen", torch.device("cpu"), True, model)
 
 
-def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mock: the kernels need a GPU. This stand-in attends within each run, one after the other."""
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "eurobert", "esm"])
+def test_varlen_is_told_the_right_boundaries_and_windows(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock: the kernels need a GPU. This stand-in attends within each run and window, one run after the other."""
+    windows = []
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
-        assert window is None
-        assert starts.dtype == torch.int32 and starts.diff().max() <= longest
-        runs = [slice(first, last) for first, last in pairwise(starts.tolist()) if last > first]
-        parts = [sdpa(*(x[run].transpose(0, 1) for x in (q, k, v)), scale=scale).transpose(0, 1) for run in runs]
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scale: float | None, window: int | None
+    ) -> Tensor:
+        windows.append(window)
+        assert starts.dtype == torch.int32 and starts.diff().max() <= longest and q.shape == k.shape == v.shape
+        parts = []
+        for first, last in pairwise(starts.tolist()):
+            place = torch.arange(last - first)
+            is_near = (place[:, None] - place).abs() <= (longest if window is None else window)
+            run = (x[first:last].transpose(0, 1) for x in (q, k, v))
+            parts.append(sdpa(*run, is_near, scale=scale).transpose(0, 1))
         return torch.cat(parts)
 
     monkeypatch.setattr("train.device.attention._attend", attend)
     rows = masked_rows(5, 3)
-    padded = PackedEncoder(bert(attention.PADDED)).train()(pack(rows))
-    varlen = PackedEncoder(bert(attention.VARLEN)).train()(pack(rows, layout="varlen"))
-    assert varlen.mlm_loss.item() == pytest.approx(padded.mlm_loss.item(), abs=1e-4)
+    padded = PackedEncoder(small_encoder(model_type, attention.PADDED))(pack(rows))
+    varlen = PackedEncoder(small_encoder(model_type, attention.VARLEN))(pack(rows, layout="varlen"))
+    assert windows == ([None, 4, 4] if model_type == "modernbert" else [None] * 3)
+    assert varlen.mlm_loss.item() == pytest.approx(padded.mlm_loss.item(), abs=1e-3)
     assert varlen.nsp_loss.item() == pytest.approx(padded.nsp_loss.item(), abs=1e-5)
 
 

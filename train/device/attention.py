@@ -22,6 +22,7 @@ from shards.errors import UserError
 from train.data.batch import PackedBatch
 from train.data.layout import Layout
 from train.device.torch_versions import varlen_attention
+from train.models.families import attention_features, window_of
 from train.settings import Attention
 
 PADDED, VARLEN = "packed_padded", "packed_varlen"
@@ -152,9 +153,10 @@ AttentionInterface.register(VARLEN, _varlen)
 
 def choose(attention: Attention, device: torch.device, half: bool, encoder: PreTrainedModel) -> str:
     """Sets a model's attention as `--attention` asks, and returns its name. Raises UserError where it cannot run."""
-    features = encoder.config.hidden_size // encoder.config.num_attention_heads
+    features = attention_features(encoder.config) // encoder.config.num_attention_heads
     fits_kernels = features % 8 == 0 and features <= 256
-    can_varlen = _attend is not None and device.type == "cuda" and half and fits_kernels and _has_flash(device)
+    can_attend = varlen_attention(needs_window=window_of(encoder) > 0) is not None
+    can_varlen = can_attend and device.type == "cuda" and half and fits_kernels and _has_flash(device)
     if attention == "varlen" and not can_varlen:
         raise UserError(
             "--attention varlen needs an NVIDIA device of compute capability 8.0 or higher, bf16, and heads of a multiple of 8 "
