@@ -74,3 +74,24 @@ def test_attention_refuses_what_it_does_not_know(name: str) -> None:
     if name == attention.PADDED:
         out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), position_ids=x, use_cache=True)
         assert out.shape == (SHAPE.rows, ROW_TOKENS, 4, 16)
+
+
+@pytest.mark.parametrize("window", [2, 3, 4, 6, 7, 8, 20])
+def test_blocks_are_the_mask_over_the_whole_sequence(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output and gradients of local attention, for windows that divide the longest sequence and others."""
+    batch = pack(masked_rows(5, 3))
+    assert batch.slots is not None
+    results = []
+    for in_blocks in (True, False):
+        monkeypatch.setattr(attention, "is_worth_it", lambda *_, answer=in_blocks: answer)
+        torch.manual_seed(0)
+        query, key, value = (torch.randn(SHAPE.rows, heads, ROW_TOKENS, 8, requires_grad=True) for heads in (4, 2, 2))
+        out, _ = AttentionInterface()[attention.PADDED](
+            nn.Module(), query, key, value, None, batch=batch, sliding_window=window
+        )
+        (out * torch.linspace(0, 1, out.numel()).view_as(out)).sum().backward()
+        is_token = torch.zeros(batch.input_ids.numel(), dtype=torch.bool)
+        is_token[batch.slots.token_of_slot[batch.slots.is_token.view(-1)]] = True
+        results.append([out.flatten(0, 1)[is_token], *(x.grad for x in (query, key, value))])
+    for blocks, whole in zip(*results, strict=True):
+        torch.testing.assert_close(blocks, whole, rtol=1e-5, atol=1e-5)

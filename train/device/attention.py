@@ -21,6 +21,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from shards.errors import UserError
 from train.data.batch import PackedBatch
 from train.data.layout import Layout
+from train.device.local_attention import attend_in_blocks, is_worth_it
 from train.device.torch_versions import varlen_attention
 from train.models.families import attention_features, window_of
 from train.settings import Attention
@@ -84,15 +85,14 @@ def _padded(
         x_SF: Tensor = _Permute.apply(x_NF, slots.token_of_slot, slots.slot_of_token, None)  # type: ignore[no-untyped-call]
         return x_SF.view(-1, batch.longest, heads, features).transpose(1, 2)
 
-    out_QHLD = scaled_dot_product_attention(
-        to_slots(query),
-        to_slots(key),
-        to_slots(value),
-        _keys_of_slots(batch, sliding_window),
-        dropout_p=dropout,
-        scale=scaling,
-        enable_gqa=key.shape[1] != heads,
-    )
+    in_slots = to_slots(query), to_slots(key), to_slots(value)
+    if sliding_window is not None and is_worth_it(sliding_window, batch.longest):
+        out_QHLD = attend_in_blocks(*in_slots, slots, sliding_window, dropout, scaling)
+    else:
+        keys = _keys_of_slots(batch, sliding_window)
+        out_QHLD = scaled_dot_product_attention(
+            *in_slots, keys, dropout_p=dropout, scale=scaling, enable_gqa=key.shape[1] != heads
+        )
     out_SF = out_QHLD.transpose(1, 2).reshape(-1, heads * features)
     holds_token_S1 = slots.is_token.view(-1, 1)
     out_NF: Tensor = _Permute.apply(  # type: ignore[no-untyped-call]
