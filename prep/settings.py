@@ -149,7 +149,8 @@ class Settings:
         shown="0/1, or the position in a Slurm array or an indexed Kubernetes job",
     )
     tokenizer_engine: Literal["auto", "reference"] = option(
-        "auto: use the fast WordPiece (extra `fast`) if it is installed and agrees with the reference; the ids are the same",
+        "auto: use the fast tokenizer of that kind (extra `fast`: WordPiece, byte-level BPE) if it agrees with the reference; "
+        "the ids are the same",
         "auto",
     )
     scratch: str = option("folder or URL for tokens, kept for later builds of the same corpus", "data/scratch", metavar="URL")

@@ -16,7 +16,7 @@ from prep.pairing.pair import find_pair, pair_partition
 from prep.pairing.task import PAIR_STAGE, PairTask
 from prep.progress import Progress, StageDisplay
 from prep.records import MAX_LISTED_FAULTS, PairRecord, UnitRecord
-from prep.tokens.encoder import installed_engine
+from prep.tokens.fast import installed_engine
 from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask
 from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer, is_saved, load_prepared
@@ -36,16 +36,17 @@ def publish_tokenizer(scratch: str, tokenizer: PreparedTokenizer) -> str:
     return url
 
 
-def agree_on_engine(tokenizer_url: str, is_whole: bool) -> str:
+def agree_on_engine(tokenizer_url: str, tokenizer: PreparedTokenizer, is_whole: bool) -> str:
     """The tokenizing engine of a build, which all its processes must share: it is in the key of the token store.
 
     A whole build takes the one that is installed. Of the processes of a stage, the first writes what it has beside the
     tokenizer, and the others read that.
     """
+    installed = installed_engine(tokenizer.definition)
     if is_whole:
-        return installed_engine()
+        return installed
     url = storage.join(tokenizer_url, "engine.txt")
-    storage.publish(url, installed_engine().encode(), first=True)
+    storage.publish(url, installed.encode(), first=True)
     return storage.read_bytes(url).decode()
 
 

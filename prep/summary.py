@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from prep.job import make_job
+from prep.job import Job, make_job
 from prep.pairing.recipes import Labels, recipe_of
 from prep.partitions import MAX_TOKENS, MIN_HELD_OUT
 from prep.plan import Plan
 from prep.settings import Settings
 from prep.tasks import find_task_part
+from prep.tokens.fast import REFERENCE, installed_engine
 from prep.tokens.tokenize import SEGMENT_BYTES
 from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
 from shards.command.console import clock, short, size
@@ -52,7 +53,14 @@ def describe_plan(settings: Settings) -> Iterator[str]:
     yield f"tokens:      about {short(tokens)} per copy, {settings.copies} {'copy' if settings.copies == 1 else 'copies'}"
     yield f"output:      about {size(tokens * settings.copies * SHARD_BYTES_PER_TOKEN)} of {settings.format} in {settings.out}"
     yield f"scratch:     about {size(plan.text_bytes * STORE_BYTES_PER_TEXT_BYTE)} in {settings.scratch}"
-    yield from estimate(plan, settings.copies, settings.tokenizer_engine == "auto" and find_spec("nanotoken") is not None)
+    yield from estimate(plan, settings.copies, settings.tokenizer_engine == "auto" and _has_fast_tokenizer(job))
+
+
+def _has_fast_tokenizer(job: Job) -> bool:
+    """Whether a fast tokenizer of the kind is installed; those that are trained on the corpus are of known kinds."""
+    if job.tokenizer:
+        return installed_engine(job.tokenizer.definition) != REFERENCE
+    return find_spec("nanotoken" if job.settings.trained_kind == "WordPiece" else "gigatoken") is not None
 
 
 def _kinds(plan: Plan) -> str:
@@ -62,7 +70,7 @@ def _kinds(plan: Plan) -> str:
 
 
 def estimate(plan: Plan, copies: int, fast: bool) -> Iterator[str]:
-    """What a build will cost: requests, bytes, memory and time, line by line. `fast`: with the fast WordPiece.
+    """What a build will cost: requests, bytes, memory and time, line by line. `fast`: with a fast tokenizer.
 
     A tokenize task writes a segment at once; a pair task reads one range of each segment.
     """

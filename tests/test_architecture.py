@@ -21,9 +21,9 @@ ARROWS = {
     "prep.engines": {"prep.corpus", "prep.tokens", "prep.pairing", "prep.plan", "prep.progress"},
     "prep.inspect": {"prep.tokens", "prep.pairing", "prep.engines", "prep.partitions", "prep.progress"},
     "train.data": set(),
-    "train.device": {"train.data", "train.models", "train.settings", "train.torch_versions"},
+    "train.device": {"train.data", "train.models", "train.settings"},
     "train.models": {"train.checkpoint", "train.data"},
-    "train.optimizers": {"train.settings", "train.torch_versions"},
+    "train.optimizers": {"train.settings", "train.device"},
     "shards.gate": {"shards.schema"},
     "shards.storage": {"shards.errors"},
     "shards.command": {"shards.errors", "shards.storage"},
@@ -56,7 +56,7 @@ def test_imports_follow_the_flow_of_data(path: Path) -> None:
     if package != "train":
         assert not roots & {"torch", "transformers"}
     if package != "prep":
-        assert not roots & {"tokenizers", "nanotoken", "sentencex"}
+        assert not roots & {"tokenizers", "nanotoken", "gigatoken", "sentencex"}
     if path != ROOT / "shards" / "storage" / "on_fsspec.py":
         assert "fsspec" not in roots
     assert not roots & {"pickle", "random"}
@@ -154,6 +154,7 @@ TESTED_BY = {
     "test_recipes": ("shards.template",),
     "test_tokenize": ("prep.tokens.task", "prep.tokens.batches", "prep.tokens.encode"),
     "test_document": ("prep.tokens.long_texts",),
+    "test_encoder": ("prep.tokens.fast",),
     "test_formats": ("shards.tar",),
     "test_inspect_report": ("shards.report.svg",),
     "test_storage": ("shards.storage.files", "shards.storage.urls"),
@@ -164,6 +165,7 @@ TESTED_BY = {
     "test_batch": ("train.data.layout",),
     "test_reader": ("train.data.row_groups",),
     "test_pretrained": ("train.models.config",),
+    "test_attention": ("train.device.local_attention",),
     "test_optimizers": (
         "train.optimizers.make",
         "train.optimizers.lamb",

@@ -32,7 +32,8 @@ from prep.pairing.document import cut_documents
 from prep.plan import Unit
 from prep.settings import Settings, Splitting
 from prep.tokens import long_texts
-from prep.tokens.encoder import Encoder, installed_engine
+from prep.tokens.encoder import Encoder
+from prep.tokens.fast import REFERENCE, installed_engine
 from prep.tokens.store import Documents, join_documents, read_buckets
 from prep.tokens.task import TokenizeTask
 from prep.tokens.tokenize import tokenize_unit
@@ -183,7 +184,7 @@ def test_ids_are_those_of_the_tokenizer(
     monkeypatch.setattr(long_texts, "PART_CHARS", part_chars)
     prepared = tokenizers[kind]
     reference = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(prepared.json_text))
-    for engine in {"reference", installed_engine()}:
+    for engine in {REFERENCE, installed_engine(prepared.definition)}:
         encoder = Encoder(prepared, engine)
         parts = [encoder.parts_of(text) for text in documents]
         ids, lengths = encoder.encode([part for text in parts for part in text])
@@ -270,7 +271,7 @@ def test_a_document_of_blanks_is_a_document(tmp_path: Path, tokenizers: dict[str
         splitting=Splitting("whole", ""),
         on_error="skip",
         tokenizer_url=str(tmp_path / "tokenizer"),
-        engine=installed_engine(),
+        engine=installed_engine(tokenizers["roberta"].definition),
         store=str(tmp_path / "store"),
         num_partitions=1,
         num_eval_partitions=0,

@@ -14,7 +14,7 @@ from prep.plan import Unit
 from prep.records import UnitRecord
 from prep.settings import Splitting
 from prep.tokens import batches, tokenize
-from prep.tokens.encoder import installed_engine
+from prep.tokens.fast import installed_engine
 from prep.tokens.store import Documents, join_documents, read_buckets
 from prep.tokens.task import TokenizeTask
 from prep.tokens.tokenize import tokenize_unit
@@ -37,7 +37,7 @@ def task(tmp_path: Path, tokenizer: PreparedTokenizer) -> TokenizeTask:
         splitting=Splitting("language", "en"),
         on_error="skip",
         tokenizer_url=str(tmp_path / "tokenizer"),
-        engine=installed_engine(),
+        engine=installed_engine(tokenizer.definition),
         store=str(tmp_path / "store"),
         num_partitions=3,
         num_eval_partitions=1,
@@ -121,7 +121,7 @@ def test_a_mismatch_of_the_fast_tokenizer_makes_the_unit_again_with_the_referenc
 ) -> None:
     right = documents_of(task, tokenize_unit(task))
     tokenize._encoder.cache_clear()
-    encoder = tokenize._encoder(task.tokenizer_url, installed_engine())
+    encoder = tokenize._encoder(task.tokenizer_url, task.engine)
     monkeypatch.setattr(encoder, "_encode_fast", lambda batch: (np.empty(0, np.uint32), np.zeros(len(batch), np.int64)))
     again = changed(task, store=f"{task.store}-again")
     assert np.array_equal(documents_of(again, tokenize_unit(again)).ids, right.ids)

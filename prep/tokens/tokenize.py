@@ -13,7 +13,8 @@ from prep.progress import Progress, save_progress
 from prep.records import UnitRecord, finished
 from prep.tokens.batches import memory_of, read_batches
 from prep.tokens.encode import encode_documents
-from prep.tokens.encoder import REFERENCE, Encoder, EngineMismatchError
+from prep.tokens.encoder import Encoder, EngineMismatchError
+from prep.tokens.fast import REFERENCE
 from prep.tokens.store import Documents, encode_segment, join_documents, segment_url
 from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask
 from prep.tokens.tokenizer import load_prepared

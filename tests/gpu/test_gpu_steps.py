@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from gpu.on_device import Watch, distance, no_waits, settings_of, train
+from gpu.on_device import GPU, Watch, distance, no_waits, settings_of, train
 from train.checkpoint import Snapshot, _has_memory
 
 
@@ -93,3 +93,57 @@ def test_compiled_steps_have_the_losses_of_eager_ones(
             torch.compiler.reset()
         losses.append([float(line["loss"]) for line in watch.lines])
     assert losses[1] == pytest.approx(losses[0], abs=largest) and len(losses[0]) == 4
+
+
+def losses_of(data: str, device: torch.device, **values: object) -> list[float]:
+    """The loss of each of six steps, in fp32, with dropout as eager code draws it."""
+    watch = Watch()
+    try:
+        with torch._inductor.config.patch(fallback_random=True):
+            train(settings_of(data, steps=6, log_every=1, precision="fp32", **values), device, watch)
+    finally:
+        torch.compiler.reset()
+    return [float(line["loss"]) for line in watch.lines]
+
+
+def test_compiled_steps_drop_what_eager_ones_drop(slow_device: torch.device, data: str) -> None:
+    """With torch's own switch for that. So the seed of each micro-batch reaches compiled code."""
+    eager = losses_of(data, slow_device, dropout=0.3, compile="off")
+    assert losses_of(data, slow_device, dropout=0.3, compile="on", cuda_graphs="off") == pytest.approx(eager, abs=1e-4)
+    assert losses_of(data, slow_device, dropout=0.0, compile="off") != pytest.approx(eager, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", [GPU])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_graphs_compute_what_eager_steps_compute(name: str, dropout: float, data: str) -> None:
+    """Replayed graphs get the seed of each micro-batch, the new batch and the new weights; and they are not left out."""
+    from torch._dynamo.utils import counters
+
+    device = torch.device(name, 0)
+    counters.clear()
+    eager = losses_of(data, device, dropout=dropout, compile="off")
+    assert losses_of(data, device, dropout=dropout, cuda_graphs="on") == pytest.approx(eager, abs=1e-4)
+    assert counters["stats"]["unique_graphs"] > 0 and not counters["inductor"]["cudagraph_skips"]
+
+
+@pytest.mark.parametrize("name", [GPU])
+def test_in_graphs_the_same_run_twice_is_the_same(name: str, data: str) -> None:
+    """With the dropout of compiled code, which draws other numbers than eager code."""
+    runs = []
+    for _ in range(2):
+        runs.append(train(settings_of(data, steps=6, dropout=0.3, cuda_graphs="on"), torch.device(name, 0), Watch()))
+        torch.compiler.reset()
+    assert distance(*runs) < 0.01
+
+
+def test_activation_checkpointing_changes_memory_and_nothing_else(device: torch.device, data: str) -> None:
+    losses, peaks = [], []
+    for is_on in (False, True):
+        watch = Watch()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        train(settings_of(data, steps=3, log_every=1, compile="off", activation_checkpointing=is_on), device, watch)
+        losses.append([float(line["loss"]) for line in watch.lines])
+        peaks.append(torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 1 - is_on)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3 if device.type == "cuda" else 1e-6), "dropout is drawn again alike"
+    assert peaks[1] < peaks[0]
