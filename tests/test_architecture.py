@@ -165,6 +165,7 @@ TESTED_BY = {
     "test_batch": ("train.data.layout",),
     "test_reader": ("train.data.row_groups",),
     "test_pretrained": ("train.models.config",),
+    "test_attention": ("train.device.local_attention",),
     "test_optimizers": (
         "train.optimizers.make",
         "train.optimizers.lamb",
