@@ -101,18 +101,18 @@ def test_the_layers_compile_with_variable_length_attention_without_a_break(devic
 @pytest.mark.parametrize("family", [bert, modernbert])
 @pytest.mark.parametrize("name", [attention.PADDED, attention.VARLEN])
 def test_a_whole_model_compiles_without_a_break(
-    device: torch.device, name: str, family: Callable[[torch.device], PreTrainedModel]
+    slow_device: torch.device, name: str, family: Callable[[torch.device], PreTrainedModel]
 ) -> None:
     """As for CUDA graphs: forward and backward in one graph each, and the same losses."""
-    encoder = family(device)
+    encoder = family(slow_device)
     encoder.config._attn_implementation = name
-    packed, batch = PackedEncoder(encoder), pack(rows_of(3), attention.layout_of(encoder, is_compiled=True), device)
+    packed, batch = PackedEncoder(encoder), pack(rows_of(3), attention.layout_of(encoder, is_compiled=True), slow_device)
     stream_in_half(encoder)
-    plain = backward(packed, [batch], [0], counts_of(batch), lambda: autocast(device, True))
+    plain = backward(packed, [batch], [0], counts_of(batch), lambda: autocast(slow_device, True))
     torch._dynamo.reset()
     try:
         packed.compile(backend="aot_eager", dynamic=False, fullgraph=True)
-        compiled = backward(packed, [batch], [0], counts_of(batch), lambda: autocast(device, True))
+        compiled = backward(packed, [batch], [0], counts_of(batch), lambda: autocast(slow_device, True))
     finally:
         torch._dynamo.reset()
     torch.testing.assert_close(compiled, plain, rtol=0.01, atol=0.01)
