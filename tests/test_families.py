@@ -5,71 +5,23 @@ from typing import Any
 import pytest
 import torch
 from batches import masked_rows, pack
-from datasets_of_rows import MAX_SEQ_LEN
-from rows_of_ids import SPECIAL, VOCAB_SIZE
+from parity import TOLERANCE, check, gradients, packed_outputs, padded_outputs
 from small_encoders import SWITCHES, small_encoder
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import nn
+from torch._dynamo.utils import counters
 
-from shards.schema import Rows
-from train.data.batch import PackedBatch, pad_batch
 from train.device import attention
-from train.models.families import FAMILIES, family_of, layers_of, norms_of, num_token_types, unused_parameters
+from train.device.compiling import compile_model, undo
+from train.device.precision import stream_in_half
+from train.models.families import FAMILIES, layers_of, norms_of
 from train.models.packed import PackedEncoder
 
-TOLERANCE = 1e-5
 families = pytest.mark.parametrize("model_type", FAMILIES)
-
-
-def padded_outputs(encoder: PreTrainedModel, rows: Rows) -> tuple[Tensor, Tensor]:
-    """transformers' own forward pass, one sequence a row: hidden states of all tokens, and the loss."""
-    batch = pad_batch(rows, MAX_SEQ_LEN, SPECIAL["pad"])
-    inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    if num_token_types(encoder.config) > 1:
-        inputs["token_type_ids"] = batch["token_type_ids"]
-    out = encoder(**inputs, output_hidden_states=True)
-    logits = out.prediction_logits if "prediction_logits" in out else out.logits
-    loss = nn.functional.cross_entropy(logits.view(-1, VOCAB_SIZE), batch["labels"].view(-1))
-    if family_of(encoder.config).pair_head:
-        pair_logits = out.sop_logits if "sop_logits" in out else out.seq_relationship_logits
-        loss = loss + nn.functional.cross_entropy(pair_logits, batch["next_sentence_label"])
-    hidden = encoder.base_model(**inputs).last_hidden_state
-    return hidden[batch["attention_mask"].bool()], loss
-
-
-def packed_outputs(model: PackedEncoder, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """The same of the packed model."""
-    sums = model(batch)
-    loss = sums.mlm_loss / batch.masked + sums.nsp_loss / max(1, batch.pairs)
-    is_token = torch.zeros(batch.input_ids.numel(), dtype=torch.bool)
-    assert batch.slots is not None
-    is_token[batch.slots.token_of_slot[batch.slots.is_token.view(-1)]] = True
-    return model.hidden_states(batch)[is_token.view_as(batch.input_ids)], loss
-
-
-def gradients(encoder: PreTrainedModel) -> dict[str, Tensor]:
-    return {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
 
 
 @families
 def test_losses_hidden_states_and_every_gradient_equal_the_padded_model(model_type: str) -> None:
-    encoder, padded = small_encoder(model_type, attention.PADDED), small_encoder(model_type)
-    rows = masked_rows(5, 3)  # uneven counts, one row missing, sequences longer than a local window
-    (hidden, loss), (their_hidden, their_loss) = (
-        packed_outputs(PackedEncoder(encoder), pack(rows)),
-        padded_outputs(padded, rows),
-    )
-    assert (hidden - their_hidden).abs().max() < TOLERANCE
-    assert loss.item() == pytest.approx(their_loss.item(), abs=TOLERANCE)
-    loss.backward()
-    their_loss.backward()
-    ours, theirs = gradients(encoder), gradients(padded)
-    assert list(ours) == list(theirs)
-    unused = {id(p) for p in unused_parameters(encoder)}
-    assert set(ours) == {name for name, p in encoder.named_parameters() if id(p) not in unused and p.requires_grad}
-    whole = torch.cat([gradient.view(-1) for gradient in theirs.values()]).norm()
-    for name, gradient in ours.items():
-        assert (gradient - theirs[name]).norm() < TOLERANCE * whole, name
+    check(model_type)
 
 
 @families
@@ -117,3 +69,34 @@ def test_layers_and_norms_are_found(model_type: str) -> None:
 
 def test_every_family_has_its_switches() -> None:
     assert set(SWITCHES) == set(FAMILIES)
+
+
+@families
+def test_bf16_between_layers_stays_near(model_type: str) -> None:
+    batch, losses = pack(masked_rows(5, 3)), []
+    for half in (False, True):
+        encoder = small_encoder(model_type, attention.PADDED)
+        if half:
+            stream_in_half(encoder)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            sums = PackedEncoder(encoder)(batch)
+        (sums.mlm_loss + sums.nsp_loss).backward()
+        assert all(torch.isfinite(gradient).all() for gradient in gradients(encoder).values())
+        losses.append(sums.mlm_loss.item())
+    assert losses[0] != losses[1], "bf16 was used"
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
+@families
+def test_layers_compile_without_a_break(model_type: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    encoder = small_encoder(model_type, attention.PADDED)
+    packed, batch = PackedEncoder(encoder), pack(masked_rows(5, 3))
+    plain = packed(batch).mlm_loss.item()
+    compile_model(packed, encoder, "layers", backend="aot_eager")
+    assert packed(batch).mlm_loss.item() == pytest.approx(plain, rel=1e-6)
+    assert not counters["graph_break"]
+    undo(packed)

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import run_prep
+from corpora import speeches
 from datasets_of_rows import MAX_SEQ_LEN, write_data_set
 from launch import SMALL, RankProcesses, run, torchrun, weights, workers
 from rows_of_ids import SPECIAL, VOCAB_SIZE
@@ -14,6 +17,7 @@ from small_encoders import small_encoder, write_config
 from torch import nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer, TrainingArguments, pipeline
 
+from prep.tokens.tokenizer_source import load_tokenizer
 from shards.dataset import open_data_set
 from shards.schema import Rows
 from train.checkpoint import RECORD
@@ -83,6 +87,19 @@ def held_out(data: Path) -> Rows:
     return decode(manifest, "eval", shard, (data / shard.path).read_bytes())
 
 
+@pytest.mark.parametrize("kind", ["roberta", "albert"])
+def test_every_family_exports_any_tokenizer(kind: str, tokenizer_folders: dict[str, Path], tmp_path: Path) -> None:
+    """transformers chooses the class by the files of the model: whichever it is, the ids are those of the data."""
+    prepared = load_tokenizer(str(tokenizer_folders[kind]), cased=False)
+    prepared.save(str(tmp_path))
+    for model_type in FAMILIES:
+        write_config(tmp_path / "config.json", model_type)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+        for text in ("Fellow-Citizens of the  Senate,\n and the House", "größe naïve 漢字 😀 don't", " leading blank"):
+            assert tokenizer(text)["input_ids"] == prepared.reference.encode(text).ids, model_type
+        assert tokenizer.mask_token_id == prepared.special_ids["mask"]
+
+
 @families
 def test_the_stream_feeds_transformers_trainer(model_type: str, masks_only: Path, random_data: Path, tmp_path: Path) -> None:
     from streams import stream
@@ -97,17 +114,23 @@ def test_the_stream_feeds_transformers_trainer(model_type: str, masks_only: Path
 
 
 def test_a_run_of_modernbert_under_torchrun_is_killed_and_resumes_bit_for_bit(masks_only: Path, tmp_path: Path) -> None:
-    flags = ("--data", masks_only, "--model", "modernbert-tiny", "--steps", 8, *SMALL, "--checkpoint-every", 2)
-    whole = torchrun(2, *flags, "--out", tmp_path / "whole")
+    flags = ("--data", masks_only, "--model", "modernbert-tiny", "--steps", 12, *SMALL, "--checkpoint-every", 2)
     killed = torchrun(2, *flags, "--out", tmp_path / "run")
-    while not (tmp_path / "run" / "checkpoints" / "step-0000000002" / RECORD).exists():
-        assert killed.poll() is None, killed.communicate()
+    wait_for_checkpoint(killed, tmp_path / "run")
     for rank in workers(killed):
         rank.kill()
     killed.communicate()
-    assert whole.communicate()[1] is not None and whole.returncode == 0
-    code, _, err = run(2, *flags, "--out", tmp_path / "run")
-    assert code == 0 and weights(tmp_path / "run", 8) == weights(tmp_path / "whole", 8), err
+    assert killed.returncode == 1
+    for out in ("run", "whole"):
+        code, _, err = run(2, *flags, "--out", tmp_path / out)
+        assert code == 0 and ("resuming from step" in err) == (out == "run"), err
+    assert weights(tmp_path / "run", 12) == weights(tmp_path / "whole", 12)
+
+
+def wait_for_checkpoint(process: Any, out: Path) -> None:
+    while process.poll() is None and not list(out.glob(f"checkpoints/step-*/{RECORD}")):
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
 
 
 @pytest.mark.long
@@ -119,10 +142,44 @@ def test_every_family_on_two_processes_killed_and_resumed(
     code, _, err = run(2, *flags, "--out", tmp_path / "whole")
     assert code == 0, err
     killed = RankProcesses(2, *flags, "--out", tmp_path / "run")
-    while killed.poll() is None and not list((tmp_path / "run").glob(f"checkpoints/step-*/{RECORD}")):
-        pass
+    wait_for_checkpoint(killed, tmp_path / "run")
     for rank in killed.ranks:
         rank.kill()
     killed.communicate()
     code, _, err = run(2, *flags, "--out", tmp_path / "run")
     assert code == 0 and weights(tmp_path / "run", 4) == weights(tmp_path / "whole", 4), err
+
+
+@pytest.mark.long
+def test_rows_of_8192_tokens_end_to_end(tmp_path: Path) -> None:
+    """Built, rehearsed, trained and scored; two documents of three are longer than a row."""
+    (tmp_path / "texts").mkdir()
+    for number, path in enumerate(speeches()[::12][:20]):
+        (tmp_path / "texts" / path.name).write_text(path.read_text(encoding="utf8")[: 2000 if number % 3 == 0 else 24_000])
+    places = ("--out", tmp_path / "data", "--scratch", tmp_path / "scratch", "--tokenizer", "train-bpe:300")
+    rows = ("--pairing", "document", "--document", "file", "--max-seq-len", 8192, "--pack-to", 8192)
+    built = run_prep("build", "--corpus", tmp_path / "texts", *places, *rows)
+    assert built.returncode == 0, built.stderr
+    total = open_data_set(str(tmp_path / "data")).splits["train"].totals()
+    assert total["max_sequence_tokens"] == total["max_row_tokens"] == 8192 and total["max_sequences_per_row"] > 1
+    sizes = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 1, "intermediate_size": 16}
+    changes = {"vocab_size": 300, "local_attention": 128, "max_position_embeddings": 8192}
+    model = write_config(tmp_path / "config.json", "modernbert", **sizes, **changes)
+    flags = ("--data", tmp_path / "data", "--model", model, "--out", tmp_path / "run", "--global-batch", 2, "--micro-batch", 1)
+    code, out, err = run(0, *flags, "--steps", 2, "--dry-run")
+    assert code == 0 and "rows of up to 8192 tokens" in out and "resident at most" in out, err
+    code, out, err = run(0, *flags, "--steps", 2)
+    assert code == 0 and "held out: " in out + err, err
+    code, out, err = run(
+        0,
+        "--data",
+        tmp_path / "data",
+        "--checkpoint",
+        tmp_path / "run",
+        "--rows",
+        2,
+        "--micro-batch",
+        1,
+        module="train.evaluate",
+    )
+    assert code == 0 and "held out: 2 rows" in out, err

@@ -39,9 +39,9 @@ PUBLISHED = {
     "albert-large": (30000, 18),
     "modernbert-base": (50368, 149),
     "modernbert-large": (50368, 395),
-    "esm2-8m": (33, 8),
-    "esm2-35m": (33, 35),
-    "esm2-150m": (33, 150),
+    "esm2-8m": (33, 7.5),
+    "esm2-35m": (33, 33.5),
+    "esm2-150m": (33, 148),
 }
 
 

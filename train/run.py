@@ -33,8 +33,9 @@ from train.data.reader import RankSlice, empty_rows
 from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
 from train.data.tokenizer import check_vocabulary
-from train.device import attention, compiling
+from train.device import attention, compiling, kernels
 from train.device.compiling import How
+from train.device.memory import MOST_LOGITS, keep_inputs_only
 from train.device.precision import stream_in_half
 from train.models.config import dropout_of
 from train.models.encoder import make_encoder
@@ -42,7 +43,7 @@ from train.models.families import layers_of, max_positions, num_token_types, sav
 from train.models.packed import PackedEncoder
 from train.optimizers.make import make_optimizer, state_tensors
 from train.ranks import Ranks, autocast, use_half
-from train.settings import MaskSource, Settings
+from train.settings import MaskSource, Settings, default_micro_batch
 from train.step import clear_gradients
 
 SPLIT = "train"
@@ -185,6 +186,8 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
         check_sizes(settings.data, manifest, split)
     is_dynamic, rule = choose_masking(settings.masking, settings.data, manifest)
     settings = dataclasses.replace(settings, masking="dynamic" if is_dynamic else "stored")
+    if settings.micro_batch <= 0:
+        settings = dataclasses.replace(settings, micro_batch=default_micro_batch(settings.global_batch))
     masking = rule if is_dynamic else None
     order = Order(RowGroups.of(manifest.splits[SPLIT]), settings.seed, settings.global_batch, settings.micro_batch)
     half = use_half(settings.precision, ranks.device)
@@ -193,11 +196,13 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
         settings.model, manifest, settings.data, settings.dropout, settings.seed, settings.ignore_pairs
     )
     settings = dataclasses.replace(settings, dropout=dropout_of(encoder.config))
-    attention_name = attention.choose(settings.attention, ranks.device, half, encoder)
-    how = compiling.choose(settings.compile, settings.cuda_graphs, ranks.device, ranks.world_size, encoder)
+    attention.choose(settings.attention, ranks.device, half, encoder)
+    messages += kernels.start(encoder, ranks.device)
+    how = compiling.choose(settings, ranks.device, ranks.world_size, encoder)
     if half:
         stream_in_half(encoder)
     packed = PackedEncoder(encoder).to(ranks.device).train()
+    packed.most_logits = MOST_LOGITS if ranks.device.type == "cuda" else None
     shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking, settings.ignore_pairs)
     shape = dataclasses.replace(shape, window=window_of(encoder))
     _require_memory(settings, manifest, ranks, shape, encoder)
@@ -212,8 +217,6 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     messages += not_cached(settings.cache, settings.data)
     if not manifest.splits["eval"].shards:
         messages.append(f"{settings.data}: has no held-out split, so there will be no scores")
-    if attention_name == attention.VARLEN and settings.dropout:
-        messages.append("attention: varlen, whose kernels have no dropout; --dropout applies to hidden states only")
     return run, messages
 
 
@@ -263,15 +266,31 @@ def _for_model(tokenizer_config: bytes, config: PreTrainedConfig, url: str) -> b
 
 
 def join_ranks(run: Run) -> list[str]:
-    """Compiles the model, wraps it in DDP, and runs an empty micro-batch through it once. Returns messages for the user.
+    """Settles attention, compiles the model, wraps it in DDP, and runs an empty micro-batch through it once.
+
+    Returns messages for the user.
 
     DDP orders its buckets by the first backward pass. With an empty batch they are the same wherever a run starts, and so is
     the order in which gradients are summed.
     """
-    messages = compile_on_all(run) if run.how != "plain" else []
+    messages = settle_attention(run)
+    if run.how != "plain":
+        messages += compile_on_all(run)
+    if run.how == "plain" and run.settings.activation_checkpointing:
+        keep_inputs_only(run.encoder)
     run.model = run.ranks.wrap(run.packed)
     run.pass_once(run.model, run.empty_batch())
     return messages
+
+
+def settle_attention(run: Run) -> list[str]:
+    """With `--attention auto`: the fastest of those that can be, on every rank that of rank 0. Returns messages."""
+    totals = run.manifest.splits[SPLIT].totals()
+    filled_share = totals["tokens"] / max(1, totals["sequences"] * run.shape.longest)
+    if run.settings.attention != "auto" or not kernels.may_be_padded(run.encoder, filled_share):
+        return []
+    seconds = run.ranks.from_first(lambda: kernels.times(run.encoder, run.shape, run.ranks.device, run.settings.dropout))
+    return [kernels.choose_fastest(run.encoder, seconds)]
 
 
 def compile_on_all(run: Run) -> list[str]:
@@ -279,6 +298,8 @@ def compile_on_all(run: Run) -> list[str]:
     started = time.perf_counter()
     clear_gradients(run.encoder, run.keeps_gradients)
     compiling.compile_model(run.packed, run.encoder, run.how)
+    if run.settings.activation_checkpointing:
+        keep_inputs_only(run.encoder)
     fault = compiling.warm_up(run.batches_of_all_shapes(), lambda batch: run.pass_once(run.packed, batch), run.how)
     fault = next((fault for fault in run.ranks.gather(fault) if fault is not None), None)
     if fault is None:

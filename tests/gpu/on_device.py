@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
 
 from benchmarks.random_data import SPECIAL_IDS, masked, random_rows
 from shards.schema import Rows
@@ -60,6 +60,22 @@ def bert(device: torch.device, dropout: float = 0.0, seed: int = 0) -> BertForPr
         attn_implementation="sdpa",
     )
     return BertForPreTraining(config).to(device).train()
+
+
+def modernbert(device: torch.device) -> ModernBertForMaskedLM:
+    """Three layers, one with global attention and two with a window of 16 tokens."""
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=192,
+        local_attention=16,
+        pad_token_id=SPECIAL_IDS["pad"],
+        attn_implementation="sdpa",
+    )
+    return ModernBertForMaskedLM(config).to(device).train()
 
 
 def padded_losses(model: BertForPreTraining, rows: Rows, device: torch.device) -> Tensor:

@@ -111,6 +111,11 @@ def new_encoder(place: str, config: PreTrainedConfig) -> PreTrainedModel:
     require_memory(
         4 * num_embeddings * embedded, f"{place}: a table of {num_embeddings} ids and positions", "use a smaller model"
     )
+    return build_encoder(place, config)
+
+
+def build_encoder(place: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """The same without a look at the memory, for torch's meta device."""
     # A configuration may name an attention on the hub, which transformers would fetch and run. Ours is set later.
     config._attn_implementation = "sdpa"
     try:

@@ -16,7 +16,7 @@ from shards.manifest import Manifest
 from shards.randomness import Purpose, address
 from train.checkpoint import CONFIG, copy_tensors
 from train.data.tokenizer import compare_tokenizers
-from train.models.config import check_fit, has_pairs, new_encoder, parse_config, read_config, set_dropout
+from train.models.config import build_encoder, check_fit, has_pairs, new_encoder, parse_config, read_config, set_dropout
 from train.models.families import family_of, num_token_types, saved_tensors
 from train.models.pretrained import pretrained_config, pretrained_weights
 from train.models.sizes import SIZES, config_of_size
@@ -66,7 +66,7 @@ def restored_encoder(config_json: bytes, tensors: dict[str, torch.Tensor], url: 
             f"{place}: {family.num_layers} is {getattr(config, family.num_layers)}, the checkpoint has weights of {num_layers}"
         )
     with torch.device("meta"):
-        shapes = saved_tensors(new_encoder(place, config))
+        shapes = saved_tensors(build_encoder(place, config))
     for name, parameter in shapes.items():
         if name not in tensors or tensors[name].shape != parameter.shape:
             raise UserError(f"{place}: needs {name} of shape {list(parameter.shape)}, which the checkpoint does not have")
