@@ -1,5 +1,6 @@
 """Tasks on Ray: its processes on this machine, or a cluster at an address."""
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,16 +33,20 @@ def ray_engine(engine: str, address: str, workers: int) -> Iterator[Engine]:
     if not address:
         where = {"address": "local", "num_cpus": workers or cores(), "include_dashboard": False}
     try:
-        ray.init(**where, log_to_driver=False, logging_level="ERROR")
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         raise no_answer_error(engine, error) from error
     try:
         remote = ray.remote(num_cpus=1, max_retries=0)(run_at_worker)
         executor = AdaptedExecutor(engine, lambda _, *task: remote.remote(*task).future(), partial(_translate, engine))
-        window = window_of(engine, workers if address else 0, lambda: int(ray.cluster_resources().get("CPU", 0)))
+        window = window_of(engine, workers if address else 0, lambda: _cores_of(ray))
         yield Engine(executor, window, elsewhere=True)
     finally:
         ray.shutdown()
+
+
+def _cores_of(ray: Any) -> int:
+    return int(ray.cluster_resources().get("CPU", 0))
 
 
 def _check_port(engine: str, address: str) -> None:
