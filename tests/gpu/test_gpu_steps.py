@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from gpu.on_device import GPU, Watch, distance, no_waits, settings_of, train
+from gpu.on_device import GPU, Watch, distance, no_waits, settings_of, train, without_attention_dropout
 from train.checkpoint import Snapshot, _has_memory
 
 
@@ -98,7 +98,8 @@ def losses_of(data: str, device: torch.device, **values: object) -> list[float]:
     watch = Watch()
     try:
         with torch._inductor.config.patch(fallback_random=True):
-            train(settings_of(data, steps=6, log_every=1, precision="fp32", **values), device, watch)
+            settings = settings_of(data, steps=6, log_every=1, precision="fp32", **values)
+            train(settings, device, watch, without_attention_dropout)
     finally:
         torch.compiler.reset()
     return [float(line["loss"]) for line in watch.lines]
