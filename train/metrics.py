@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from shards import storage
-from shards.command.console import clock, say, short
+from shards.command.console import say
+from shards.command.numbers import clock, short
 from shards.errors import UserError
 from shards.manifest import fingerprint
 from shards.storage.redaction import redacted
