@@ -176,7 +176,10 @@ def test_weights_without_a_layer_are_not_a_bert(opened: tuple[str, Manifest], tm
         ({"model_type": "eurobert", "num_attention_heads": 0}, "refuses the configuration"),
         ({"model_type": ["bert"]}, "is a ['bert'] model, and the families are"),
         ({"position_embedding_type": "relative_key"}, "its position_embedding_type is 'relative_key', which transformers"),
-        ({"model_type": "nomic_bert", "n_embd": 384}, "has the field n_embd, which transformers' NomicBertConfig does not read"),
+        (
+            {"model_type": "nomic_bert", "n_embd": 384},
+            "has the field n_embd, which transformers' NomicBertConfig does not read",
+        ),
         (
             {
                 "model_type": "eurobert",
