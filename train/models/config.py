@@ -77,8 +77,8 @@ def make_config(values: dict[str, Any], place: str) -> PreTrainedConfig:
     foreign = next((name for name in _FOREIGN_KEYS if name in values and not hasattr(kind(), name)), None)
     if foreign is not None:
         raise UserError(
-            f"{place}: has the field {foreign}, which transformers' {kind.__name__} does not read: the model would have another "
-            "size; convert the configuration to transformers' own fields (hidden_size, num_hidden_layers, ...)"
+            f"{place}: has the field {foreign}, which transformers' {kind.__name__} does not read: the model would be "
+            "another one; convert the configuration to transformers' own fields (hidden_size, num_hidden_layers, ...)"
         )
     _check_fields(config, family, place)
     return config
