@@ -149,6 +149,7 @@ TESTED_BY = {
         "prep.pairing.sop",
         "prep.pairing.truncation",
     ),
+    "test_local": ("prep.engines.forks", "prep.engines.preloaded.bert_shards_workers"),
     "test_pair": ("prep.pairing.task",),
     "test_masking": ("shards.checks", "shards.mask_units", "shards.mask_spans"),
     "test_recipes": ("shards.template",),
