@@ -33,7 +33,7 @@ class LocalExecutor(Executor):
         pool = self._pools[slot] or self._new_pool()
         try:
             future = pool.submit(fn, *args, **kwargs)
-        except BrokenProcessPool:
+        except (BrokenProcessPool, OSError, EOFError):  # the last two: the process that it would be forked from was killed
             pool.shutdown(wait=False)
             pool = self._new_pool()
             future = pool.submit(fn, *args, **kwargs)
