@@ -27,6 +27,10 @@ _POLL_S = 0.5  # delay until a process notices that another one has ended or giv
 _RETRY_S = 5.0  # until a failed fetch is tried again
 
 
+# A data set's URL, and its shards of a split.
+Source = tuple[str, Sequence[ShardInfo]]
+
+
 @dataclass(frozen=True)
 class _Plan:
     position: int
@@ -35,11 +39,13 @@ class _Plan:
 
 
 class Prefetcher:
-    """Keeps the cache ahead of one reader of a split. The reader's threads call its methods; its own threads fetch."""
+    """Keeps the cache ahead of one reader. The reader's threads call its methods; its own threads fetch."""
 
-    def __init__(self, cache: Cache, url: str, shards: Sequence[ShardInfo], uses_at: UsesAt, threads: int) -> None:
-        """Fetching starts with the first `move`."""
-        self.cache, self._url, self._shards, self._uses_at = cache, url, shards, uses_at
+    def __init__(self, cache: Cache, sources: Sequence[Source], uses_at: UsesAt, threads: int) -> None:
+        """`uses_at` numbers the shards on from source to source. Fetching starts with the first `move`."""
+        self.cache, self._uses_at = cache, uses_at
+        self._shards = [shard for _, shards in sources for shard in shards]
+        self._urls = {shard.sha256: storage.join(url, shard.path) for url, shards in sources for shard in shards}
         self._plan: _Plan | None = None
         self._not_before: dict[str, float] = {}
         self._changed, self._closed = threading.Condition(), False
@@ -122,28 +128,29 @@ class Prefetcher:
 
     def _from_storage(self, shard: ShardInfo) -> bytes | None:
         try:
-            return fetch_whole(storage.join(self._url, shard.path), shard)
+            return fetch_whole(self._urls[shard.sha256], shard)
         except StorageError:
             self.cache.count(failures=1)
             self._not_before[shard.sha256] = time.monotonic() + _RETRY_S
             return None
 
 
-def open_cache(folder: str, limit: int, url: str, shards: Sequence[ShardInfo], lanes: int) -> Cache | None:
-    """The cache of `--cache` and `--cache-bytes`. None without these flags, or when the data set is on a disk.
+def open_cache(folder: str, limit: int, sources: Sequence[Source], lanes: Sequence[int]) -> Cache | None:
+    """The cache of `--cache` and `--cache-bytes`. None without these flags, or when all data sets are on a disk.
 
-    This machine's processes read `lanes` lanes. Raises UserError when the cache is too small for them.
+    This machine's processes read so many `lanes` of each source. Raises UserError when the cache is too small for them.
     """
     if bool(folder) != bool(limit):
         present, missing = ("--cache", "--cache-bytes") if folder else ("--cache-bytes", "--cache")
         raise UserError(f"{present} is set without {missing}; set both, or none")
-    if not folder or storage.is_local(url):
+    remote = [(shards, count) for (url, shards), count in zip(sources, lanes, strict=True) if not storage.is_local(url)]
+    if not folder or not remote:
         return None
-    cache, needed = Cache(folder, limit), needed_bytes(shards, lanes) + OVERHEAD_BYTES
+    cache, needed = Cache(folder, limit), sum(needed_bytes(*reader) for reader in remote) + OVERHEAD_BYTES
     if limit < needed:
         raise UserError(
-            f"--cache-bytes {limit} is too small for two shards of each lane that this machine reads ({lanes} lanes); "
-            f"set {needed} ({size(needed)}) or more"
+            f"--cache-bytes {limit} is too small for two shards of each lane that this machine reads "
+            f"({sum(count for _, count in remote)} lanes); set {needed} ({size(needed)}) or more"
         )
     return cache
 
