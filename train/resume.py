@@ -6,17 +6,20 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from shards import storage
 from shards.errors import UserError
-from shards.manifest import differences
 from train import checkpoint
 from train.checkpoint import MODEL, OPTIMIZER, Checkpoint
 from train.history import RUN_NAME
+from train.recipe.changes import compare, compare_branch
+from train.recipe.phases import Start
+from train.recipe.records import branch_of, start_of
+from train.recipe.sources import name_phase
 from train.run import Run
-from train.settings import FIXED
 
 Tensors = dict[str, torch.Tensor]
 
@@ -36,28 +39,80 @@ def claimed(run: Run) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A checkpoint to continue from, with its tensors, on rank 0."""
+
+    saved: Checkpoint
+    model: Tensors
+    state: Tensors
+    is_branch: bool  # of another run
+
+
 def resume(run: Run, warn: Callable[[str], None]) -> list[str]:
-    """Loads the newest good checkpoint into the run. Rank 0 reads it; the others get its tensors. Returns messages.
+    """Loads the newest good checkpoint into the run, or that of `--branch`. Returns messages.
 
-    Raises UserError, on every rank, when the checkpoint is of another model, data set, seed, batch or optimizer.
+    Rank 0 reads it; the others get its tensors. Raises UserError, on every rank, when it is of another model, data set, seed,
+    batch or optimizer, or when the recipe has changed in what is already done.
     """
+    loaded: _Loaded | None = None
 
-    def load() -> tuple[int, int, list[str]]:
-        newest = checkpoint.newest(run.settings.out, _read_whole, warn)
-        if newest is None:
-            return 0, 0, []
-        saved, (model, moments) = newest
-        messages = [f"resuming from step {saved.step} ({saved.url})", *_check_record(saved, run)]
-        for file, values in ((MODEL, model), (OPTIMIZER, moments)):
-            checkpoint.copy_tensors(run.tensors()[file], values, storage.join(saved.url, file))
-        return saved.step, saved.record["position"], messages
+    def find() -> Start:
+        nonlocal loaded
+        loaded = _find(run.settings.out, run.settings.branch, warn)
+        if loaded is None:
+            return Start()
+        return branch_of(loaded.saved.record) if loaded.is_branch else start_of(loaded.saved.record)
 
-    run.first_step, run.first_position, messages = run.ranks.from_first(load)
+    start = run.ranks.from_first(find)
+    run.ranks.agreed(lambda: run.begin(start))
+    messages = run.ranks.from_first(lambda: _fill(run, loaded) if loaded else [])
     for tensors in run.tensors().values():
         for tensor in tensors.values():
             run.ranks.share_tensor(tensor.data)
     run.ranks.agreed(lambda: _write_settings(run))
     return messages
+
+
+def _find(out: str, branch: str, warn: Callable[[str], None]) -> _Loaded | None:
+    newest = checkpoint.newest(out, _read_whole, warn)
+    if newest is not None:
+        saved, (model, state) = newest
+        return _Loaded(saved, model, state, is_branch=False)
+    if branch:
+        saved, (model, state) = checkpoint.locate(branch, _read_whole, warn)
+        return _Loaded(saved, model, state, is_branch=True)
+    return None
+
+
+def _fill(run: Run, loaded: _Loaded) -> list[str]:
+    """Copies the tensors of a checkpoint that fits the run."""
+    saved = loaded.saved
+    if loaded.is_branch:
+        messages = [f"branching off from step {saved.step} ({saved.url})"]
+        refused = compare_branch(saved.record, run.record())
+        if refused:
+            raise UserError(f"--branch {saved.url}: is of a run with other settings ({'; '.join(refused)}); use those")
+    else:
+        messages = [f"resuming from step {saved.step} ({saved.url})", *_check_record(saved, run)]
+    for file, values in ((MODEL, loaded.model), (OPTIMIZER, loaded.state)):
+        checkpoint.copy_tensors(run.tensors()[file], values, storage.join(saved.url, file))
+    return messages
+
+
+def _check_record(saved: Checkpoint, run: Run) -> Iterator[str]:
+    """Yields a message per setting that has changed and may. Raises UserError that lists what must not change."""
+    refused, allowed = compare(saved.record, run.record(), run.start.phase)
+    yield from (f"changed since: {change}" for change in allowed)
+    if refused:
+        raise UserError(
+            f"{run.settings.out}: was begun with other settings ({'; '.join(refused)}); use those, or another --out"
+        )
+    if run.phase.begun_position > run.phase.end:
+        limit = "more than --steps, --tokens or --epochs now allow; raise them"
+        error = UserError(f"{run.settings.out}: has done {run.phase.begun_step} steps, {limit}")
+        name_phase(error, run.start.phase, run.recipe)
+        raise error
 
 
 def _read_whole(saved: Checkpoint) -> tuple[Tensors, Tensors]:
@@ -71,27 +126,3 @@ def _read_whole(saved: Checkpoint) -> tuple[Tensors, Tensors]:
 def _write_settings(run: Run) -> None:
     if run.ranks.rank == 0:
         storage.publish(storage.join(run.settings.out, RUN_NAME), json.dumps(run.record(), indent=1).encode())
-
-
-def _check_record(saved: Checkpoint, run: Run) -> Iterator[str]:
-    """Yields a message per setting that has changed and may. Raises UserError that lists what must not change."""
-    old, new = saved.record, run.record()
-    refused = []
-    if any(old.get(name) != new[name] for name in ("data_fingerprint", "tokenizer_fingerprint", "mask_prob")):
-        refused.append("the data set is another one")
-    refused += [f"order {change}" for change in differences(old["order"], new["order"])]
-    refused += [f"model {change}" for change in differences(old["model"], new["model"])]
-    both = old["settings"].keys() & new["settings"].keys()  # a setting of another release has nothing to be compared with
-    before, now = ({name: record["settings"][name] for name in both} for record in (old, new))
-    for change in differences(before, now):
-        if change.partition(":")[0] in FIXED:
-            refused.append(change)
-        else:
-            yield f"changed since: {change}"
-    if refused:
-        raise UserError(
-            f"{run.settings.out}: was begun with other settings ({'; '.join(refused)}); use those, or another --out"
-        )
-    is_too_far = saved.step > run.settings.steps if run.settings.steps else old["position"] > run.end
-    if is_too_far:
-        raise UserError(f"{run.settings.out}: has done {saved.step} steps, more than --steps or --epochs now allow; raise them")
