@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from shards import storage
@@ -11,7 +12,7 @@ from shards.errors import UserError
 
 METRICS_NAME = "metrics.jsonl"
 RUN_NAME = "run.json"
-_TEXT_FIELDS = ("kind", "device")
+_TEXT_FIELDS = ("kind", "device", "data")
 # No value of a run is larger. A larger one would overflow where it is drawn, so it counts as "no finite number".
 _MAX_VALUE = 1e30
 
@@ -39,6 +40,21 @@ class History:
         """Steps of the whole run, as its last start reported them; at least 1."""
         planned = self.starts[-1].get("steps") if self.starts else None
         return max(1, int(planned or self.done))
+
+    @property
+    def evals_by_data(self) -> dict[str, list[dict[str, Any]]]:
+        """The scores of each data set by its name, which is empty in a run of one."""
+        names = dict.fromkeys(str(line.get("data") or "") for line in self.evals)
+        return {name: [line for line in self.evals if str(line.get("data") or "") == name] for name in names}
+
+    @property
+    def phase_starts(self) -> list[tuple[int, int]]:
+        """(number, first step) of each phase after the first that has begun."""
+        starts = []
+        for before, line in pairwise(self.train):
+            if (line.get("phase") or 1) > (before.get("phase") or 1):
+                starts.append((int(line["phase"]), int(before["step"])))
+        return starts
 
     @property
     def restarts(self) -> Sequence[dict[str, Any]]:
