@@ -86,8 +86,6 @@ class Result:
 class Watch:
     """Follows a run step by step. It stands in for the trainer's Reporter."""
 
-    has_scores = False
-
     def __init__(self, line: Line, place: Place) -> None:
         self.num_steps = (1 + INTERVALS) * place.steps + (PROFILED_STEPS if line.profiled else 0)
         self.lines: list[Mapping[str, Any]] = []
@@ -142,7 +140,7 @@ def measure_ours(line: Line, place: Place) -> Result:
     watch = Watch(line, place)
     url, _ = place.data[line.longest]
     settings = Settings(
-        data=url,
+        data=(url,),
         out=str(place.folder / "out"),
         model=line.model,
         global_batch=line.rows,
@@ -151,7 +149,7 @@ def measure_ours(line: Line, place: Place) -> Result:
         log_every=place.steps,
         **line.settings,
     )
-    run, messages = prepare(settings, Ranks(0, 1, place.device))
+    run, messages = prepare([settings], Ranks(0, 1, place.device))
     messages += join_ranks(run)
     watch.notes += [text for text in messages if "attention" in text or "compil" in text]
     _TrainerWithoutOutput(run, watch, RowLog("", run.ranks), StopRequest()).train()  # type: ignore[arg-type]

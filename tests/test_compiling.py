@@ -32,7 +32,7 @@ def encoder_of(layers: int, features: int) -> BertForPreTraining:
 
 def settings_of(data: Path, out: Path, **values: object) -> Settings:
     common = {"model": "tiny", "epochs": 1, "global_batch": 12, "micro_batch": 3}
-    return Settings(data=str(data), out=str(out), **(common | values))  # type: ignore[arg-type]
+    return Settings(data=(str(data),), out=str(out), **(common | values))  # type: ignore[arg-type]
 
 
 def switches(compile: Switch, graphs: Switch, activation_checkpointing: bool = False) -> Settings:
@@ -132,11 +132,11 @@ def test_a_compiler_that_fails_ends_the_run_or_is_gone_without(
     random_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
-    job, _ = prepare(settings_of(random_data, tmp_path, compile="on"), Ranks(0, 1, CPU))
+    job, _ = prepare([settings_of(random_data, tmp_path, compile="on")], Ranks(0, 1, CPU))
     assert job.how == "layers" and job.layout == "rounded"
     with pytest.raises(UserError, match=r"--compile on: torch.compile fails here \(.*no compiler here.*\); use --compile auto"):
         join_ranks(job)
-    job, _ = prepare(settings_of(random_data, tmp_path), Ranks(0, 1, CPU))
+    job, _ = prepare([settings_of(random_data, tmp_path)], Ranks(0, 1, CPU))
     job.how = "layers"
     (message,) = join_ranks(job)
     assert message.startswith("not compiled, because torch.compile fails here (BackendCompilerFailed")

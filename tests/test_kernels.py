@@ -57,8 +57,8 @@ def test_a_run_settles_it_before_its_first_batch(
 ) -> None:
     """As on a GPU: varlen is chosen, the data set is said to be full, and padded is the fastest."""
     monkeypatch.setattr("train.device.attention._attend", attend)
-    settings = Settings(data=str(random_data), out=str(tmp_path), model="tiny", epochs=1, global_batch=12, micro_batch=3)
-    run, _ = prepare(settings, Ranks(0, 1, CPU))
+    settings = Settings(data=(str(random_data),), out=str(tmp_path), model="tiny", epochs=1, global_batch=12, micro_batch=3)
+    run, _ = prepare([settings], Ranks(0, 1, CPU))
     object.__setattr__(run.settings, "attention", choice)
     run.encoder.config._attn_implementation = attention.VARLEN
     monkeypatch.setattr("train.device.kernels._FILLED_SHARE", 0.0)

@@ -17,7 +17,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def settings_of(data: Path, out: Path, micro_batch: int) -> Settings:
-    return Settings(data=str(data), out=str(out), model="tiny", epochs=1, global_batch=24, micro_batch=micro_batch)
+    return Settings(data=(str(data),), out=str(out), model="tiny", epochs=1, global_batch=24, micro_batch=micro_batch)
 
 
 def test_a_number_stays_and_the_default_of_a_cpu_depends_on_the_batch_alone(random_data: Path, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_auto_is_settled_when_a_run_begins_and_kept(random_data: Path, tmp_path:
 def test_a_trial_measures_a_speed_or_says_that_the_rows_do_not_fit(
     random_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, _ = prepare(settings_of(random_data, tmp_path / "run", 3), ALONE)
+    job, _ = prepare([settings_of(random_data, tmp_path / "run", 3)], ALONE)
     join_ranks(job)
     measure = speed_of(job)
     assert (measure(2) or 0.0) > 0
