@@ -197,7 +197,7 @@ def _empty_ledger() -> dict[str, Any]:
 
 
 def padding_share(manifest: Manifest, padded_to: int) -> float:
-    """The share of padding where each sequence of the training split is padded to so many tokens."""
+    """The share of padding where each sequence of the training split is padded to `padded_to` tokens."""
     totals = manifest.splits["train"].totals()
     return 1.0 - totals["tokens"] / (totals["sequences"] * padded_to)
 
