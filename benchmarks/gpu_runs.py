@@ -1,6 +1,6 @@
 """How benchmarks.gpu measures one line: the trainer's own loop, transformers' padded model, or the command itself.
 
-ours          `train.run.prepare`, `join_ranks` and `train.loop.Trainer`, as `python -m train` runs them; without checkpoints
+ours          the modules of `train.start` and `train.loop.Trainer`, as `python -m train` runs them; without checkpoints
               and scores. Speed and MFU are those of its own lines of metrics.
 transformers  `BertForPreTraining` on the same rows, each sequence padded, bf16 autocast, its own loss, fused AdamW. It has one
               and the same batch in every step, already on the device, so that its shapes never change: that favours it.
@@ -32,8 +32,9 @@ from train.loop import Trainer
 from train.models.encoder import make_encoder
 from train.ranks import Ranks, autocast, use_half
 from train.row_log import RowLog
-from train.run import join_ranks, prepare
 from train.settings import Settings
+from train.start.join import join_ranks
+from train.start.prepare import prepare
 from train.step import Counts
 from train.stopping import StopRequest
 from train.stream import ShardStream

@@ -25,6 +25,10 @@ ARROWS = {
     "train.models": {"train.checkpoint", "train.data"},
     "train.optimizers": {"train.settings", "train.device"},
     "train.recipe": {"train.data", "train.optimizers", "train.settings"},
+    "train.start": {
+        *("train.checkpoint", "train.data", "train.device", "train.history", "train.models", "train.optimizers"),
+        *("train.ranks", "train.recipe", "train.run", "train.settings", "train.step"),
+    },
     "shards.gate": {"shards.schema"},
     "shards.storage": {"shards.errors"},
     "shards.command": {"shards.errors", "shards.storage"},
@@ -181,8 +185,8 @@ TESTED_BY = {
         "train.optimizers.muon",
         "train.optimizers.moments",
     ),
-    "test_train_command": ("train.__main__", "train.export", "train.run"),
-    "test_loop": ("train.row_log",),
+    "test_train_command": ("train.__main__", "train.export", "train.run", "train.start.prepare", "train.start.join"),
+    "test_loop": ("train.row_log", "train.scorer"),
 }
 
 

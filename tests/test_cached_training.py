@@ -21,11 +21,11 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from train.data.cache import MARKER, OVERHEAD_BYTES, Cache
 from train.data.shard_uses import needed_bytes
-from train.dry_run import describe
 from train.evaluate import HeldOut, Scores
 from train.ranks import Ranks
-from train.run import prepare
 from train.settings import Settings
+from train.start.dry_run import describe
+from train.start.prepare import prepare
 
 # 40 steps of 12 rows.
 SHARD_ROWS = [60, 65, 58, 62, 59, 57, 66, 53]

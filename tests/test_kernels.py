@@ -13,8 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from train.data.layout import Shape
 from train.device import attention, kernels
 from train.ranks import Ranks
-from train.run import join_ranks, prepare
 from train.settings import Settings
+from train.start.join import join_ranks
+from train.start.prepare import prepare
 
 CPU = torch.device("cpu")
 

@@ -67,9 +67,10 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
 
 def _rehearse(recipe: Sequence[Settings], ranks: "Ranks") -> int:
     """`--dry-run`."""
-    from train.dry_run import describe, rehearse
-    from train.micro_batch import settle_all
-    from train.run import join_ranks, prepare
+    from train.start.dry_run import describe, rehearse
+    from train.start.join import join_ranks
+    from train.start.micro_batch import settle_all
+    from train.start.prepare import prepare
 
     interrupt_once()
     recipe, settled = settle_all(recipe, ranks)
@@ -84,10 +85,11 @@ def _rehearse(recipe: Sequence[Settings], ranks: "Ranks") -> int:
 def _train(recipe: Sequence[Settings], ranks: "Ranks", stop: StopRequest) -> int:
     from train.loop import Trainer
     from train.metrics import Reporter
-    from train.micro_batch import settle_all
-    from train.resume import claimed, resume
     from train.row_log import RowLog
-    from train.run import join_ranks, prepare
+    from train.start.join import join_ranks
+    from train.start.micro_batch import settle_all
+    from train.start.prepare import prepare
+    from train.start.resume import claimed, resume
 
     recipe, settled = settle_all(recipe, ranks)
     run, messages = ranks.agreed(lambda: prepare(recipe, ranks))

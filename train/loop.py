@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,13 +20,13 @@ from train.checkpoint import Saver
 from train.data.batch import PackedBatch
 from train.data.feeding import Feeder
 from train.data.reader import read_steps
-from train.evaluate import HeldOut
 from train.metrics import Reporter
 from train.recipe.phases import Phase
 from train.recipe.records import progress
-from train.recipe.sources import EVAL_SPLIT, Source
 from train.row_log import RowLog
-from train.run import Run, warm_up
+from train.run import Run
+from train.scorer import Scorer
+from train.start.join import warm_up
 from train.step import Counts, StepSums, backward, drop_unused_gradients, dropout_seed, update
 from train.stopping import StopRequest
 from train.throughput import Interval, train_line
@@ -76,7 +77,7 @@ class Trainer:
         self.sums = StepSums(run.ranks.device)
         self.num_done = self.saved_step = run.start.step
         self.interval = Interval()
-        self.held_out: dict[tuple[str, int], HeldOut] = {}  # by the name of the data set and the micro-batch
+        self.scorer = Scorer(run, reporter)
         self._fault: UserError | None = None
         self._has_ended = False
 
@@ -127,7 +128,7 @@ class Trainer:
         return self.run.phase.order.micro_batches_of(phase_step, self.run.ranks.rank, self.run.ranks.world_size)
 
     def _loop(self, feeder: Feeder) -> bool:
-        if self._scores_are_due(self.num_done):  # the start that saved this step may have ended before it scored
+        if self.scorer.is_due(self.num_done):  # the start that saved this step may have ended before it scored
             self._score(self.num_done)
         upcoming = self._prepare(feeder, self.num_done)
         while upcoming is not None:
@@ -219,38 +220,13 @@ class Trainer:
         self.interval.pause()
         if is_last or (settings.checkpoint_every and num_done % settings.checkpoint_every == 0):
             self._save(num_done)
-        if self._scores_are_due(num_done):
+        if self.scorer.is_due(num_done):
             self._score(num_done)
         self.interval.resume()
 
-    def _scores_are_due(self, num_done: int) -> bool:
-        every = self.run.settings.eval_every
-        return num_done == self.run.phase.end_step or bool(every and num_done and num_done % every == 0)
-
     def _score(self, num_done: int) -> None:
-        """Scores what has no line of this step yet: the phase's data sets or, at its end and with --eval-all, all."""
-        run, is_last = self.run, num_done == self.run.phase.end_step
-        sources = run.sources if is_last and run.settings.eval_all else run.phase.sources
-        scored = run.ranks.from_first(lambda: self.reporter.scored(num_done))
-        for source in sources:
-            if source.manifest.splits[EVAL_SPLIT].shards and source.name not in scored:
-                self._score_source(num_done, source, 0 if is_last else run.settings.eval_rows)
-
-    def _score_source(self, num_done: int, source: Source, max_rows: int) -> None:
-        run = self.run
-        key = (source.name, run.settings.micro_batch)
-        if key not in self.held_out:
-            self.held_out[key] = HeldOut(
-                source.url, source.manifest, run.ranks, key[1], run.layout, run.cache, run.settings.ignore_pairs
-            )
-        held_out = self.held_out[key]
-        num_rows = source.manifest.splits[EVAL_SPLIT].totals()["rows"]
-        of_source = f" of {source.name}" if len(run.sources) > 1 else ""
-        self.reporter.say(f"scoring {min(max_rows or num_rows, num_rows):,} held-out rows{of_source}")
-        scores = held_out.score(run.packed, max_rows, run.autocast)
-        for line in scores.lines():
-            self.reporter.say(line)
-        self._guard(lambda: self.reporter.log_scores(num_done, source.name, scores.values))
+        for source, scores in self.scorer.score(num_done):
+            self._guard(partial(self.reporter.log_scores, num_done, source.name, scores.values))
 
     def _log(self, num_done: int) -> None:
         """Writes a line of metrics about the steps since the last one."""

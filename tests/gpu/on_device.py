@@ -17,8 +17,10 @@ from train.data.layout import Layout, Shape
 from train.loop import Trainer
 from train.ranks import Ranks
 from train.row_log import RowLog
-from train.run import Run, join_ranks, prepare
+from train.run import Run
 from train.settings import Settings
+from train.start.join import join_ranks
+from train.start.prepare import prepare
 from train.step import Counts
 from train.stopping import StopRequest
 

@@ -6,7 +6,7 @@ from itertools import chain, count
 
 from shards.dataset import open_data_set
 from shards.errors import UserError
-from shards.manifest import Manifest
+from shards.manifest import Manifest, ShardInfo
 from shards.randomness import Purpose, address
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.row_groups import check_sizes
@@ -37,6 +37,11 @@ class Source:
     def fingerprint(self) -> str:
         """What identifies its rows."""
         return self.manifest.data_fingerprint
+
+    @property
+    def shards(self) -> tuple[str, Sequence[ShardInfo]]:
+        """Its URL, and its shards to train on."""
+        return self.url, self.manifest.splits[SPLIT].shards
 
     @property
     def mean_tokens(self) -> float:

@@ -14,7 +14,8 @@ from train.data.layout import Shape
 from train.data.order import part_of
 from train.data.shard_uses import lanes_in_phase, needed_bytes
 from train.recipe.phases import Phase
-from train.run import Run, shards_of, warm_up
+from train.run import Run
+from train.start.join import warm_up
 from train.step import Counts, backward, update
 
 
@@ -52,7 +53,7 @@ def _describe_phase(run: Run, phase: Phase) -> Iterator[str]:
     )
     if run.cache is not None:
         counts = lanes_in_phase(phase.order, run.ranks.local, run.ranks.world_size, phase.begun_position)
-        needed = sum(needed_bytes(shards_of(source)[1], len(counts[k])) for k, source in enumerate(phase.sources))
+        needed = sum(needed_bytes(source.shards[1], len(counts[k])) for k, source in enumerate(phase.sources))
         yield (
             f"cache: {settings.cache}, up to {size(run.cache.limit)}; it needs room for two shards per lane "
             f"({sum(map(len, counts.values()))} lanes, {size(needed)})"

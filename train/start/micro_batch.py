@@ -14,11 +14,13 @@ import torch
 from shards.errors import UserError
 from train import checkpoint
 from train.device.memory import default_rows, divisors, fastest_rows
-from train.dry_run import largest_batch
 from train.ranks import NO_MEMORY, Ranks
 from train.recipe.changes import phases_of
-from train.run import Run, join_ranks, prepare
+from train.run import Run
 from train.settings import AUTO_ROWS, Settings, default_micro_batch
+from train.start.dry_run import largest_batch
+from train.start.join import join_ranks
+from train.start.prepare import prepare
 from train.step import Counts, backward, update
 
 _MOST_TOKENS = 2**17  # per micro-batch; no device gains from more
