@@ -45,7 +45,7 @@ WARMUP_SHARE = 0.06
 # As in BERT's own code.
 BETAS = (0.9, 0.999)
 EPSILON = 1e-6
-# Values of micro_batch until it is settled: see train/micro_batch.py.
+# Values of micro_batch until it is settled: see train/start/micro_batch.py.
 DEFAULT_ROWS, AUTO_ROWS = 0, -1
 _MANY = 2**40  # no run is longer; larger values are slips
 _RANGES = {
@@ -199,7 +199,7 @@ class Settings:
             if f.type is float:
                 value = getattr(self, f.name)
                 # 1 and 1.0 are the same setting: a run resumes with either
-                object.__setattr__(self, f.name, float(value) if abs(value) < 2**1000 else math.inf)
+                object.__setattr__(self, f.name, math.inf if abs(value) >= 2**1000 else float(value))
         check_ranges(self, _RANGES)
         if self.dropout != -1.0 and not 0.0 <= self.dropout <= 0.9:  # -1: the model's own
             raise UserError(f"--dropout is {self.dropout}, must be from 0.0 to 0.9")

@@ -10,17 +10,16 @@ weights = [3, 1]
 tokens = 10_000_000_000
 """
 
-import difflib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import PurePosixPath
 from typing import Any
 
-from shards import storage
-from shards.command.options import flag, read_values
+from shards.command.options import flag, named_values, parse_toml, read_values
 from shards.errors import UserError
 from train.settings import PHASE_ONLY, PHASE_SETTINGS, PLACES, Settings
+
+_FIELDS = {f.name: f for f in fields(Settings)}
 
 
 def read_recipe(arguments: Mapping[str, Any]) -> list[Settings]:
@@ -28,6 +27,8 @@ def read_recipe(arguments: Mapping[str, Any]) -> list[Settings]:
     path = arguments.get("recipe")
     if path is None:
         return [Settings(**read_values(arguments, Settings))]
+    if arguments.get("config") is not None:
+        raise UserError(f"--config is not allowed with --recipe; set its settings in {path}, or as flags")
     for name in PHASE_ONLY:
         if name in arguments:
             raise UserError(f"{flag(name)} is a setting of each phase; set it in {path}")
@@ -44,41 +45,36 @@ def read_recipe(arguments: Mapping[str, Any]) -> list[Settings]:
 
 def _parse(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The settings of the run, and those of each phase."""
-    try:
-        values = tomllib.loads(storage.read_bytes(path).decode())
-    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or of a number with too many digits
-        raise UserError(f"{path}: not a TOML file: {error}") from error
+    values = parse_toml(path)
     phases = values.pop("phase", None)
     if not isinstance(phases, list) or not phases or not all(isinstance(phase, dict) for phase in phases):
         raise UserError(f"{path}: has no [[phase]]; add one for each phase")
-    names = {f.name for f in fields(Settings)} - PLACES
-    of_run = _named(values, names - PHASE_ONLY, path, "")
-    return of_run, [_phase(phase, names, path, number) for number, phase in enumerate(phases, 1)]
+    of_run = _named(values, path)
+    for name in of_run:
+        if name in PHASE_ONLY:
+            raise UserError(f"{path}: {name} is a setting of each phase; set it below each [[phase]]")
+    return of_run, [_phase(phase, path, number) for number, phase in enumerate(phases, 1)]
 
 
-def _phase(values: Mapping[str, Any], names: set[str], path: str, number: int) -> dict[str, Any]:
+def _phase(values: Mapping[str, Any], path: str, number: int) -> dict[str, Any]:
     """The settings of a phase, with its data sets relative to the recipe."""
-    phase = _named(values, names, path, f"phase {number}: ")
+    place = f"{path}: phase {number}"
+    phase = _named(values, place)
     for name in phase:
         if name not in PHASE_SETTINGS:
-            raise UserError(f"{path}: phase {number}: {name} is a setting of the whole run; set it above the first [[phase]]")
+            raise UserError(f"{place}: {name} is a setting of the whole run; set it above the first [[phase]]")
     if "data" not in phase:
-        raise UserError(f"{path}: phase {number}: has no data; set the data set that it reads, or several")
+        raise UserError(f"{place}: has no data; set the data set that it reads, or several")
     data = phase["data"] if isinstance(phase["data"], list) else [phase["data"]]
     return phase | {"data": [_beside(path, url) if isinstance(url, str) else url for url in data]}
 
 
-def _named(values: Mapping[str, Any], names: set[str], path: str, place: str) -> dict[str, Any]:
-    """The values under the names of their settings, which are those of the flags."""
-    named = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in names:
-            near = difflib.get_close_matches(name, sorted(names), 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; the settings are {', '.join(sorted(names))}"
-            raise UserError(f"{path}: {place}unknown setting {key!r}{hint}")
-        named[name] = value
-    return named
+def _named(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The values under the names of their settings."""
+    for key in values:
+        if key.replace("-", "_") in PLACES:
+            raise UserError(f"{place}: {key} does not belong in a recipe; set {flag(key)} on the command line")
+    return named_values(values, _FIELDS, place)
 
 
 def _beside(path: str, url: str) -> str:
