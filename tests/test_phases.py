@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 from datasets_of_rows import write_data_set
 from launch import RankProcesses, metrics, refused, row_log, run, weights
+from rows_of_ids import VOCAB_SIZE
 from small_recipes import THREE, write_three
+
+from train.recipe.file import read_recipe
+from train.settings import AUTO_ROWS
 
 ROWS = {"a": 41, "b": 23, "c": 30}
 STEPS, BORDERS = 24, (9, 12)
@@ -221,8 +225,26 @@ def test_a_branch_begins_with_the_weights_and_the_place_in_the_data_of_its_run(f
     shutil.rmtree(tmp_path / "decay" / "checkpoints" / "step-0000000010")
     code, _, err = run(0, *flags, *decay, *branch)
     assert code == 0 and "resuming from step 8" in err and weights(tmp_path / "decay", 10) == expected
+    assert_a_recipe_branches_off(folder, tmp_path, {step: [f"a:{row}" for row in main[step]] for step in range(6)})
     line = refused(*flags, *decay, *branch, "--out", tmp_path / "third", "--seed", 6, "--model", "mini")
     assert "is of a run with other settings" in line and "seed: 5 -> 6" in line and "model hidden_size: 128 -> 256" in line
+
+
+def assert_a_recipe_branches_off(folder: Path, tmp_path: Path, before: dict[int, list[str]]) -> None:
+    """The last two phases of the recipe after 6 steps of a run on one of its data sets, which continues there."""
+    head, _, *phases = THREE.split("[[phase]]")
+    (tmp_path / "other").mkdir()
+    for name in ROWS:
+        (tmp_path / "other" / name).symlink_to(folder / name)
+    recipe = write_three(tmp_path / "other", "[[phase]]".join([head, *phases]))
+    branch = ("--branch", tmp_path / "main" / "checkpoints" / "step-0000000006", "--row-log", tmp_path / "log3")
+    code, _, err = run(0, "--recipe", recipe, "--out", tmp_path / "branch", *branch)
+    assert code == 0 and "branching off from step 6" in err and "21 steps are done" in err, err
+    steps = {**before, **row_log(tmp_path / "log3")}
+    assert list(steps) == list(range(21))
+    assert [line["phase"] for line in metrics(tmp_path / "branch")] == [1] * 3 + [2] * 12
+    for step in steps:
+        assert_each_row_once_an_epoch(steps, step)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +265,7 @@ def test_a_branch_begins_with_the_weights_and_the_place_in_the_data_of_its_run(f
         (('data = "c"\nepochs', 'data = "dynamic"\nmasking = "stored"\nepochs'), "phase 2: --masking stored: "),
         (('data = "c"\nepochs', 'data = "tokenizer"\nepochs'), "has another tokenizer than"),
         (('data = "c"\nepochs', 'data = ["c", "pairs"]\nepochs'), "phase 2: --data: some of its data sets have sentence pairs"),
-        (('data = "c"\nepochs', 'data = ["c", "c"]\nepochs'), "is named twice"),
+        (('data = "c"\nepochs', 'data = ["c", "c"]\nepochs'), "phase 2: --data"),
         (('data = "c"\nepochs', "epochs"), "phase 2: has no data"),
         (('data = "c"\nepochs', 'data = "none"\nepochs'), "phase 2: "),
         (("lr = 5e-4", 'lr = 5e-4\nmodel = "mini"'), "phase 2: model is a setting of the whole run"),
@@ -283,7 +305,25 @@ def test_bad_recipes_are_one_line_with_the_phase(change: tuple[str, str], messag
     assert message in line and not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_a_phase_that_is_longer_than_the_model_s_positions_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as context:
+        context.setattr("datasets_of_rows.MAX_SEQ_LEN", 12)
+        write_data_set(tmp_path / "a", (30, 11), seed=1)
+        write_data_set(tmp_path / "b", (23,), seed=2)
+    config = {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 20, "hidden_size": 32, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    line = refused("--recipe", write_three(tmp_path), "--out", tmp_path / "run", "--model", tmp_path / "config.json")
+    assert "phase 2: --model" in line and "has 20 positions, the data set has sequences of up to 32 tokens" in line
+
+
+def test_words_of_flags_are_words_of_recipes(tmp_path: Path) -> None:
+    text = THREE.replace("micro_batch = 6", 'micro_batch = "auto"')
+    recipe = read_recipe({"recipe": str(write_three(tmp_path, text)), "out": str(tmp_path / "run")})
+    assert [settings.micro_batch for settings in recipe] == [4, AUTO_ROWS, 4]
+
+
 def test_places_are_flags_and_phases_set_their_own_data(folder: Path, tmp_path: Path) -> None:
     assert "--data is a setting of each phase" in refused(*command(folder, tmp_path), "--data", folder / "a")
+    assert "--config is not allowed with --recipe" in refused(*command(folder, tmp_path), "--config", folder / "recipe.toml")
     assert "--steps is a setting of each phase" in refused(*command(folder, tmp_path), "--steps", 3)
     assert re.search("No such file|cannot|missing", refused("--recipe", tmp_path / "none.toml", "--out", tmp_path / "run"))

@@ -112,7 +112,7 @@ def sources_of(
             order = Order(groups, earlier.seed, settings.global_batch, settings.micro_batch, lanes=earlier.lanes)
             source = Source(_name(url, [source.name for source in others]), url, manifest, order)
         if source in own:
-            raise UserError(f"--data {url} is named twice; name each data set once")
+            raise UserError(f"--data {url}: has the rows of {source.url}, which the phase reads too; name each data set once")
         own.append(source)
     return own
 
