@@ -265,6 +265,11 @@ def assert_a_recipe_branches_off(folder: Path, tmp_path: Path, before: dict[int,
         (('data = "c"\nepochs', 'data = "dynamic"\nmasking = "stored"\nepochs'), "phase 2: --masking stored: "),
         (('data = "c"\nepochs', 'data = "tokenizer"\nepochs'), "has another tokenizer than"),
         (('data = "c"\nepochs', 'data = ["c", "pairs"]\nepochs'), "phase 2: --data: some of its data sets have sentence pairs"),
+        (
+            ('data = "c"\nepochs', 'data = ["c", "document"]\nepochs'),
+            "phase 2: --data: some of its data sets have sentence pairs",
+        ),
+        (('data = "c"\nepochs', 'data = ["c", "dynamic"]\nepochs'), "phase 2: --data: some of its data sets have stored masks"),
         (('data = "c"\nepochs', 'data = ["c", "c"]\nepochs'), "phase 2: --data"),
         (('data = "c"\nepochs', "epochs"), "phase 2: has no data"),
         (('data = "c"\nepochs', 'data = "none"\nepochs'), "phase 2: "),
@@ -297,7 +302,10 @@ def test_bad_recipes_are_one_line_with_the_phase(change: tuple[str, str], messag
     assert change[0] in THREE
     path = write_three(tmp_path, THREE.replace(*change))
     write_data_set(tmp_path / "dynamic", (20,), masked=False)
-    write_data_set(tmp_path / "pairs", (20,), pairs=False)
+    single = write_data_set(tmp_path / "pairs", (20,), pairs=False)
+    shutil.copytree(tmp_path / "pairs", tmp_path / "document")
+    document = replace(single, settings=single.settings | {"pairing": "document"})
+    (tmp_path / "document" / "manifest.json").write_bytes(document.to_json())
     manifest = write_data_set(tmp_path / "tokenizer", (20,), seed=8)
     other = replace(manifest, tokenizer=manifest.tokenizer | {"fingerprint": "0" * 64})
     (tmp_path / "tokenizer" / "manifest.json").write_bytes(other.to_json())

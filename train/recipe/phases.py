@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from shards.dataset import masking_of
 from shards.errors import UserError
+from shards.gate.manifest import SINGLE_SEGMENT
 from shards.manifest import Manifest
 from shards.masking import Masking
 from train.data.batches import Batches, batches_of
@@ -166,9 +167,8 @@ def mean_tokens(mixture: Mixture, sources: Sequence[Source]) -> float:
 
 def _masking(settings: Settings, sources: Sequence[Source]) -> Masking | None:
     """The rule for masks drawn on reading, or None where the stored ones are used. Raises UserError."""
-    for name, value, what in (("pairing", "none", "sentence pairs"), ("masking", "static", "stored masks")):
-        if len({source.manifest.settings[name] == value for source in sources}) > 1:
-            raise UserError(f"--data: some of its data sets have {what} and some have none; build them alike")
+    _check_alike("sentence pairs", [source.manifest.settings["pairing"] not in SINGLE_SEGMENT for source in sources])
+    _check_alike("stored masks", [source.manifest.settings["masking"] == "static" for source in sources])
     changes: dict[str, Any] = {"mask_prob": settings.mask_prob} if settings.mask_prob else {}
     changes |= {"mask_unit": settings.mask_unit} if settings.mask_unit != "auto" else {}
     if settings.masking == "stored" and changes:
@@ -179,6 +179,12 @@ def _masking(settings: Settings, sources: Sequence[Source]) -> Masking | None:
     if any(rule != rules[0] for rule in rules):
         raise UserError("--data: its data sets were built with different masks; set --mask-prob and --mask-unit")
     return rules[0]
+
+
+def _check_alike(what: str, have_it: Sequence[bool]) -> None:
+    """Raises UserError if some data sets of a phase have what others lack: their rows would have other columns."""
+    if any(have_it) and not all(have_it):
+        raise UserError(f"--data: some of its data sets have {what} and some have none; build them alike")
 
 
 def choose_masking(masking: MaskSource, url: str, manifest: Manifest) -> Masking | None:
