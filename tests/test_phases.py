@@ -332,6 +332,7 @@ def test_words_of_flags_are_words_of_recipes(tmp_path: Path) -> None:
 
 def test_places_are_flags_and_phases_set_their_own_data(folder: Path, tmp_path: Path) -> None:
     assert "--data is a setting of each phase" in refused(*command(folder, tmp_path), "--data", folder / "a")
+    assert "--out is missing" in refused("--recipe", folder / "recipe.toml")
     assert "--config is not allowed with --recipe" in refused(*command(folder, tmp_path), "--config", folder / "recipe.toml")
     assert "--steps is a setting of each phase" in refused(*command(folder, tmp_path), "--steps", 3)
     assert re.search("No such file|cannot|missing", refused("--recipe", tmp_path / "none.toml", "--out", tmp_path / "run"))

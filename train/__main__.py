@@ -39,7 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe",
         metavar="FILE.toml",
-        help="run several phases: settings of the run, then a [[phase]] for each, in order, with its own",
+        help="run several phases: settings of the run, then a [[phase]] for each, in order, with its own; docs/phases.md "
+        "describes it",
     )
     parser.add_argument(
         "--dry-run",

@@ -29,6 +29,8 @@ def read_recipe(arguments: Mapping[str, Any]) -> list[Settings]:
         return [Settings(**read_values(arguments, Settings))]
     if arguments.get("config") is not None:
         raise UserError(f"--config is not allowed with --recipe; set its settings in {path}, or as flags")
+    if "out" not in arguments:
+        raise UserError("--out is missing; set the folder or URL of the run")
     for name in PHASE_ONLY:
         if name in arguments:
             raise UserError(f"{flag(name)} is a setting of each phase; set it in {path}")
