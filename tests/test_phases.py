@@ -318,7 +318,8 @@ def test_a_phase_that_is_longer_than_the_model_s_positions_is_named(tmp_path: Pa
         context.setattr("datasets_of_rows.MAX_SEQ_LEN", 12)
         write_data_set(tmp_path / "a", (30, 11), seed=1)
         write_data_set(tmp_path / "b", (23,), seed=2)
-    config = {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 20, "hidden_size": 32, "num_attention_heads": 2}
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
+    config = {"model_type": "bert", "vocab_size": VOCAB_SIZE, "max_position_embeddings": 20, **sizes}
     (tmp_path / "config.json").write_text(json.dumps(config))
     line = refused("--recipe", write_three(tmp_path), "--out", tmp_path / "run", "--model", tmp_path / "config.json")
     assert "phase 2: --model" in line and "has 20 positions, the data set has sequences of up to 32 tokens" in line
