@@ -138,7 +138,7 @@ class Settings:
         "dropout of hidden states and, with padded attention, of attention weights (the varlen kernels have none)",
         -1.0,
         metavar="P",
-        shown="the model's own: 0.1 for BERT and RoBERTa, 0 for the others' published ones",
+        shown="the model's own; of the sizes, 0.1 for BERT and RoBERTa, 0 for the others",
     )
     rope_theta: float = option(
         "base of the rotary positions in layers with global attention (ModernBERT)", 0.0, metavar="X", shown="the model's own"

@@ -6,7 +6,7 @@ from itertools import chain, count
 
 from shards.dataset import open_data_set
 from shards.errors import UserError
-from shards.manifest import Manifest, ShardInfo
+from shards.manifest import Manifest, Shards
 from shards.randomness import Purpose, address
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.row_groups import check_sizes
@@ -39,7 +39,7 @@ class Source:
         return self.manifest.data_fingerprint
 
     @property
-    def shards(self) -> tuple[str, Sequence[ShardInfo]]:
+    def shards(self) -> tuple[str, Shards]:
         """Its URL, and its shards to train on."""
         return self.url, self.manifest.splits[SPLIT].shards
 
