@@ -2,7 +2,11 @@
 
 tokenizer-KEY/   an existing tokenizer, where workers load it from
 vocabulary-KEY/  a trained tokenizer
-tokens-KEY/      a token store: unit-000000-0000.tokens, unit-000000.json ...
+tokens-KEY/      a token store, for every corpus of the same rules:
+    KEY.tokens, KEY.json          the tokens of a unit, and its record
+    total-KEY.json                the sum of the records of a corpus
+    merge-KEY-G-R-N.tokens .json  tokens of some units in a range of places, and the record of their merging
+    sources-DIGEST.bin            the list of the files that tasks read
 """
 
 import re
@@ -17,7 +21,7 @@ _LOCK = ".prep-lock"
 # The paths that builds make below the scratch folder: nothing else there is touched.
 _FILES = re.compile(
     r"(vocabulary|tokenizer)-[0-9a-f]{32}/[a-z_]+\.(json|txt|npy)"
-    r"|tokens-[0-9a-f]{32}/unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json)"
+    r"|tokens-[0-9a-f]{32}/((merge-)?[0-9a-f]{32}(-[0-9]+){0,3}\.(tokens|json)|total-[0-9a-f]{32}\.json|sources-[0-9a-f]{32}\.bin)"
 )
 _FOLDERS = re.compile(r"\.|(vocabulary|tokenizer|tokens)-[0-9a-f]{32}")
 

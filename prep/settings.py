@@ -18,7 +18,8 @@ from shards.schema import MaskUnit
 
 SplitRule = Literal["language", "line", "fullstop"]
 OnError = Literal["stop", "skip"]
-StageName = Literal["vocabulary", "tokenize", "pair", "commit"]
+ExchangeName = Literal["auto", "one-level", "two-level"]
+StageName = Literal["vocabulary", "tokenize", "merge", "pair", "commit"]
 
 # Titles of the sections of the help, by the first field of each.
 SECTIONS = {
@@ -30,7 +31,10 @@ SECTIONS = {
 }
 MAX_WEIGHT = 1000
 # Fields that cannot change the output. The tokenizer enters the recipe by its content, --cased only with train:N.
-_NO_RECIPE = ("corpus", "out", "engine", "workers", "stage", "task_shard", "tokenizer_engine", "scratch", "tokenizer", "cased")
+_NO_RECIPE = (
+    *("corpus", "out", "engine", "workers", "stage", "task_shard", "exchange", "tokenizer_engine", "scratch", "tokenizer"),
+    "cased",
+)
 MAX_SPAN_PROB = 0.5  # above this rate, spans that do not touch no longer fit
 
 
@@ -139,6 +143,11 @@ class Settings:
         "",
         metavar="I/N",
         shown="0/1, or the position in a Slurm array or an indexed Kubernetes job",
+    )
+    exchange: ExchangeName = option(
+        "one-level: each pair task reads from each unit; two-level: units are merged in groups in between, which takes fewer "
+        "requests for a large corpus; auto: what costs less (see `prep plan`); the data are the same",
+        "auto",
     )
     tokenizer_engine: Literal["auto", "reference"] = option(
         "auto: use the fast WordPiece (extra `fast`) if it is installed and agrees with the reference; the ids are the same",

@@ -29,7 +29,7 @@ def task(tmp_path: Path, tokenizer: PreparedTokenizer) -> TokenizeTask:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f"{line}\n" for line in lines))
     tokenizer.save(str(tmp_path / "tokenizer"))
-    file = InputFile(0, path.name, str(path), path.stat().st_size, "", "jsonl", "")
+    file = InputFile(path.name, str(path), path.stat().st_size, "", "jsonl", "")
     return TokenizeTask(
         unit=Unit(0, (Span(file),), file.bytes),
         rule=Rule("line", "text"),

@@ -14,7 +14,7 @@ from shards.errors import UserError
 
 
 def train(path: Path, size: int, cased: bool = False, skip_faults: bool = False, form: str = "text") -> PreparedTokenizer:
-    span = Span(InputFile(0, path.name, str(path), path.stat().st_size, "", form, ""))
+    span = Span(InputFile(path.name, str(path), path.stat().st_size, "", form, ""))
     return train_vocabulary([span], Rule("line", "text"), Splitting("language", "en"), size, cased, skip_faults)
 
 

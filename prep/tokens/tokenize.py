@@ -4,7 +4,7 @@ The result depends on the task alone. A task publishes its record last, and does
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -13,24 +13,26 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prep.corpus.documents import HARMLESS, Document, Fault, InputFile, Rule, fault_error
+from prep.corpus.documents import HARMLESS, Document, Fault, InputFile, Rule, fault_error, name_hash
 from prep.corpus.read import read_documents
 from prep.plan import Unit
 from prep.progress import Progress, save_progress
 from prep.records import HISTOGRAM_BINS, UnitRecord, finished
 from prep.settings import Splitting
 from prep.tokens.encoder import REFERENCE, Encoder, EngineMismatchError
+from prep.tokens.merge import RunMerger
 from prep.tokens.sentences import split_sentences
-from prep.tokens.store import Documents, encode_segment, join_documents, segment_url
+from prep.tokens.sources import source_url
+from prep.tokens.store import Documents, Places, words_of
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
-from shards.randomness import Purpose, below, combine, fraction, mix
+from shards.randomness import Purpose, combine, fraction
 from shards.schema import Ints, lengths_to_offsets
 
 TOKENIZE_STAGE = 1
 BATCH_BYTES = 1 << 20
-# A segment is written after this much text, which bounds the memory that one huge compressed file takes.
-SEGMENT_BYTES = 128 << 20
+# A unit with more text is sorted in runs of this much, which bounds the memory that one huge compressed file takes.
+RUN_BYTES = 128 << 20
 # The memory that any document takes, however short.
 _DOCUMENT_BYTES = 64
 
@@ -40,17 +42,15 @@ class TokenizeTask:
     """A unit of the corpus, what to do with its documents, and the token store that their tokens go to."""
 
     unit: Unit
+    key: str  # of the unit: its file in the store is called so
     rule: Rule
     splitting: Splitting
     on_error: str
     tokenizer_url: str
     engine: str  # `reference`, or the fast tokenizer with its version
     store: str
-    num_partitions: int
-    num_eval_partitions: int
-    eval_below: int  # documents with a smaller content hash are held out
+    places: Places  # of documents in the store
     weights: tuple[float, ...]  # of each corpus; empty: all 1
-    num_corpora: int
     by_content: bool  # a document's key is its content hash, so copies of it have the same key
 
     @property
@@ -60,19 +60,13 @@ class TokenizeTask:
         return f"tokenizing {span.file.url} from {span.start}" + (f" and {more} more" if more else "")
 
     @property
-    def num_buckets(self) -> int:
-        """Buckets of a segment: those of the train partitions, then those of the held-out ones."""
-        return self.num_partitions + self.num_eval_partitions
-
-    @property
     def record_url(self) -> str:
         """The place of the unit's record, which exists once the unit is done."""
-        return storage.join(self.store, f"unit-{self.unit.number:06d}.json")
+        return storage.join(self.store, f"{self.key}.json")
 
-    def segments_of(self, record: UnitRecord) -> list[tuple[str, int]]:
-        """The URL and the size in bytes of each segment that the record names."""
-        urls = (segment_url(self.store, self.unit.number, segment) for segment in range(len(record.segments)))
-        return list(zip(urls, record.segments, strict=True))
+    def files_of(self, record: UnitRecord) -> list[tuple[str, int]]:
+        """The URL and the size in bytes of the file that the record names; none for a unit without a document."""
+        return [(source_url(self.store, self.key), record.stored_bytes)] if record.stored_bytes else []
 
     def accepts(self, record: UnitRecord) -> bool:
         """Whether an earlier record is valid here: without `--on-error skip`, it must not have left out broken documents."""
@@ -104,7 +98,7 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
 
     Raises UserError, with file and position, at a broken document unless `on_error` is `skip`.
     """
-    record = finished(task.record_url, UnitRecord.load, task.segments_of)
+    record = finished(task.record_url, UnitRecord.load, task.files_of)
     if record and task.accepts(record):
         return record
     try:
@@ -116,26 +110,24 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
 
 
 def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
-    """Writes the unit's segments. Returns the sum of the records of its batches and segments."""
-    total = UnitRecord(bucket_documents=[0] * task.num_buckets, bucket_tokens=[0] * task.num_buckets)
-    total.corpora = [[0] * 4 for _ in range(task.num_corpora)]
-    total.engines = {encoder.engine: 1}
-    blocks: list[Documents] = []
-    size = 0
-    for batch in _read_batches(task):
-        total.add(batch.left_out)
-        if batch.items:
-            documents, record = _encode(batch.items, task, encoder)
-            total.add(record)
-            blocks.append(documents)
-            size += sum(map(_memory, batch.items))
-        progress = Progress(batch.bytes_read, total.bytes, total.documents, total.tokens)
-        save_progress(TOKENIZE_STAGE, task.unit.number, progress)
-        if size >= SEGMENT_BYTES:
-            total.add(_write_segment(task, len(total.segments), blocks))
-            blocks, size = [], 0
-    if blocks:
-        total.add(_write_segment(task, len(total.segments), blocks))
+    """Writes the unit's file. Returns the sum of the records of its batches."""
+    total = UnitRecord(engines={encoder.engine: 1})
+    with RunMerger(encoder.id_type, task.places) as merger:
+        size = 0
+        for batch in _read_batches(task):
+            total.add(batch.left_out)
+            if batch.items:
+                documents, record = _encode(batch.items, task, encoder)
+                total.add(record)
+                merger.add(words_of(documents))
+                size += sum(map(_memory, batch.items))
+            progress = Progress(batch.bytes_read, total.bytes, total.documents, total.tokens)
+            save_progress(TOKENIZE_STAGE, task.unit.number, progress)
+            if size >= RUN_BYTES:
+                merger.end_run()
+                size = 0
+        if total.tokens:
+            total.stored_documents, total.stored_bytes, total.index_bits = merger.publish(source_url(task.store, task.key))
     return total
 
 
@@ -182,7 +174,7 @@ def _encode(items: list[_Item], task: TokenizeTask, encoder: Encoder) -> tuple[D
     """Splits and encodes documents. Those that the weights leave out, and those without a token, are dropped."""
     hashes, keys, copies = _identify(items, task)
     sentences, num_sentences = _split(items, copies > 0, task.splitting, encoder.needs_leading_space)
-    ids, lengths = encoder.encode(sentences, offset=task.unit.number)
+    ids, lengths = encoder.encode(sentences, offset=int(task.key[:8], 16))
     has_tokens = lengths > 0
     num_sentences = np.diff(lengths_to_offsets(has_tokens)[lengths_to_offsets(num_sentences)])
     num_bytes = np.array([item.document.num_bytes for item in items], np.uint32)
@@ -192,7 +184,7 @@ def _encode(items: list[_Item], task: TokenizeTask, encoder: Encoder) -> tuple[D
     if len(used) < len(items) or copies.max() > 1:
         documents = _with_own_keys(documents.take(np.repeat(used, copies[used])), copies[used])
     corpora = np.array([items[i].file.corpus for i in used], np.int64)
-    record = _count(documents, np.repeat(corpora, copies[used]), task.num_corpora, encoder.unknown_id)
+    record = _count(documents, np.repeat(corpora, copies[used]), encoder.unknown_id)
     for i in np.flatnonzero(copies == 0):
         record.leave_out("sampled_out", items[i].document.num_bytes)
     for i in np.flatnonzero((num_sentences == 0) & (copies > 0)):
@@ -208,16 +200,17 @@ def _identify(
     hashes: npt.NDArray[np.uint64] = np.empty(len(items), np.uint64)
     for i, (_, document) in enumerate(items):
         hashes[i] = int.from_bytes(blake2b(document.text.strip().encode(), digest_size=8).digest(), "little")
-    files: npt.NDArray[np.uint64] = np.array([item.file.ordinal for item in items], np.uint64)
+    names = {file: name_hash(file) for file in {item.file.name for item in items}}
+    files: npt.NDArray[np.uint64] = np.array([names[item.file.name] for item in items], np.uint64)
     positions: npt.NDArray[np.uint64] = np.array([item.document.position for item in items], np.uint64)
-    keys = hashes if task.by_content else combine(mix(files), positions)
+    keys = hashes if task.by_content else combine(files, positions)
     copies = np.ones(len(items), np.int64)
     if task.weights:
         # A weight of 2.3 gives each document two copies, and a third to 3 of 10, drawn by the document's key.
         weights = np.array([task.weights[item.file.corpus] for item in items])
         draws = fraction(combine(keys, np.uint64(Purpose.CORPUS_WEIGHT)))
         copies = weights.astype(np.int64) + (draws < weights % 1.0)
-        held_out = hashes < np.uint64(task.eval_below)
+        held_out = hashes < np.uint64(task.places.held_out_below)
         copies[held_out] = np.minimum(copies, 1)[held_out]
     return hashes, keys, copies
 
@@ -246,13 +239,13 @@ def _with_own_keys(documents: Documents, copies: npt.NDArray[np.int64]) -> Docum
     return replace(documents, keys=keys, num_bytes=np.where(number > 0, 0, documents.num_bytes).astype(np.uint32))
 
 
-def _count(documents: Documents, corpora: npt.NDArray[np.int64], num_corpora: int, unknown_id: int | None) -> UnitRecord:
+def _count(documents: Documents, corpora: npt.NDArray[np.int64], unknown_id: int | None) -> UnitRecord:
     """The record of documents, document d being of corpus `corpora[d]`. Copies that a weight adds have 0 bytes."""
     is_first = documents.num_bytes > 0
     num_documents, num_bytes = int(is_first.sum()), int(documents.num_bytes.sum(dtype=np.int64))
     lengths = documents.document_lengths()
     amounts = [is_first, np.ones(len(is_first)), documents.num_bytes, lengths]
-    by_corpus = [np.bincount(corpora, amount, minlength=num_corpora) for amount in amounts]
+    by_corpus = [np.bincount(corpora, amount) for amount in amounts]
     record = UnitRecord(
         documents=num_documents,
         bytes=num_bytes,
@@ -263,7 +256,7 @@ def _count(documents: Documents, corpora: npt.NDArray[np.int64], num_corpora: in
         unknown_tokens=0 if unknown_id is None else int(np.count_nonzero(documents.ids == unknown_id)),
         document_tokens=_histogram(lengths),
         sentence_tokens=_histogram(documents.sentence_lengths),
-        corpora=[[int(amount[corpus]) for amount in by_corpus] for corpus in range(num_corpora)],
+        corpora=[list(map(int, counts)) for counts in zip(*by_corpus, strict=True)],
     )
     record.see(Counter(documents.hashes[is_first].tolist()))
     return record
@@ -273,27 +266,3 @@ def _histogram(lengths: Ints) -> list[int]:
     """[HISTOGRAM_BINS] bin b counts lengths in [2**(b - 1), 2**b)."""
     counts: list[int] = np.bincount(np.frexp(lengths)[1], minlength=HISTOGRAM_BINS).tolist()
     return counts
-
-
-def _write_segment(task: TokenizeTask, number: int, blocks: Sequence[Documents]) -> UnitRecord:
-    """Writes the documents of all blocks as one segment, and returns its part of the record."""
-    documents = join_documents(blocks)
-    buckets = _buckets(documents, task)
-    data = encode_segment(documents, buckets, task.num_buckets)
-    storage.publish(segment_url(task.store, task.unit.number, number), data)
-    num_tokens = np.bincount(buckets, documents.document_lengths(), minlength=task.num_buckets)
-    return UnitRecord(
-        segments=[len(data)],
-        bucket_documents=np.bincount(buckets, minlength=task.num_buckets).tolist(),
-        bucket_tokens=num_tokens.astype(np.int64).tolist(),
-    )
-
-
-def _buckets(documents: Documents, task: TokenizeTask) -> npt.NDArray[np.int64]:
-    """[D] the bucket of each document: a train partition, or for a held-out document one of those after them."""
-    bits = combine(documents.keys, np.uint64(Purpose.PARTITION))
-    train = below(bits, np.uint64(task.num_partitions))
-    held_out = np.uint64(task.num_partitions) + below(bits, np.uint64(max(1, task.num_eval_partitions)))
-    is_held_out = documents.hashes < np.uint64(task.eval_below)
-    buckets: npt.NDArray[np.int64] = np.where(is_held_out, held_out, train).astype(np.int64)
-    return buckets
