@@ -35,6 +35,7 @@ def open_rows(source: Path) -> Callable[[], Iterator[Counts]]:
     """Ours: rows in the order of training."""
     from shards.dataset import open_data_set
     from train.data.order import Order, RowGroups
+    from train.data.phase_order import PhaseOrder
     from train.data.reader import RankSlice, read_steps
     from train.data.row_groups import DecodedGroups
 
@@ -44,9 +45,8 @@ def open_rows(source: Path) -> Callable[[], Iterator[Counts]]:
     def read() -> Iterator[Counts]:
         groups = DecodedGroups(str(source), manifest, SPLIT, THREADS)
         try:
-            for given in read_steps(
-                groups, order, RankSlice(rank=0, world_size=1, first_step=0, start=0, end=order.groups.num_rows)
-            ):
+            rank_slice = RankSlice(rank=0, world_size=1, first_step=0, start=0, end=order.groups.num_rows)
+            for given in read_steps(groups, PhaseOrder.of_one(order), rank_slice):
                 yield len(given.rows.sequence_lengths), len(given.rows.input_ids)
         finally:
             groups.close()

@@ -2,7 +2,7 @@
 
     python -m benchmarks.train [--models tiny,small] [--repeats N] [--data URL] [--scratch DIR]
 
-ours    `ShardStream(packed=True)` -> `PackedBert`, then backward and update of `train.step`, as in `python -m train`.
+ours    `ShardStream(packed=True)` -> `PackedEncoder`, then backward and update of `train.step`, as in `python -m train`.
 padded  transformers' BertForPreTraining with its default attention and its own loss, so MLM logits at every place, and
         torch.optim.AdamW; on the same sequences, padded to 512 as the model's positions allow, or to the longest sequence
         that the data set may have.
@@ -32,13 +32,16 @@ from shards.manifest import Manifest
 from train import attention
 from train.data.batch import PackedBatch, pad_batch
 from train.data.order import Order, RowGroups
+from train.data.phase_order import PhaseOrder
 from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups
-from train.model import PackedBert
-from train.optimizer import make_optimizer
+from train.models.config import longest_sequence
+from train.models.encoder import make_encoder
+from train.models.packed import PackedEncoder
+from train.models.sizes import SHAPES
+from train.optimizers.make import make_optimizer
 from train.step import Counts, backward, dropout_seed, update
 from train.stream import ShardStream
-from train.weights import SHAPES, longest_sequence, make_bert
 
 SPLIT = "train"
 CPU = torch.device("cpu")
@@ -77,28 +80,28 @@ class Data(NamedTuple):
 
 def packed_loop(data: Data, model_name: str, rows: int) -> Iterator[int]:
     """Trains for ever; after each step, its real tokens."""
-    bert, _ = make_bert(model_name, data.manifest, data.url, DROPOUT, SEED)
-    attention.choose("auto", CPU, half=False, bert=bert)
-    model, optimizer = PackedBert(bert).train(), make_optimizer(bert, WEIGHT_DECAY)
+    encoder, _ = make_encoder(model_name, data.manifest, data.url, DROPOUT, SEED)
+    attention.choose("auto", CPU, half=False, encoder=encoder)
+    model, optimizer = PackedEncoder(encoder).train(), make_optimizer(encoder, WEIGHT_DECAY)
     stream = ShardStream(data.url, global_batch=rows, micro_batch=rows, epochs=EPOCHS, seed=SEED, packed=True)
     for step, item in enumerate(stream):
         batch = cast(PackedBatch, item)
         counts = Counts(batch.tokens, batch.masked, batch.pairs, batch.attended)
         backward(model, [batch], [dropout_seed(SEED, step, 0)], counts, nullcontext)
-        update(bert, optimizer, LR, CLIP_NORM)
+        update(encoder, optimizer, LR, CLIP_NORM)
         yield batch.tokens
 
 
 def padded_loop(data: Data, model_name: str, rows: int, padded_to: int) -> Iterator[int]:
     """The tutorial's loop on the same rows; after each step, its real tokens."""
-    model = make_bert(model_name, data.manifest, data.url, DROPOUT, SEED)[0].train()
+    model = make_encoder(model_name, data.manifest, data.url, DROPOUT, SEED)[0].train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
     pad_id = data.manifest.tokenizer["special_ids"]["pad"]
     order = Order(RowGroups.of(data.manifest.splits[SPLIT]), SEED, rows, rows)
     groups = DecodedGroups(data.url, data.manifest, SPLIT, READER_THREADS)
     try:
         rank_slice = RankSlice(rank=0, world_size=1, first_step=0, start=0, end=EPOCHS * order.groups.num_rows)
-        for given in read_steps(groups, order, rank_slice):
+        for given in read_steps(groups, PhaseOrder.of_one(order), rank_slice):
             batch = pad_batch(given.rows, padded_to, pad_id)
             model(**batch).loss.backward()
             optimizer.step()

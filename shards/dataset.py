@@ -25,8 +25,8 @@ WORDS_NAME = "word_starts.npy"
 _BLOCK_BYTES = 4 << 20
 _MAX_MANIFEST_BYTES = 1 << 30
 _NPY_OVERHEAD_BYTES = 1024
-# Returns `length` bytes of a shard from `start`.
-Ranges = Callable[[int, int], bytes]
+# Fills a buffer with the bytes of a shard from `start`.
+Ranges = Callable[[int, memoryview], None]
 
 
 class AlteredError(UserError):
@@ -126,12 +126,13 @@ def decode(
 
 def read_part(read: Ranges, shard: ShardInfo, group: int) -> memoryview:
     """A shard's bytes with only one row group and the part after the last one read. The rest is never touched memory."""
-    data: Any = np.zeros(shard.bytes, np.uint8)
+    buffer: Any = np.zeros(shard.bytes, np.uint8)
+    data = memoryview(buffer)
     part, last = shard.row_groups[group], shard.row_groups[-1]
     footer = last.offset + last.bytes
     for start, length in ((part.offset, part.bytes), (footer, shard.bytes - footer)):
-        data[start : start + length] = np.frombuffer(read(start, length), np.uint8)
-    return memoryview(data)
+        read(start, data[start : start + length])
+    return data
 
 
 def read_group(url: str, manifest: Manifest, split: str, shard: ShardInfo, group: int) -> Rows:
@@ -142,7 +143,7 @@ def read_group(url: str, manifest: Manifest, split: str, shard: ShardInfo, group
         actual = f"has {info.bytes} bytes" if info else "is missing"
         raise UserError(f"{place}: {actual}, the manifest says {shard.bytes}; run `prep verify {url}`")
     try:
-        return decode(manifest, split, shard, read_part(partial(storage.read_bytes, place), shard, group), [group])
+        return decode(manifest, split, shard, read_part(partial(storage.read_into, place), shard, group), [group])
     except (ValueError, OSError) as error:
         raise UserError(f"{place}: row group {group} cannot be decoded ({error}); run `prep verify {url}`") from error
 

@@ -132,7 +132,9 @@ def rows_from_columns(columns: dict[str, tuple[Offsets, Ints]]) -> Rows:
 
 
 def concatenate(blocks: Sequence[Rows]) -> Rows:
-    """The rows of all blocks, one after the other. The blocks must have the same columns."""
+    """The rows of all blocks, one after the other. The blocks must have the same columns. A single block is not copied."""
+    if len(blocks) == 1:
+        return blocks[0]
     columns: dict[str, tuple[Offsets, Ints]] = {}
     for name, _, _ in blocks[0].columns():
         counts = np.concatenate([np.diff(block.offsets(name)) for block in blocks])

@@ -7,7 +7,8 @@ from transformers import BertConfig, BertForPreTraining
 
 from shards.masking import mask_rows
 from shards.schema import Rows
-from train.data.batch import PackedBatch, Shape, pack_batch
+from train.data.batch import PackedBatch, pack_batch
+from train.data.layout import Layout, Shape
 from train.step import Counts
 
 SHAPE = Shape(rows=6, tokens=ROW_TOKENS, longest=MAX_SEQ_LEN, sequences=4, masked=16)
@@ -18,8 +19,8 @@ def masked_rows(count: int, seed: int = 0, packed: bool = True) -> Rows:
     return mask_rows(rows, keys_of(rows, seed), masking())
 
 
-def pack(rows: Rows, shape: Shape = SHAPE) -> PackedBatch:
-    return pack_batch(rows, shape, SPECIAL["pad"])
+def pack(rows: Rows, shape: Shape = SHAPE, layout: Layout = "padded") -> PackedBatch:
+    return pack_batch(rows, shape, SPECIAL["pad"], layout)
 
 
 def bert(name: str = "sdpa", dropout: float = 0.0, seed: int = 0) -> BertForPreTraining:

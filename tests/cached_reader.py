@@ -9,6 +9,7 @@ from shards.manifest import Manifest
 from shards.schema import columns_sha256
 from train.data.cache import Cache
 from train.data.order import MAX_LANES, Order, RowGroups
+from train.data.phase_order import PhaseOrder
 from train.data.prefetch import Prefetcher
 from train.data.reader import RankSlice, StepRows, read_steps
 from train.data.row_groups import DecodedGroups
@@ -30,7 +31,7 @@ def cached_steps(
     uses_at, shards = uses_in_training(order, range(order.lanes), end), manifest.splits["train"].shards
     groups = DecodedGroups(url, manifest, "train", 2, Prefetcher(cache, url, shards, uses_at, 2) if cache else None)
     try:
-        yield from read_steps(groups, order, RankSlice(rank, ranks, 0, 0, end))
+        yield from read_steps(groups, PhaseOrder.of_one(order), RankSlice(rank, ranks, 0, 0, end))
     finally:
         groups.close()
 

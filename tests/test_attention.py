@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 
 from shards.errors import UserError
 from train import attention
-from train.model import PackedBert
+from train.models.packed import PackedEncoder
 
 
 def test_varlen_is_refused_where_it_cannot_be() -> None:
@@ -24,17 +24,19 @@ def test_varlen_is_refused_where_it_cannot_be() -> None:
 
 
 def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mock: the kernels need a GPU. This stand-in for torch's varlen_attn attends within each run, one after the other."""
+    """A mock: the kernels need a GPU. This stand-in attends within each run, one after the other."""
 
-    def varlen_attn(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, _: Tensor, longest: int, __: int, scale: float) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scale: float, window: int | None) -> Tensor:
+        assert window is None
         assert starts.dtype == torch.int32 and starts.diff().max() <= longest
         runs = [slice(first, last) for first, last in pairwise(starts.tolist()) if last > first]
         parts = [sdpa(*(x[run].transpose(0, 1) for x in (q, k, v)), scale=scale).transpose(0, 1) for run in runs]
         return torch.cat(parts)
 
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    batch = pack(masked_rows(5, 3))
-    padded, varlen = (PackedBert(bert(name)).train()(batch) for name in (attention.PADDED, attention.VARLEN))
+    monkeypatch.setattr("train.attention._attend", attend)
+    rows = masked_rows(5, 3)
+    padded = PackedEncoder(bert(attention.PADDED)).train()(pack(rows))
+    varlen = PackedEncoder(bert(attention.VARLEN)).train()(pack(rows, layout="varlen"))
     assert varlen.mlm_loss.item() == pytest.approx(padded.mlm_loss.item(), abs=1e-4)
     assert varlen.nsp_loss.item() == pytest.approx(padded.nsp_loss.item(), abs=1e-5)
 
@@ -42,22 +44,23 @@ def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the variable-length kernels need a GPU")
 def test_varlen_equals_padded_within_bf16() -> None:
     device = torch.device("cuda")
-    batch = pack(masked_rows(5, 3)).to(device)
-    models = [PackedBert(bert(name)).to(device) for name in (attention.PADDED, attention.VARLEN)]
+    rows = masked_rows(5, 3)
+    batches = pack(rows).to(device), pack(rows, layout="varlen").to(device)
+    models = [PackedEncoder(bert(name)).to(device) for name in (attention.PADDED, attention.VARLEN)]
     models[1].load_state_dict(copy.deepcopy(models[0].state_dict()))
     with torch.autocast("cuda", torch.bfloat16):
-        padded, varlen = (float(model(batch).mlm_loss) for model in models)
+        padded, varlen = (float(model(batch).mlm_loss) for model, batch in zip(models, batches, strict=True))
     assert varlen == pytest.approx(padded, rel=0.01)
 
 
 @pytest.mark.parametrize("name", [attention.PADDED, attention.VARLEN])
 def test_attention_refuses_what_it_does_not_know(name: str) -> None:
-    """Another architecture's sliding window must not be ignored; what changes nothing here passes."""
+    """Another architecture's cap on scores must not be ignored; what changes nothing here passes."""
     function = AttentionInterface()[name]
     x = torch.zeros(SHAPE.rows, 4, ROW_TOKENS, 16)
-    for others in ({"sliding_window": 128}, {"softcap": 30.0}, {"is_causal": True}, {"head_mask": x}, {"position_ids": x}):
+    for others in ({"s_aux": x}, {"softcap": 30.0}, {"is_causal": True}, {"head_mask": x}, {"use_cache": True}):
         with pytest.raises(TypeError, match=f"does not support {next(iter(others))}="):
             function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), **others)
     if name == attention.PADDED:
-        out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), sliding_window=None, deterministic=True)
+        out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), position_ids=x, deterministic=True)
         assert out.shape == (SHAPE.rows, ROW_TOKENS, 4, 16)

@@ -145,7 +145,7 @@ def test_scores_are_made_through_the_cache(options: dict[str, Any], tmp_path: Pa
     described, _ = prepare(Settings(**options, cache_bytes=10**6), Ranks(0, 1, torch.device("cpu")))
 
     def scores(cache: Cache | None) -> Scores:
-        held_out = HeldOut(options["data"], described.manifest, described.ranks, 4, cache)
+        held_out = HeldOut(options["data"], described.manifest, described.ranks, 4, "padded", cache)
         return held_out.score(described.packed, 0, described.autocast)
 
     plain = scores(None)

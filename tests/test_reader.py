@@ -23,6 +23,7 @@ from shards.schema import Rows, columns_sha256, concatenate
 from shards.template import Template
 from train.data.batch import Shape
 from train.data.order import Order, RowGroups
+from train.data.phase_order import PhaseOrder
 from train.data.reader import RankSlice, StepRows, read_steps
 from train.data.row_groups import DecodedGroups, check_sizes
 
@@ -37,7 +38,7 @@ def read(
     groups = DecodedGroups(str(url), manifest, "train", threads)
     rank_slice = RankSlice(rank, ranks, first_step, first_step * BATCH, epochs * order.groups.num_rows)
     try:
-        return list(read_steps(groups, order, rank_slice, masking() if dynamic else None))
+        return list(read_steps(groups, PhaseOrder.of_one(order), rank_slice, masking() if dynamic else None))
     finally:
         groups.close()
 
@@ -150,7 +151,7 @@ def test_leaving_early_ends_the_threads(tmp_path: Path) -> None:
     manifest = write_data_set(tmp_path, [400] * 3)
     order = Order(RowGroups.of(manifest.splits["train"]), 3, BATCH, MICRO)
     groups = DecodedGroups(str(tmp_path), manifest, "train", 2)
-    steps: Iterator[StepRows] = read_steps(groups, order, RankSlice(0, 1, 0, 0, 10**9))
+    steps: Iterator[StepRows] = read_steps(groups, PhaseOrder.of_one(order), RankSlice(0, 1, 0, 0, 10**9))
     assert len(next(steps).rows) == BATCH
     steps.close()  # type: ignore[attr-defined]  # a generator
     groups.close()
@@ -171,7 +172,7 @@ def test_groups_are_decoded_once_an_epoch_and_dropped(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(groups, "_decode", spy)
     most = 0
-    for _ in read_steps(groups, order, RankSlice(0, 1, 0, 0, order.groups.num_rows)):
+    for _ in read_steps(groups, PhaseOrder.of_one(order), RankSlice(0, 1, 0, 0, order.groups.num_rows)):
         most = max(most, len(groups._decoded))
     groups.close()
     assert len(decoded) == len(set(decoded)) == 100
@@ -187,7 +188,7 @@ def test_words_ngrams_and_spans_are_masked_on_reading_as_in_the_shards(unit: str
     order = Order(RowGroups.of(manifest.splits["train"]), 5, 40, 8)
     groups = DecodedGroups(out, manifest, "train", threads=2)
     rank_slice = RankSlice(0, 1, first_step=0, start=0, end=2 * manifest.splits["train"].totals()["rows"])
-    rows = concatenate([step.rows for step in read_steps(groups, order, rank_slice, rule)])
+    rows = concatenate([step.rows for step in read_steps(groups, PhaseOrder.of_one(order), rank_slice, rule)])
     groups.close()
     template = Template.of(manifest.tokenizer, paired=False)
     special, size = manifest.tokenizer["special_ids"], manifest.tokenizer["vocab_size"]

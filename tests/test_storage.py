@@ -38,6 +38,9 @@ def test_what_is_published_is_found_read_and_listed(root: str) -> None:
     assert storage.find(storage.join(root, "a")) is None
     assert storage.read_bytes(url) == b"abcdefghij"
     assert storage.read_bytes(url, 3, 4) == b"defg"
+    out = bytearray(4)
+    storage.read_into(url, 3, memoryview(out))
+    assert out == b"defg"
     with storage.open_read(url) as file:
         assert file.seek(8) == 8 and file.read() == b"ij"
     assert [found.bytes for found in storage.list_files(root)] == [10]
@@ -52,6 +55,8 @@ def test_a_read_past_the_end_and_a_missing_file_are_named(root: str) -> None:
     storage.publish(url, b"short")
     with pytest.raises(StorageError, match=r"a\.bin: ends at byte 5, expected 20"):
         storage.read_bytes(url, 0, 20)
+    with pytest.raises(StorageError, match=r"a\.bin: ends at byte 5, expected 20"):
+        storage.read_into(url, 2, memoryview(bytearray(18)))
     for read in (storage.read_bytes, lambda gone: storage.open_read(gone).__enter__()):
         with pytest.raises(StorageError, match=r"gone: cannot .* it"):
             read(storage.join(root, "gone"))

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments
 from shards.errors import UserError
 from train import attention
 from train.data.batch import PackedBatch
-from train.model import PackedBert
+from train.models.packed import PackedEncoder
 
 
 def test_padded_batches_have_transformers_names_and_types(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_held_out_split_is_streamed_as_stored(tmp_path: Path) -> None:
 
 def test_packed_batches_feed_the_packed_model(tmp_path: Path) -> None:
     write_data_set(tmp_path)
-    model = PackedBert(bert(attention.PADDED))
+    model = PackedEncoder(bert(attention.PADDED))
     batches = list(stream(tmp_path, packed=True))
     assert all(isinstance(batch, PackedBatch) for batch in batches)
     assert model(batches[0]).mlm_loss.item() > 0

@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
     """One start of a run; returns its exit code."""
     settings = from_arguments(vars(arguments))
     # torch takes seconds to import: --help and bad flags need not wait for it
+    from train.models.encoder import quiet
     from train.ranks import LostRankError, joined
-    from train.weights import quiet
 
     quiet()
     try:

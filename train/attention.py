@@ -16,16 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, BertForPreTraining
+from transformers import AttentionInterface, PreTrainedModel
 
 from shards.errors import UserError
 from train.data.batch import PackedBatch
+from train.data.layout import Layout
 from train.settings import Attention
+from train.torch_versions import varlen_attention
 
 PADDED, VARLEN = "packed_padded", "packed_varlen"
+_attend = varlen_attention()
 
-# What transformers' models may pass on to every attention function, and the values that change nothing here: a BERT encoder
-# keeps no cache and returns no weights. An argument of any name that is None asks for nothing.
+# What transformers' models may pass on to every attention function, and the values that change nothing here: an encoder keeps
+# no cache and returns no weights. An argument of any name that is None asks for nothing. The model uses `position_ids` itself.
 _HARMLESS: Mapping[str, tuple[bool, ...]] = {
     "is_causal": (False,),
     "output_attentions": (False,),
@@ -64,27 +67,50 @@ def _padded(
     batch: PackedBatch,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    position_ids: Tensor | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """`query`, `key` and `value` [B, H, T, D] -> [B, T, H, D], as transformers calls every attention function."""
     _refuse_unknown(others)
     rows, heads, row_tokens, features = query.shape
+    slots = batch.slots
+    assert slots is not None, "a batch of the layout varlen"
 
     def to_slots(x_BHTD: Tensor) -> Tensor:
+        heads = x_BHTD.shape[1]  # keys and values may have fewer heads than queries
         x_NF = x_BHTD.transpose(1, 2).reshape(rows * row_tokens, heads * features)
-        x_SF: Tensor = _Permute.apply(x_NF, batch.token_of_slot, batch.slot_of_token, None)  # type: ignore[no-untyped-call]
+        x_SF: Tensor = _Permute.apply(x_NF, slots.token_of_slot, slots.slot_of_token, None)  # type: ignore[no-untyped-call]
         return x_SF.view(-1, batch.longest, heads, features).transpose(1, 2)
 
-    is_key_Q11L = batch.is_key[:, None, None, :]
     out_QHLD = scaled_dot_product_attention(
-        to_slots(query), to_slots(key), to_slots(value), is_key_Q11L, dropout_p=dropout, scale=scaling
+        to_slots(query),
+        to_slots(key),
+        to_slots(value),
+        _keys_of_slots(batch, sliding_window),
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=key.shape[1] != heads,
     )
     out_SF = out_QHLD.transpose(1, 2).reshape(-1, heads * features)
-    holds_token_S1 = batch.is_token.view(-1, 1)
+    holds_token_S1 = slots.is_token.view(-1, 1)
     out_NF: Tensor = _Permute.apply(  # type: ignore[no-untyped-call]
-        out_SF, batch.slot_of_token, batch.token_of_slot, holds_token_S1
+        out_SF, slots.slot_of_token, slots.token_of_slot, holds_token_S1
     )
     return out_NF.view(rows, row_tokens, heads, features), None
+
+
+def _keys_of_slots(batch: PackedBatch, sliding_window: int | None) -> Tensor:
+    """[Q, 1, 1 or L, L] bool: the keys that each slot attends to, those of its sequence at a distance below the window."""
+    assert batch.slots is not None, "a batch of the layout varlen"
+    is_key_Q11L = batch.slots.is_key[:, None, None, :]
+    if sliding_window is None or sliding_window >= batch.longest:
+        return is_key_Q11L
+    place_L = torch.arange(batch.longest, device=is_key_Q11L.device)
+    is_near_LL = (place_L[:, None] - place_L).abs() < sliding_window
+    # A slot without a token may have no key near it, and a softmax over no keys is NaN. So it attends to the whole sequence.
+    is_empty_Q1L1 = ~batch.slots.is_token[:, None, :, None]
+    return is_key_Q11L & (is_near_LL | is_empty_Q1L1)
 
 
 def _varlen(
@@ -97,21 +123,24 @@ def _varlen(
     batch: PackedBatch,
     dropout: float = 0.0,  # the kernels have none: `prepare` tells the user
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    position_ids: Tensor | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """`query`, `key` and `value` [B, H, T, D] -> [B, T, H, D], as transformers calls every attention function."""
-    from torch.nn.attention.varlen import varlen_attn
-
     _refuse_unknown(others)
     rows, heads, row_tokens, features = query.shape
+    if key.shape[1] != heads:  # several heads of queries share one of keys and values
+        key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
     q_NHD, k_NHD, v_NHD = (x.transpose(1, 2).reshape(rows * row_tokens, heads, features) for x in (query, key, value))
-    starts, longest = batch.run_starts, batch.longest
-    out_NHD = varlen_attn(q_NHD, k_NHD, v_NHD, starts, starts, longest, longest, scale=scaling)
-    return out_NHD.view(rows, row_tokens, heads, features), None  # type: ignore[union-attr]  # a tensor without return_aux
+    assert _attend is not None  # `choose` has checked it
+    window = None if sliding_window is None else sliding_window - 1  # the most that |i - j| may be
+    out_NHD = _attend(q_NHD, k_NHD, v_NHD, batch.run_starts, batch.longest, scaling, window)
+    return out_NHD.view(rows, row_tokens, heads, features), None
 
 
 def _refuse_unknown(others: Mapping[str, object]) -> None:
-    """Raises TypeError for an argument that these functions would ignore, such as the sliding window of another model."""
+    """Raises TypeError for an argument that these functions would ignore, such as a cap on the scores."""
     for name, value in others.items():
         if value is not None and not any(value is harmless for harmless in _HARMLESS.get(name, ())):
             raise TypeError(f"attention on packed rows does not support {name}={value!r}, which the model passes to it")
@@ -121,19 +150,24 @@ AttentionInterface.register(PADDED, _padded)
 AttentionInterface.register(VARLEN, _varlen)
 
 
-def choose(attention: Attention, device: torch.device, half: bool, bert: BertForPreTraining) -> str:
+def choose(attention: Attention, device: torch.device, half: bool, encoder: PreTrainedModel) -> str:
     """Sets a model's attention as `--attention` asks, and returns its name. Raises UserError where it cannot run."""
-    features = bert.config.hidden_size // bert.config.num_attention_heads
+    features = encoder.config.hidden_size // encoder.config.num_attention_heads
     fits_kernels = features % 8 == 0 and features <= 256
-    can_varlen = device.type == "cuda" and half and fits_kernels and _has_flash(device)
+    can_varlen = _attend is not None and device.type == "cuda" and half and fits_kernels and _has_flash(device)
     if attention == "varlen" and not can_varlen:
         raise UserError(
             "--attention varlen needs an NVIDIA device of compute capability 8.0 or higher, bf16, and heads of a multiple of 8 "
             f"and at most 256 features (the model's have {features}, the device is {device}); use auto or padded"
         )
     name = VARLEN if can_varlen and attention != "padded" else PADDED
-    bert.config._attn_implementation = name
+    encoder.config._attn_implementation = name
     return name
+
+
+def layout_of(encoder: PreTrainedModel) -> Layout:
+    """The layout of batches that the model's attention needs."""
+    return "varlen" if encoder.config._attn_implementation == VARLEN else "padded"
 
 
 def _has_flash(device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 model.safetensors, config.json   the model as transformers saves it
 tokenizer files                  the data set's, so that the folder is complete
-optimizer.safetensors            AdamW's moments
+optimizer.safetensors            the optimizer's state
 training.json                    written last: step, settings, fingerprints, and size and sha256 of the other files
 """
 

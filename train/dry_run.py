@@ -9,7 +9,8 @@ import torch
 
 from shards.command.console import clock, short, size
 from shards.schema import Rows, lengths_to_offsets
-from train.data.batch import PackedBatch, Shape, pack_batch
+from train.data.batch import PackedBatch, pack_batch
+from train.data.layout import Shape
 from train.data.shard_uses import needed_bytes
 from train.run import Run
 from train.step import Counts, backward, update
@@ -32,9 +33,9 @@ def describe(run: Run) -> Iterator[str]:
             f"cache: {run.settings.cache}, up to {size(run.cache.limit)}; it needs room for two shards per lane "
             f"({len(run.lanes())} lanes, {size(needed)})"
         )
-    parameters = sum(p.numel() for p in run.bert.parameters())
+    parameters = sum(p.numel() for p in run.encoder.parameters())
     yield f"model: {parameters:,} parameters; a checkpoint has {size(12 * parameters)}, {settings.keep} are kept"
-    yield f"device: {run.ranks.device}, {'bf16' if run.half else 'fp32'}, attention {run.bert.config._attn_implementation}"
+    yield f"device: {run.ranks.device}, {'bf16' if run.half else 'fp32'}, attention {run.encoder.config._attn_implementation}"
 
 
 def _busiest(run: Run) -> int:
@@ -62,7 +63,7 @@ def largest_batch(run: Run) -> PackedBatch:
         masked_positions=np.tile(np.arange(masked), shape.rows).astype(np.uint16),
         masked_labels=np.zeros(masked * shape.rows, np.uint32),
     )
-    return pack_batch(rows, shape, run.pad_id()).to(run.ranks.device)
+    return pack_batch(rows, shape, run.pad_id(), run.layout).to(run.ranks.device)
 
 
 def rehearse(run: Run) -> Iterator[str]:
@@ -72,7 +73,7 @@ def rehearse(run: Run) -> Iterator[str]:
     for _ in range(2):  # the first time includes compilation and allocation
         started = time.perf_counter()
         losses = backward(run.model, [batch], [0], counts, run.autocast)
-        update(run.bert, run.optimizer, 0.0, run.settings.clip_norm)
+        update(run.encoder, run.optimizer, 0.0, run.settings.clip_norm)
         loss = float(losses.sum())  # waits for the device
         seconds = time.perf_counter() - started
     yield f"largest micro-batch: {batch.tokens:,} tokens, {batch.pairs:,} sequences, loss {loss:.2f}, {seconds:.2f} s"

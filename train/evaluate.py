@@ -25,20 +25,22 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.schema import Rows
 from train import attention, checkpoint
-from train.data.batch import Shape, pack_batch
+from train.data.batch import pack_batch
 from train.data.cache import Cache
 from train.data.frequencies import count_tokens, unigram_loss
+from train.data.layout import Layout, Shape
 from train.data.order import Places, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import gather
 from train.data.row_groups import DecodedGroups, check_sizes
 from train.data.shard_uses import uses_in_sequence
 from train.metrics import finite
-from train.model import PackedBert
+from train.models.config import check_fit
+from train.models.encoder import quiet, restored_encoder
+from train.models.packed import PackedEncoder
 from train.ranks import LostRankError, Ranks, autocast, is_first, joined, use_half
 from train.settings import Precision
 from train.stopping import end_at_once
-from train.weights import bert_of, check_fit, quiet
 
 SPLIT, TRAINING_SPLIT = "eval", "train"
 
@@ -90,8 +92,10 @@ class _Part:
 class HeldOut:
     """The held-out split of a data set, to score models on. On every rank."""
 
-    def __init__(self, url: str, manifest: Manifest, ranks: Ranks, micro_batch: int, cache: Cache | None) -> None:
-        self._url, self._manifest, self._ranks, self._cache = url, manifest, ranks, cache
+    def __init__(
+        self, url: str, manifest: Manifest, ranks: Ranks, micro_batch: int, layout: Layout, cache: Cache | None
+    ) -> None:
+        self._url, self._manifest, self._ranks, self._layout, self._cache = url, manifest, ranks, layout, cache
         self._groups = RowGroups.of(manifest.splits[SPLIT])
         self._shape = Shape.of(manifest, SPLIT, micro_batch, None)
         self._training_counts: npt.NDArray[np.int64] | None = None  # counted once, for the first scores
@@ -129,7 +133,7 @@ class HeldOut:
 
     def _score_batch(self, model: nn.Module, number: int, rows: Rows, autocast: Callable[[], Any]) -> _Part:
         tokenizer = self._manifest.tokenizer
-        batch = pack_batch(rows, self._shape, tokenizer["special_ids"]["pad"]).to(self._ranks.device)
+        batch = pack_batch(rows, self._shape, tokenizer["special_ids"]["pad"], self._layout).to(self._ranks.device)
         with torch.no_grad(), autocast():
             model_sums = model(batch)
         sums = {
@@ -158,7 +162,7 @@ class HeldOut:
 def _read_rows(decoded: DecodedGroups, groups: RowGroups, start: int, stop: int) -> Rows:
     row = np.arange(start, stop)
     group = np.searchsorted(groups.first_row, row, side="right") - 1
-    places = Places(group, row - groups.first_row[group], row, np.zeros_like(row))
+    places = Places(group, row - groups.first_row[group], row, np.zeros_like(row), np.zeros(len(row), np.int32))
     needed = np.unique(group).tolist()
     decoded.keep(needed, start)
     return gather(places, {number: decoded.get(number).result() for number in needed})
@@ -230,7 +234,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         cache = ranks.agreed(lambda: open_cache(arguments.cache, arguments.cache_bytes, arguments.data, shards, lanes=1))
         for line in not_cached(arguments.cache, arguments.data) if ranks.rank == 0 else ():
             say(line)
-        held_out = HeldOut(arguments.data, manifest, ranks, arguments.micro_batch, cache)
+        held_out = HeldOut(arguments.data, manifest, ranks, arguments.micro_batch, attention.layout_of(packed.encoder), cache)
         scores = held_out.score(packed, arguments.rows, lambda: autocast(ranks.device, half))
         if ranks.rank == 0:
             text = "\n".join([f"after step {step}", *scores.lines()])
@@ -238,7 +242,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Manifest, int, PackedBert]:
+def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Manifest, int, PackedEncoder]:
     manifest = open_data_set(arguments.data)
     for split in (SPLIT, TRAINING_SPLIT):
         if split not in manifest.splits:
@@ -251,10 +255,10 @@ def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Mani
     )
     if saved.record["tokenizer_fingerprint"] != manifest.tokenizer["fingerprint"]:
         raise UserError(f"{arguments.checkpoint}: was trained with another tokenizer than that of {arguments.data}")
-    bert = bert_of(config, tensors, saved.url)
-    attention.choose("auto", ranks.device, half, bert)
-    check_fit(arguments.checkpoint, bert.config, manifest)
-    return manifest, saved.step, PackedBert(bert).to(ranks.device)
+    encoder = restored_encoder(config, tensors, saved.url)
+    attention.choose("auto", ranks.device, half, encoder)
+    check_fit(arguments.checkpoint, encoder.config, manifest)
+    return manifest, saved.step, PackedEncoder(encoder).to(ranks.device)
 
 
 if __name__ == "__main__":

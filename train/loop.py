@@ -17,11 +17,11 @@ import torch
 from shards.errors import UserError
 from train.checkpoint import Saver
 from train.data.batch import PackedBatch, pack_batch
+from train.data.phase_order import PhaseOrder
 from train.data.reader import StepRows, read_steps
 from train.data.row_groups import DecodedGroups
 from train.evaluate import HeldOut
 from train.metrics import Reporter
-from train.optimizer import learning_rate
 from train.row_log import RowLog
 from train.run import SPLIT, Run
 from train.step import Counts, StepSums, backward, drop_unused_gradients, dropout_seed, update
@@ -73,7 +73,7 @@ class Trainer:
         self.sums = StepSums(run.ranks.device)
         self.num_done = self.saved_step = run.first_step
         self.interval = Interval()
-        self.held_out = HeldOut(run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, run.cache)
+        self.held_out = HeldOut(run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, run.layout, run.cache)
         self._fault: UserError | None = None
         self._has_ended = False
 
@@ -81,7 +81,7 @@ class Trainer:
         """Trains to the end, or until a stop request. Returns the number of steps done. Raises UserError, on every rank."""
         run = self.run
         groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, run.settings.reader_threads, run.prefetcher())
-        steps = read_steps(groups, run.order, run.rank_slice(), run.masking)
+        steps = read_steps(groups, PhaseOrder.of_one(run.order), run.rank_slice(), run.masking)
         try:
             return self._loop(steps)
         except UserError:  # raised on every rank
@@ -126,7 +126,7 @@ class Trainer:
             row_ids = step_rows.row_ids.tolist()
             for number, micro_batch in enumerate(run.order.micro_batches_of(run.ranks.rank, run.ranks.world_size)):
                 rows = step_rows.micro_batch(number, run.settings.micro_batch)
-                batches.append(pack_batch(rows, run.shape, run.pad_id()).to(run.ranks.device))
+                batches.append(pack_batch(rows, run.shape, run.pad_id(), run.layout).to(run.ranks.device))
                 seeds.append(dropout_seed(run.settings.seed, step, micro_batch))
         except Exception as error:  # of any kind: the other ranks must not wait for this one
             fault = error
@@ -174,14 +174,13 @@ class Trainer:
     def _compute(self, current: Prepared, counts: Counts) -> None:
         run = self.run
         losses = backward(run.model, current.batches, current.seeds, counts, run.autocast)
-        drop_unused_gradients(run.bert, counts)
-        self.sums.add(losses, update(run.bert, run.optimizer, self._lr(current.step), run.settings.clip_norm))
+        drop_unused_gradients(run.encoder, counts)
+        self.sums.add(losses, update(run.encoder, run.optimizer, self._lr(current.step), run.settings.clip_norm))
         self._guard(lambda: self.row_log.write(current.step, current.row_ids))
         self.interval.add(counts)
 
     def _lr(self, step: int) -> float:
-        settings, num_steps = self.run.settings, self.run.num_steps
-        return learning_rate(step, settings.lr, settings.warmup(num_steps), num_steps)
+        return self.run.settings.learning_rates(self.run.num_steps).lr(step)
 
     def _after(self, num_done: int) -> None:
         """What is due after a step. The checkpoint comes before the scores, which can take long."""

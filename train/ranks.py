@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import UserError
 from train.settings import Precision
+from train.torch_versions import without_buffer_sync
 
 Value = TypeVar("Value")
 _POLL_S = 0.02
@@ -102,7 +103,7 @@ class Ranks:
         """The model in DDP. Gradients are summed, not averaged: losses are divided by global counts already."""
         if self.world_size == 1:
             return model
-        wrapped = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **without_buffer_sync())
         wrapped.register_comm_hook(None, _sum_gradients)
         return wrapped
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
-from transformers import BertForPreTraining
+from transformers import PreTrainedModel
 
 from shards import storage
 from shards.dataset import masking_of, open_data_set
@@ -21,18 +21,20 @@ from shards.masking import Masking
 from shards.storage.redaction import redacted
 from train import attention
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER
-from train.data.batch import PackedBatch, Shape, pack_batch
+from train.data.batch import PackedBatch, pack_batch
 from train.data.cache import Cache
+from train.data.layout import Layout, Shape
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, empty_rows
 from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
-from train.model import PackedBert
-from train.optimizer import make_optimizer, state_tensors
+from train.models.encoder import make_encoder
+from train.models.families import layers_of
+from train.models.packed import PackedEncoder
+from train.optimizers.make import make_optimizer, state_tensors
 from train.ranks import Ranks, autocast, use_half
 from train.settings import MaskSource, Settings
-from train.weights import make_bert
 
 SPLIT = "train"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -40,7 +42,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 
 @dataclass
 class Run:
-    """What the loop works with. `model` is called in a step: the packed BERT, compiled and wrapped in DDP as the run needs."""
+    """What the loop works with. A step calls `model`: the packed encoder, compiled and wrapped in DDP as the run needs."""
 
     settings: Settings
     ranks: Ranks
@@ -48,15 +50,20 @@ class Run:
     order: Order
     masking: Masking | None  # the rule for masks drawn on reading; None: the stored ones
     shape: Shape
-    bert: BertForPreTraining
+    encoder: PreTrainedModel
     packed: nn.Module
     model: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     half: bool  # whether the forward pass runs in bf16
     files: dict[str, bytes]  # the files of a checkpoint that never change: config.json and the tokenizer
     first_step: int = 0
     first_position: int = 0
     cache: Cache | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of batches that the model needs."""
+        return attention.layout_of(self.encoder)
 
     @property
     def end(self) -> int:
@@ -102,11 +109,11 @@ class Run:
 
     def empty_batch(self) -> PackedBatch:
         """The batch of a rank without work: the rank takes part in the step and adds nothing to it."""
-        return pack_batch(empty_rows(), self.shape, self.pad_id()).to(self.ranks.device)
+        return pack_batch(empty_rows(), self.shape, self.pad_id(), self.layout).to(self.ranks.device)
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """The tensors of a checkpoint: file -> name -> tensor."""
-        return {MODEL: dict(self.bert.named_parameters()), OPTIMIZER: dict(state_tensors(self.bert, self.optimizer))}
+        return {MODEL: dict(self.encoder.named_parameters()), OPTIMIZER: dict(state_tensors(self.encoder, self.optimizer))}
 
     def record(self) -> dict[str, Any]:
         """The part of a checkpoint's record that identifies the run. `resume` compares it."""
@@ -120,17 +127,17 @@ class Run:
                 "row_groups": self.order.groups.fingerprint,
             },
             "mask_prob": self.masking.probability if self.masking else None,
-            "model": _model_settings(self.bert),
+            "model": _model_settings(self.encoder),
             "settings": {
-                name: redacted(value) if isinstance(value, str) else value
+                name: redacted(value) if isinstance(value, str) else list(value) if isinstance(value, tuple) else value
                 for name, value in dataclasses.asdict(self.settings).items()
             },
         }
 
 
-def _model_settings(bert: BertForPreTraining) -> dict[str, Any]:
+def _model_settings(encoder: PreTrainedModel) -> dict[str, Any]:
     left_out = ("transformers_version", "architectures", "dtype", "_name_or_path")
-    settings = {name: value for name, value in bert.config.to_dict().items() if name not in left_out}
+    settings = {name: value for name, value in encoder.config.to_dict().items() if name not in left_out}
     plain: dict[str, Any] = json.loads(json.dumps(settings))  # with the types that a checkpoint's record has after reading
     return plain
 
@@ -150,15 +157,17 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     masking = rule if is_dynamic else None
     order = Order(RowGroups.of(manifest.splits[SPLIT]), settings.seed, settings.global_batch, settings.micro_batch)
     half = use_half(settings.precision, ranks.device)
-    bert, messages = make_bert(settings.model, manifest, settings.data, settings.dropout, settings.seed)
-    attention_name = attention.choose(settings.attention, ranks.device, half, bert)
-    packed: Any = PackedBert(bert).to(ranks.device).train()
+    encoder, messages = make_encoder(settings.model, manifest, settings.data, settings.dropout, settings.seed)
+    attention_name = attention.choose(settings.attention, ranks.device, half, encoder)
+    packed: Any = PackedEncoder(encoder).to(ranks.device).train()
     if settings.compile:
         packed = torch.compile(packed)
     shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking)
-    files = _fixed_files(settings.data, manifest, bert)
-    optimizer = make_optimizer(bert, settings.weight_decay)
-    run = Run(settings, ranks, manifest, order, masking, shape, bert, packed, packed, optimizer, half, files)
+    files = _fixed_files(settings.data, manifest, encoder)
+    betas = (settings.betas[0], settings.betas[1])
+    layers = layers_of(encoder)
+    optimizer = make_optimizer(encoder, settings.weight_decay, settings.optimizer, betas, settings.epsilon, layers)
+    run = Run(settings, ranks, manifest, order, masking, shape, encoder, packed, packed, optimizer, half, files)
     shards = manifest.splits[SPLIT].shards
     run.cache = open_cache(settings.cache, settings.cache_bytes, settings.data, shards, len(run.lanes()))
     messages += not_cached(settings.cache, settings.data)
@@ -179,17 +188,17 @@ def choose_masking(masking: MaskSource, url: str, manifest: Manifest) -> tuple[b
     return masking == "dynamic" or not is_stored, masking_of(url, manifest)
 
 
-def _fixed_files(url: str, manifest: Manifest, bert: BertForPreTraining) -> dict[str, bytes]:
+def _fixed_files(url: str, manifest: Manifest, encoder: PreTrainedModel) -> dict[str, bytes]:
     """config.json, and the data set's tokenizer with the limit of the model (model_max_length)."""
-    bert.config.architectures = [type(bert).__name__]
-    files = {CONFIG: bert.config.to_json_string(use_diff=True).encode()}
+    encoder.config.architectures = [type(encoder).__name__]
+    files = {CONFIG: encoder.config.to_json_string(use_diff=True).encode()}
     for name, digest in manifest.tokenizer["files"].items():
         place = storage.join(url, manifest.tokenizer["folder"], name)
         files[name] = storage.read_bytes(place)
         if sha256(files[name]).hexdigest() != digest:
             raise UserError(f"{place}: its sha256 is not the manifest's: it was changed or damaged; build the data set again")
     if TOKENIZER_CONFIG in files:
-        files[TOKENIZER_CONFIG] = _with_limit(files[TOKENIZER_CONFIG], bert.config.max_position_embeddings, url)
+        files[TOKENIZER_CONFIG] = _with_limit(files[TOKENIZER_CONFIG], encoder.config.max_position_embeddings, url)
     return files
 
 

@@ -8,10 +8,12 @@ from typing import Any, Literal
 from shards import storage
 from shards.command.options import check_ranges, check_types, flag, option, read_values
 from shards.errors import UserError
+from train.optimizers.schedules import DecayShape, Schedule, ScheduleName
 
 Precision = Literal["auto", "fp32", "bf16"]
 Attention = Literal["auto", "padded", "varlen"]
 MaskSource = Literal["auto", "stored", "dynamic"]
+OptimizerName = Literal["adamw", "lamb", "stable-adamw", "muon"]
 
 SIZES = ("tiny", "mini", "small", "medium", "base", "large")
 # Titles of the help's sections, by the field that each begins with.
@@ -23,8 +25,13 @@ SECTIONS = {
     "eval_every": "the run itself",
 }
 # What every start of a run must have in common, besides model and data. The rest is where, how long and how fast.
-FIXED = frozenset({"global_batch", "lr", "weight_decay", "clip_norm", "dropout", "seed", "masking"})
+FIXED = frozenset({"global_batch", "lr", "weight_decay", "clip_norm", "dropout", "seed", "masking"}) | {
+    *("schedule", "decay", "decay_share", "end_lr", "optimizer", "betas", "epsilon"),
+}
 WARMUP_SHARE = 0.06
+# As in BERT's own code.
+BETAS = (0.9, 0.999)
+EPSILON = 1e-6
 _MANY = 2**40  # no run is longer; larger values are slips
 _RANGES = {
     "global_batch": (1, 2**24),
@@ -32,6 +39,8 @@ _RANGES = {
     "steps": (0, _MANY),
     "epochs": (0, _MANY),
     "warmup_steps": (-1, _MANY),
+    "decay_share": (0.0, 1.0),
+    "epsilon": (1e-30, 1.0),
     "weight_decay": (0.0, 10.0),
     "clip_norm": (0.0, 1e9),
     "dropout": (0.0, 0.9),
@@ -68,9 +77,24 @@ class Settings:
     )
     steps: int = option("length of the run in steps", 0, metavar="N", shown="set by --epochs")
     epochs: int = option("length of the run in passes over the data", 0, metavar="N", shown="set by --steps")
-    lr: float = option("peak learning rate: reached at the end of the warm-up, then falls linearly to 0", 1e-4, metavar="X")
+    lr: float = option("peak learning rate, reached at the end of the warm-up", 1e-4, metavar="X")
+    schedule: ScheduleName = option(
+        "learning rate after the warm-up: falls linearly, or as half a cosine; stays constant; wsd: constant, and falls in the "
+        "last part of the run; falls as 1 / sqrt(step)",
+        "linear",
+    )
+    end_lr: float = option("learning rate at the end of linear, cosine and wsd", 0.0, metavar="X")
+    decay: DecayShape = option("how wsd falls: linearly, or as 1 - sqrt of the share that is done", "linear")
+    decay_share: float = option("share of the run in which wsd falls", 0.1, metavar="X")
     warmup_steps: int = option("steps of linear warm-up", -1, metavar="N", shown=f"{WARMUP_SHARE:.0%} of the run")
-    weight_decay: float = option("AdamW's weight decay; biases and norms do not decay", 0.01, metavar="X")
+    optimizer: OptimizerName = option(
+        "adamw; lamb, for large batches; stable-adamw; muon: for the matrices of the layers, with adamw for the rest", "adamw"
+    )
+    betas: tuple[float, ...] = option(
+        "weights of the past in the running means of gradients and of their squares", BETAS, metavar="X", shown="0.9 0.999"
+    )
+    epsilon: float = option("keeps the optimizer from dividing by 0", EPSILON, metavar="X")
+    weight_decay: float = option("weight decay; biases and norms do not decay", 0.01, metavar="X")
     clip_norm: float = option("maximum norm of a step's gradient; 0: no limit", 1.0, metavar="X")
     dropout: float = option(
         "dropout of hidden states and, with padded attention, of attention weights (the varlen kernels have none)",
@@ -121,6 +145,10 @@ class Settings:
             object.__setattr__(self, "micro_batch", default_micro_batch(self.global_batch))
         if not 0.0 < self.lr < 100.0:
             raise UserError(f"--lr is {self.lr}, must be above 0 and below 100")
+        if len(self.betas) != 2 or not all(0.0 < beta < 1.0 for beta in self.betas):
+            raise UserError(f"--betas is {' '.join(map(str, self.betas))}, must be two numbers above 0 and below 1")
+        if not 0.0 <= self.end_lr <= self.lr:
+            raise UserError(f"--end-lr is {self.end_lr}, must be from 0 to --lr, which is {self.lr}")
         if self.global_batch % self.micro_batch:
             raise UserError(f"--micro-batch {self.micro_batch} does not divide --global-batch {self.global_batch}")
         if bool(self.steps) == bool(self.epochs):
@@ -136,9 +164,10 @@ class Settings:
         if out == data or out.startswith(f"{data}/"):
             raise UserError(f"--out ({self.out}) is inside the data set ({self.data}); choose a folder outside it")
 
-    def warmup(self, num_steps: int) -> int:
-        """The number of warm-up steps in a run of `num_steps`."""
-        return self.warmup_steps if self.warmup_steps >= 0 else round(WARMUP_SHARE * num_steps)
+    def learning_rates(self, num_steps: int) -> Schedule:
+        """The schedule of a run of `num_steps`."""
+        warmup = self.warmup_steps if self.warmup_steps >= 0 else round(WARMUP_SHARE * num_steps)
+        return Schedule(self.schedule, self.lr, self.end_lr, warmup, num_steps, self.decay_share, self.decay)
 
 
 def from_arguments(arguments: Mapping[str, Any]) -> Settings:

@@ -1,6 +1,6 @@
 """One step: forward and backward over a rank's micro-batches, then one update that is the same on every rank.
 
-batches -> backward: gradients of the global loss, summed over ranks -> update: clip, AdamW, or skip -> StepSums
+batches -> backward: gradients of the global loss, summed over ranks -> update: clip, optimizer, or skip -> StepSums
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from transformers import BertForPreTraining
+from transformers import PreTrainedModel
 
 from shards.randomness import Purpose, address
 from train.data.batch import PackedBatch
+from train.models.families import pair_parameters
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,14 @@ def backward(
     return losses
 
 
-def drop_unused_gradients(bert: BertForPreTraining, counts: Counts) -> None:
-    """Without pairs, the pooler and the NSP head have a gradient of zeros, and AdamW would let their weights decay.
+def drop_unused_gradients(encoder: PreTrainedModel, counts: Counts) -> None:
+    """Without pairs, the pair head has a gradient of zeros, and AdamW would let its weights decay.
 
-    They get no gradient instead, so that the optimizer leaves them as they are.
+    It gets no gradient instead, so that the optimizer leaves it as it is.
     """
     if not counts.pairs:
-        for part in (bert.bert.pooler, bert.cls.seq_relationship):
-            for parameter in part.parameters() if part is not None else ():
-                parameter.grad = None
+        for parameter in pair_parameters(encoder):
+            parameter.grad = None
 
 
 def update(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float) -> Update:

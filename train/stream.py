@@ -14,15 +14,17 @@ from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import differences
 from shards.schema import Rows
-from train.data.batch import PackedBatch, Shape, pack_batch, pad_batch
+from train.data.batch import PackedBatch, pack_batch, pad_batch
+from train.data.layout import Shape
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
+from train.data.phase_order import PhaseOrder
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups, check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
+from train.models.config import longest_sequence
 from train.run import choose_masking
 from train.settings import MaskSource
-from train.weights import longest_sequence
 
 Item = dict[str, torch.Tensor] | PackedBatch
 _OPEN: "weakref.WeakSet[Generator[Item, None, None]]" = weakref.WeakSet()
@@ -43,9 +45,10 @@ class ShardStream(IterableDataset[Item]):
     step may be short: its missing micro-batches are empty when packed, and left out when padded. So set `drop_last`, which
     leaves out the short step, for a padded run of several ranks.
 
-    With `packed`, an item is a `PackedBatch` (see train/data/batch.py), for `train.model.PackedBert`. Otherwise it is a dict
-    of int64 tensors under transformers' names, each [sequences, longest]: `input_ids`, `attention_mask`, `token_type_ids`,
-    `labels` (-100 where nothing is to be predicted), and `next_sentence_label` [sequences] if there are pairs.
+    With `packed`, an item is a `PackedBatch` (see train/data/batch.py), for `train.models.packed.PackedEncoder`. Otherwise
+    it is a dict of int64 tensors under transformers' names, each [sequences, longest]: `input_ids`, `attention_mask`,
+    `token_type_ids`, `labels` (-100 where nothing is to be predicted), and `next_sentence_label` [sequences] if there are
+    pairs.
 
     `state_dict()` is the position: a few numbers, the same on all ranks at the end of a step. A state from the end of a step
     loads on any number of ranks; a state within a step only on the same number. It counts the items that were handed out, so
@@ -167,7 +170,7 @@ class ShardStream(IterableDataset[Item]):
             self._step, self._taken, self._has_ended = 0, 0, False
         rank_slice = self._rank_slice()
         groups = DecodedGroups(self._url, self._manifest, self._split, self._threads, self._prefetcher(rank_slice))
-        steps = read_steps(groups, self._order, rank_slice, self._masking)
+        steps = read_steps(groups, PhaseOrder.of_one(self._order), rank_slice, self._masking)
         count = len(self._order.micro_batches_of(self._rank, self._world_size))
         try:
             for step_rows in steps:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 import torch
-from transformers import BertConfig
+from transformers import PreTrainedConfig
 
 from train.run import Run
 from train.step import Counts
@@ -32,16 +32,19 @@ def peak_flops(device: torch.device, half: bool) -> float | None:
     return next((peak for model, peak in _BF16_PEAKS.items() if re.search(rf"\b{model}\b", name)), None)
 
 
-def step_flops(config: BertConfig, counts: Counts) -> float:
+def step_flops(config: PreTrainedConfig, counts: Counts) -> float:
     """Floating-point operations of forward and backward in a step.
 
     6 per weight and token, and 12 per layer, feature and pair of tokens that attend to each other (Chowdhery et al. 2022,
     arXiv:2204.02311, appendix B). The heads count only where something is predicted.
     """
-    features, layers = config.hidden_size, config.num_hidden_layers
-    layer_weights = 4 * features * features + 2 * features * config.intermediate_size
+    features: int = config.hidden_size
+    layers: int = config.num_hidden_layers
+    wide: int = config.intermediate_size
+    layer_weights = 4 * features * features + 2 * features * wide
     encoder = 6.0 * layers * layer_weights * counts.tokens + 12.0 * layers * features * counts.attended
-    mlm_head = 6.0 * (features * features + features * config.vocab_size) * counts.masked
+    vocab_size: int = config.vocab_size
+    mlm_head = 6.0 * (features * features + features * vocab_size) * counts.masked
     nsp_head = 6.0 * (features * features + 2 * features) * counts.pairs
     return encoder + mlm_head + nsp_head
 
@@ -82,7 +85,7 @@ def train_line(
     num_taken = interval.steps - num_skipped
     mlm_loss, nsp_loss = (loss_sum / num_taken if num_taken else math.nan for loss_sum in loss_sums)
     peak = peak_flops(run.ranks.device, run.half)
-    flops = step_flops(run.bert.config, interval.counts())
+    flops = step_flops(run.encoder.config, interval.counts())
     per_second = 1.0 / max(1e-9, interval.seconds)
     return {
         "loss": mlm_loss + nsp_loss,

@@ -26,7 +26,7 @@ from shards.storage.files import (
     tidy,
 )
 from shards.storage.on_fsspec import absolute, relative
-from shards.storage.reading import open_read, read_bytes, read_ranges
+from shards.storage.reading import open_read, read_bytes, read_into, read_ranges
 from shards.storage.redaction import redacted
 from shards.storage.urls import is_local, join, local_path
 
@@ -49,6 +49,7 @@ __all__ = [
     "publish",
     "publish_file",
     "read_bytes",
+    "read_into",
     "read_ranges",
     "redacted",
     "relative",

@@ -1,50 +1,28 @@
 """Rows -> the tensors of a micro-batch: packed, with fixed shapes, or padded as transformers' own models need them.
 
+    rows -> layout: tensors as views of one block of memory -> pack_batch: filled -> PackedBatch
+         -> to a device: one copy of the block
+
 Shapes: B rows, T tokens per row, N = B * T. At most K runs (sequences, and stretches of padding), S sequences and M masked
-tokens. Q is the number of sequences in the batch plus one; L the tokens of the longest sequence that is possible. Integers
-that index an embedding are int32, others int64.
+tokens. Q is a number of sequences that exceeds those in the batch; L the tokens of the longest sequence that is possible.
+Integers that index an embedding are int32, others int64.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from shards.compiled import compiled
-from shards.manifest import Manifest
-from shards.masking import Masking
 from shards.schema import Rows
+from train.data.layout import Layout, Shape, Slots, laid_out, parts_of, size_of, view
 
 # The label of a slot without a token or sequence to predict, as in transformers.
 IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The maximum size of a micro-batch of a data set."""
-
-    rows: int
-    tokens: int  # per row
-    longest: int  # tokens per sequence
-    sequences: int  # per row
-    masked: int  # tokens per row
-
-    @staticmethod
-    def of(manifest: Manifest, split: str, rows: int, masking: Masking | None) -> "Shape":
-        """The shape of `rows` rows of a split, with stored masks or with masks drawn on reading."""
-        total = manifest.splits[split].totals()
-        tokens, sequences = total["max_row_tokens"], total["max_sequences_per_row"]
-        masked = total["max_masked_per_row"]
-        if masking is not None:
-            masked = max(masked, masking.most(tokens, sequences))
-        return Shape(rows, max(1, tokens), max(1, total["max_sequence_tokens"]), max(1, sequences), max(1, masked))
-
-    @property
-    def runs(self) -> int:
-        """K: the sequences, and the runs of padding, which are no longer than the longest sequence."""
-        return self.rows * (self.sequences + -(-self.tokens // self.longest))
 
 
 @dataclass(frozen=True)
@@ -59,106 +37,126 @@ class PackedBatch:
     masked_labels: Tensor  # [M] or IGNORED
     cls_at: Tensor  # [S] places in N of each sequence's first token; unused ones are 0
     next_sentence_label: Tensor  # [S] or IGNORED
-    token_of_slot: Tensor  # [Q * L] the sequences side by side, padded: the place in N of each slot's token, or 0
-    slot_of_token: Tensor  # [N] the inverse; padding shares the first slot of the last sequence, which is empty
-    is_token: Tensor  # [Q, L] bool: the slot holds a token of a sequence
-    is_key: Tensor  # [Q, L] bool: the slot may be attended to; `is_token`, and the first slot of the empty sequence
+    slots: Slots | None  # None in the layout varlen
+    layout: Layout
     longest: int  # L
     tokens: int  # without padding
     masked: int
     pairs: int
     attended: int  # sum of the squared lengths of the sequences
+    block: Tensor  # [bytes] uint8: the memory that all the tensors above are views of
 
     def to(self, device: torch.device) -> "PackedBatch":
-        """The batch on a device. The copy is asynchronous, from pinned memory."""
+        """The batch on a device: one copy, which is asynchronous from pinned memory."""
         if device.type == "cpu":
             return self
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {
-            name: value.pin_memory().to(device, non_blocking=True)
-            for name, value in values.items()
-            if isinstance(value, Tensor)
-        }
-        return PackedBatch(**(values | moved))
+        return self.in_block(self.block.to(device, non_blocking=True))
+
+    def in_block(self, block: Tensor) -> "PackedBatch":
+        """The batch in a copy of its block."""
+        parts = laid_out({name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors_of(self)})
+        tensors = {name: view(block, part) for name, part in parts.items()}
+        return replace(self, **_fields(tensors), block=block)
 
 
-def pack_batch(rows: Rows, shape: Shape, pad_id: int) -> PackedBatch:
-    """The batch of at most `shape.rows` rows; missing rows are empty. Raises ValueError for rows that do not fit the shape."""
+def tensors_of(batch: PackedBatch) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of a batch, in the order of its block."""
+    for name, value in vars(batch).items():
+        if isinstance(value, Tensor) and name != "block":
+            yield name, value
+    if batch.slots is not None:
+        yield from batch.slots._asdict().items()
+
+
+def _fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of a batch that hold its tensors."""
+    fields: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if name not in Slots._fields}
+    return fields | {"slots": Slots(*(tensors[name] for name in Slots._fields)) if "is_key" in tensors else None}
+
+
+def pack_batch(rows: Rows, shape: Shape, pad_id: int, layout: Layout = "padded", memory: Tensor | None = None) -> PackedBatch:
+    """The batch of at most `shape.rows` rows; missing rows are empty. Raises ValueError for rows that do not fit the shape.
+
+    `memory` [block_bytes] uint8: where the batch is written, such as pinned memory; without it, new memory.
+    """
     num_sequences, num_tokens = len(rows.sequence_lengths), shape.rows * shape.tokens
     longest_row = int(np.diff(rows.token_offsets).max(initial=0))
     if len(rows) > shape.rows or longest_row > shape.tokens or int(rows.sequence_lengths.max(initial=0)) > shape.longest:
         raise ValueError(f"{len(rows)} rows of up to {longest_row} tokens do not fit {shape}")
-    ids = np.full((3, shape.rows, shape.tokens), 0, np.int32)
-    ids[0] = pad_id
-    run_starts = np.full(shape.runs + 1, num_tokens, np.int32)
-    slots = num_sequences + 1
-    token_of_slot = np.zeros((slots, shape.longest), np.int64)
-    slot_of_token = np.full(num_tokens, num_sequences * shape.longest, np.int64)
-    is_token = np.zeros((slots, shape.longest), np.bool_)
-    cls_at = np.zeros(shape.rows * shape.sequences, np.int64)
-    _lay_out(
+    parts = parts_of(shape, layout, num_sequences)
+    block = (torch.empty(size_of(parts), dtype=torch.uint8) if memory is None else memory)[: size_of(parts)]
+    tensors = {name: view(block, part) for name, part in parts.items()}
+    arrays: dict[str, npt.NDArray[Any]] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays["input_ids"].fill(pad_id)
+    for name in ("token_type_ids", "position_ids", "cls_at", "masked_at"):
+        arrays[name].fill(0)
+    arrays["run_starts"].fill(num_tokens)
+    _write_rows(
         rows.token_offsets,
         rows.sequence_offsets,
         rows.input_ids,
         rows.sequence_lengths,
         rows.segment_a_lengths,
-        ids,
-        run_starts,
-        token_of_slot,
-        slot_of_token,
-        is_token,
-        cls_at,
+        arrays["input_ids"],
+        arrays["token_type_ids"],
+        arrays["position_ids"],
+        arrays["run_starts"],
+        arrays["cls_at"],
+        shape.longest,
     )
-    is_key = is_token.copy()
-    is_key[-1, 0] = True  # the empty sequence: a softmax over no keys would be NaN
-    next_sentence_label = np.full(len(cls_at), IGNORED, np.int64)
-    if rows.next_sentence_label is not None:
-        next_sentence_label[:num_sequences] = rows.next_sentence_label
-    masked_at = np.zeros(shape.rows * shape.masked, np.int64)
-    masked_labels = np.full(len(masked_at), IGNORED, np.int64)
-    masked = 0
-    if rows.masked_labels is not None and rows.masked_positions is not None and rows.masked_offsets is not None:
-        masked = len(rows.masked_labels)
-        in_row = np.repeat(np.arange(len(rows)), np.diff(rows.masked_offsets))
-        masked_at[:masked] = in_row * shape.tokens + rows.masked_positions
-        masked_labels[:masked] = rows.masked_labels
+    if layout != "varlen":
+        _write_slots(
+            arrays["cls_at"],
+            rows.sequence_lengths,
+            arrays["token_of_slot"].reshape(-1, shape.longest),
+            arrays["slot_of_token"],
+            arrays["is_token"],
+            arrays["is_key"],
+        )
+    masked, pairs = _write_labels(rows, shape, arrays)
     return PackedBatch(
-        input_ids=torch.from_numpy(ids[0]),
-        token_type_ids=torch.from_numpy(ids[1]),
-        position_ids=torch.from_numpy(ids[2]),
-        run_starts=torch.from_numpy(run_starts),
-        masked_at=torch.from_numpy(masked_at),
-        masked_labels=torch.from_numpy(masked_labels),
-        cls_at=torch.from_numpy(cls_at),
-        next_sentence_label=torch.from_numpy(next_sentence_label),
-        token_of_slot=torch.from_numpy(token_of_slot.reshape(-1)),
-        slot_of_token=torch.from_numpy(slot_of_token),
-        is_token=torch.from_numpy(is_token),
-        is_key=torch.from_numpy(is_key),
+        **_fields(tensors),
+        layout=layout,
         longest=shape.longest,
         tokens=len(rows.input_ids),
         masked=masked,
-        pairs=num_sequences if rows.next_sentence_label is not None else 0,
+        pairs=pairs,
         attended=int(np.square(rows.sequence_lengths.astype(np.int64)).sum()),
+        block=block,
     )
 
 
+def _write_labels(rows: Rows, shape: Shape, arrays: dict[str, npt.NDArray[Any]]) -> tuple[int, int]:
+    """Writes what is to be predicted; returns the numbers of masked tokens and of pairs."""
+    arrays["next_sentence_label"].fill(IGNORED)
+    arrays["masked_labels"].fill(IGNORED)
+    masked = pairs = 0
+    if rows.next_sentence_label is not None:
+        pairs = len(rows.next_sentence_label)
+        arrays["next_sentence_label"][:pairs] = rows.next_sentence_label
+    if rows.masked_labels is not None and rows.masked_positions is not None and rows.masked_offsets is not None:
+        masked = len(rows.masked_labels)
+        in_row = np.repeat(np.arange(len(rows)), np.diff(rows.masked_offsets))
+        arrays["masked_at"][:masked] = in_row * shape.tokens + rows.masked_positions
+        arrays["masked_labels"][:masked] = rows.masked_labels
+    return masked, pairs
+
+
 @compiled
-def _lay_out(
+def _write_rows(
     token_offsets: Any,
     sequence_offsets: Any,
     input_ids: Any,
     sequence_lengths: Any,
     segment_a_lengths: Any,
     ids: Any,
+    token_types: Any,
+    positions: Any,
     run_starts: Any,
-    token_of_slot: Any,
-    slot_of_token: Any,
-    is_token: Any,
     cls_at: Any,
+    longest: int,
 ) -> None:
-    _, num_rows, row_tokens = ids.shape
-    longest = token_of_slot.shape[1]
+    num_rows, row_tokens = ids.shape
     run = 0
     for row in range(num_rows):
         column = 0
@@ -168,18 +166,35 @@ def _lay_out(
                 cls_at[s], run_starts[run] = start, start
                 run += 1
                 for i in range(np.int64(sequence_lengths[s])):
-                    ids[0, row, column] = input_ids[token_offsets[row] + column]
-                    ids[1, row, column] = 1 if i >= segment_a_lengths[s] else 0
-                    ids[2, row, column] = i
-                    token_of_slot[s, i] = start + i
-                    slot_of_token[start + i] = s * longest + i
-                    is_token[s, i] = True
+                    ids[row, column] = input_ids[token_offsets[row] + column]
+                    token_types[row, column] = 1 if i >= segment_a_lengths[s] else 0
+                    positions[row, column] = i
                     column += 1
         for i in range(row_tokens - column):
             if i % longest == 0:
                 run_starts[run] = row * row_tokens + column + i
                 run += 1
-            ids[2, row, column + i] = i % longest
+            positions[row, column + i] = i % longest
+
+
+@compiled
+def _write_slots(
+    cls_at: Any, sequence_lengths: Any, token_of_slot: Any, slot_of_token: Any, is_token: Any, is_key: Any
+) -> None:
+    num_slots, longest = token_of_slot.shape
+    num_sequences = len(sequence_lengths)
+    slot_of_token[:] = num_sequences * longest
+    for s in range(num_slots):
+        length = np.int64(sequence_lengths[s]) if s < num_sequences else 0
+        for i in range(length):
+            token_of_slot[s, i] = cls_at[s] + i
+            slot_of_token[cls_at[s] + i] = s * longest + i
+        token_of_slot[s, length:] = 0
+        is_token[s, :length] = True
+        is_token[s, length:] = False
+        is_key[s] = is_token[s]
+        if not length:
+            is_key[s, 0] = True  # an empty sequence: a softmax over no keys would be NaN
 
 
 def pad_batch(rows: Rows, longest: int, pad_id: int) -> dict[str, Tensor]:

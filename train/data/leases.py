@@ -21,15 +21,14 @@ class Lease:
         self._end = weakref.finalize(self, os.close, self._handle)
         fcntl.flock(self._handle, fcntl.LOCK_SH)
 
-    def read(self, start: int, length: int) -> bytes:
-        """The bytes from `start` on, `length` of them."""
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fills `out` with the bytes from `start`."""
+        done = 0
         with storage.translated(str(self.path), "read"):
-            data = os.pread(self._handle, length, start)
-            while len(data) < length and (more := os.pread(self._handle, length - len(data), start + len(data))):
-                data += more
-        if len(data) < length:
+            while done < len(out) and (num_bytes := os.preadv(self._handle, [out[done:]], start + done)):
+                done += num_bytes
+        if done < len(out):
             raise StorageError(f"{self.path}: was truncated while in use; run the same command again")
-        return data
 
     def is_whole(self, digest: str, num_bytes: int) -> bool:
         """Whether it has this size and sha256."""

@@ -76,6 +76,7 @@ class Places:
     in_group: Positions  # [R]
     row: Positions  # [R]
     epoch: Positions  # [R]
+    source: npt.NDArray[np.int32]  # [R] number of the data set; 0 where there is one
 
 
 def num_lanes(num_rows: int, global_batch: int, max_lanes: int = MAX_LANES) -> int:
@@ -109,9 +110,7 @@ class Order:
 
     def micro_batches_of(self, rank: int, world_size: int) -> range:
         """The micro-batches of each step that a rank takes: consecutive, as even as possible, perhaps none."""
-        each, more = divmod(self.num_micro_batches, world_size)
-        start = rank * each + min(rank, more)
-        return range(start, start + each + (rank < more))
+        return part_of(self.num_micro_batches, rank, world_size)
 
     def positions(self, start: int, end: int, micro_batches: range) -> Positions:
         """The positions of some micro-batches of the step that begins at `start`, in the order of their rows.
@@ -119,9 +118,12 @@ class Order:
         There are fewer where the run ends at `end`.
         """
         all_of_step = np.arange(min(start, end), min(start + self.global_batch, end))
-        lanes = all_of_step % self.groups.num_rows % self.lanes
-        by_lane = all_of_step[np.argsort(lanes, kind="stable")]
-        return by_lane[micro_batches.start * self.micro_batch : micro_batches.stop * self.micro_batch]
+        return cut(all_of_step, self.lane_of(all_of_step), micro_batches, self.micro_batch)
+
+    def lane_of(self, positions: Positions) -> Positions:
+        """The lane that serves each of the positions [R]."""
+        lanes: Positions = positions % self.groups.num_rows % self.lanes
+        return lanes
 
     def locate(self, positions: Positions) -> Places:
         """The rows at the positions [R]."""
@@ -133,7 +135,8 @@ class Order:
             key = address(self.seed, Purpose.WINDOW, epoch)
             at, in_group[in_epoch] = _locate(positions[in_epoch] - epoch * self.groups.num_rows, starts, self.lanes, key)
             group[in_epoch] = line[at]
-        return Places(group, in_group, self.groups.first_row[group] + in_group, epochs)
+        source = np.zeros(len(positions), np.int32)
+        return Places(group, in_group, self.groups.first_row[group] + in_group, epochs, source)
 
     def near(self, positions: Positions) -> set[int]:
         """The row groups in the windows around the positions: needed now or soon."""
@@ -158,6 +161,19 @@ class Order:
             # A step may reach over the end of an epoch, so the one before is kept too.
             self._lines = {e: kept for e, kept in self._lines.items() if e == epoch - 1} | {epoch: (line, starts)}
         return self._lines[epoch]
+
+
+def part_of(num_micro_batches: int, rank: int, world_size: int) -> range:
+    """The micro-batches of a step that a rank takes: consecutive, as even as possible, perhaps none."""
+    each, more = divmod(num_micro_batches, world_size)
+    start = rank * each + min(rank, more)
+    return range(start, start + each + (rank < more))
+
+
+def cut(positions: Positions, lanes: Positions, micro_batches: range, micro_batch: int) -> Positions:
+    """Some micro-batches of a step: its positions [R] sorted by lane [R], and cut into `micro_batch` rows each."""
+    by_lane = positions[np.argsort(lanes, kind="stable")]
+    return by_lane[micro_batches.start * micro_batch : micro_batches.stop * micro_batch]
 
 
 @compiled

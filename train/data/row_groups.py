@@ -101,7 +101,7 @@ class DecodedGroups:
             return rows
         try:
             if not isinstance(data, memoryview):
-                data = read_part(partial(storage.read_bytes, url), shard, group)
+                data = read_part(partial(storage.read_into, url), shard, group)
                 self._count(misses=1, fetched_bytes=shard.row_groups[group].bytes)
             return decode(self._manifest, self._split, shard, data, [group])
         except (ValueError, OSError) as error:
@@ -112,7 +112,7 @@ class DecodedGroups:
     def _from_cache(self, shard: ShardInfo, group: int, lease: Lease) -> Rows | None:
         """The rows as the cache has them; None if the disk has damaged them since the shard was checked."""
         try:
-            rows = decode(self._manifest, self._split, shard, read_part(lease.read, shard, group), [group])
+            rows = decode(self._manifest, self._split, shard, read_part(lease.read_into, shard, group), [group])
         except (ValueError, OSError, storage.StorageError):
             if self._prefetcher:
                 self._prefetcher.cache.discard(lease)

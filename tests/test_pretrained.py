@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
-from train.weights import bert_of, make_bert
+from train.models.encoder import make_encoder, restored_encoder
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def opened(random_data: Path) -> tuple[str, Manifest]:
 
 
 def make(name: object, opened: tuple[str, Manifest]) -> tuple[Any, list[str]]:
-    return make_bert(str(name), opened[1], opened[0], 0.1, 0)
+    return make_encoder(str(name), opened[1], opened[0], 0.1, 0)
 
 
 def saved(tmp_path: Path, **config: object) -> Path:
@@ -92,7 +92,7 @@ def test_an_attention_from_the_hub_is_not_asked_for(
     model, _ = make(folder / "config.json", opened)
     assert model.config._attn_implementation == "sdpa"
     tensors = dict(model.state_dict())
-    assert bert_of((folder / "config.json").read_bytes(), tensors, "url").config._attn_implementation == "sdpa"
+    assert restored_encoder((folder / "config.json").read_bytes(), tensors, "url").config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("where", ["--model config.json", "tokenizer.json beside the weights"])
@@ -124,7 +124,7 @@ def test_an_odd_configuration_of_a_checkpoint_is_one_line(changes: dict[str, obj
     model = bert()
     config = json.loads(model.config.to_json_string()) | changes
     with pytest.raises(UserError, match=message) as caught:
-        bert_of(json.dumps(config).encode(), dict(model.state_dict()), "run/step-1")
+        restored_encoder(json.dumps(config).encode(), dict(model.state_dict()), "run/step-1")
     assert "\n" not in str(caught.value) and "run/step-1/config.json" in str(caught.value)
 
 
@@ -133,14 +133,14 @@ def test_what_a_configuration_says_of_the_forward_pass_is_passed_over(field: str
     model = bert()
     value = {"chunk_size_feed_forward": 3, "num_labels": 10**9}.get(field, True)
     config = json.loads(model.config.to_json_string()) | {field: value, "return_dict": False}
-    restored = bert_of(json.dumps(config).encode(), dict(model.state_dict()), "run/step-1").eval()
+    restored = restored_encoder(json.dumps(config).encode(), dict(model.state_dict()), "run/step-1").eval()
     ids = torch.arange(5)[None]
     assert torch.equal(restored(ids).prediction_logits, model.eval()(ids).prediction_logits)
 
 
 def test_a_checkpoint_gives_its_model_back(tmp_path: Path) -> None:
     model = bert(seed=3)
-    again = bert_of(model.config.to_json_string().encode(), dict(model.named_parameters()), "url")
+    again = restored_encoder(model.config.to_json_string().encode(), dict(model.named_parameters()), "url")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
 
 
@@ -150,7 +150,7 @@ def test_weights_without_a_layer_are_not_a_bert(opened: tuple[str, Manifest], tm
     state = {name: value.clone() for name, value in state.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
-    with pytest.raises(UserError, match="its weights are not those of a BERT: 16 are missing"):
+    with pytest.raises(UserError, match="its weights are not those of a bert model: 16 are missing"):
         make(folder, opened)
 
 
@@ -215,7 +215,7 @@ def test_weights_of_something_else_are_refused(random_data: Path, tmp_path: Path
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     save_file({f"other.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "model" / "model.safetensors")
     line = refused(*tiny(random_data, tmp_path / "run"), "--model", tmp_path / "model")
-    assert "its weights are not those of a BERT: " in line
+    assert "its weights are not those of a bert model: " in line
 
 
 def test_pretrained_weights_with_the_same_tokenizer_go_on_and_others_are_refused(random_data: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_pretrained_weights_with_the_same_tokenizer_go_on_and_others_are_refused
     shutil.copy(random_data / "tokenizer" / "tokenizer.json", tmp_path / "encoder")
     arguments = tiny(random_data, tmp_path / "run", epochs=1)
     code, _, err = run(0, *arguments, "--model", tmp_path / "encoder")
-    assert code == 0 and "pretrained; from scratch: the MLM head, the NSP head" in err, err
+    assert code == 0 and "pretrained; from scratch: the MLM head, the pair head" in err, err
     (tmp_path / "encoder" / "vocab.txt").write_text("")  # the tokenizer.json comes first
     text = (tmp_path / "encoder" / "tokenizer.json").read_text().replace('"w77": 77', '"other": 77')
     (tmp_path / "encoder" / "tokenizer.json").write_text(text)
@@ -248,7 +248,7 @@ def test_a_published_encoder_goes_on_with_its_own_tokenizer(corpus: Path, tmp_pa
     assert built.returncode == 0, built.stderr
     arguments = ("--data", tmp_path / "data", "--out", tmp_path / "run", "--model", model, *SMALL, "--steps", 2)
     code, _, err = run(0, *arguments, "--global-batch", 2, "--micro-batch", 1, "--lr", 1e-5)
-    assert code == 0 and "22.9 M parameters, pretrained; from scratch: the MLM head, the NSP head" in err, err
+    assert code == 0 and "22.9 M parameters, pretrained; from scratch: the MLM head, the pair head" in err, err
     tensors = load_file(tmp_path / "run" / "checkpoints" / "step-0000000002" / "model.safetensors")
     original = load_file(model / "model.safetensors")
     name = "encoder.layer.0.attention.self.query.weight"

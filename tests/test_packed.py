@@ -13,18 +13,18 @@ from transformers import BertForPreTraining
 
 from shards.schema import Rows, concatenate
 from train import attention
-from train.data.batch import PackedBatch, pad_batch
+from train.data.batch import pad_batch
 from train.data.reader import empty_rows
-from train.model import PackedBert
+from train.models.packed import PackedEncoder
 from train.step import backward, dropout_seed
 
 
-def packed_and_padded() -> tuple[PackedBert, BertForPreTraining]:
-    return PackedBert(bert(attention.PADDED)).train(), bert().train()
+def packed_and_padded() -> tuple[PackedEncoder, BertForPreTraining]:
+    return PackedEncoder(bert(attention.PADDED)).train(), bert().train()
 
 
-def gradients(model: PackedBert | BertForPreTraining) -> dict[str, torch.Tensor]:
-    inner = model.bert if isinstance(model, PackedBert) else model
+def gradients(model: PackedEncoder | BertForPreTraining) -> dict[str, torch.Tensor]:
+    inner = model.encoder if isinstance(model, PackedEncoder) else model
     return {name: p.grad.clone() for name, p in inner.named_parameters() if p.grad is not None}
 
 
@@ -58,9 +58,9 @@ def test_losses_and_every_gradient_equal_the_padded_model(is_packed: bool) -> No
 def test_the_naive_way_fails_that_test() -> None:
     """Positions that restart, but attention over the whole row: neighbours are seen, and the loss shows it."""
     packed, padded = packed_and_padded()
-    naive = PackedBert(bert("sdpa")).train()
-    encoder = naive.bert.bert.encoder
-    encoder.register_forward_pre_hook(lambda _, args, kwargs: (args, {}), with_kwargs=True)  # drops the boundaries
+    naive = PackedEncoder(bert("sdpa")).train()
+    layers = naive.encoder.base_model.encoder
+    layers.register_forward_pre_hook(lambda _, args, kwargs: (args, {}), with_kwargs=True)  # drops the boundaries
     rows = masked_rows(5, 3)
     batch = pack(rows)
     mlm, _ = padded_losses(padded, rows)
@@ -77,16 +77,9 @@ def test_no_sequence_sees_another() -> None:
     other[starts[1] + 1 : starts[2] - 1] = 77
     changed = replace(rows, input_ids=other)
     one, two = pack(rows), pack(changed)
-    hidden = [_hidden(packed, batch) for batch in (one, two)]
+    hidden = [packed.hidden_states(batch).detach() for batch in (one, two)]
     moved = (hidden[0] - hidden[1]).abs().amax(-1).view(-1) > 1e-6
     assert set(moved.nonzero().view(-1).tolist()) == set(range(int(starts[1]), int(starts[2]))), "sequence 1 lies in row 0"
-
-
-def _hidden(packed: PackedBert, batch: PackedBatch) -> torch.Tensor:
-    model = packed.bert.bert
-    at_start = model.embeddings(input_ids=batch.input_ids, token_type_ids=batch.token_type_ids, position_ids=batch.position_ids)
-    found: torch.Tensor = model.encoder(at_start, batch=batch).last_hidden_state
-    return found.detach()
 
 
 def test_empty_rows_and_rows_without_masks_or_pairs_give_zeros_and_no_nan() -> None:
@@ -129,7 +122,7 @@ def _without_masks(rows: Rows) -> Rows:
 
 
 def _gradient(rows: Rows, size: int) -> dict[str, torch.Tensor]:
-    model = PackedBert(bert(attention.PADDED)).train()
+    model = PackedEncoder(bert(attention.PADDED)).train()
     batches = [pack(part, replace(SHAPE, rows=size)) for part in _parts(rows, size)]
     backward(model, batches, [0] * len(batches), counts_of(*batches), _plain)
     return gradients(model)
@@ -149,7 +142,7 @@ def test_averaging_the_means_of_parts_would_fail_that_test() -> None:
 
 def test_dropout_belongs_to_the_micro_batch() -> None:
     """Whatever was computed before, a micro-batch drops the same; another one or another step drops others."""
-    model = PackedBert(bert(attention.PADDED, dropout=0.1)).train()
+    model = PackedEncoder(bert(attention.PADDED, dropout=0.1)).train()
     batch = pack(masked_rows(4))
 
     def losses(seeds: Sequence[int]) -> list[float]:

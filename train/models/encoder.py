@@ -1,0 +1,73 @@
+"""`--model`: an encoder from scratch, by size or configuration, or pretrained weights; checked against the data set.
+
+name -> configuration -> fits the data set? same tokenizer? -> weights -> the model, with its heads
+"""
+
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from shards import storage
+from shards.errors import UserError
+from shards.manifest import Manifest
+from shards.randomness import Purpose, address
+from train.checkpoint import CONFIG, copy_tensors
+from train.data.tokenizer import compare_tokenizers
+from train.models.config import check_fit, new_encoder, parse_config, read_config, set_dropout
+from train.models.families import family_of
+from train.models.pretrained import pretrained_config, pretrained_weights
+from train.models.sizes import SHAPES, config_of_size
+
+
+def quiet() -> None:
+    """Silences transformers: the commands report on loading themselves, in one line."""
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # here and below: transformers' own
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def make_encoder(name: str, manifest: Manifest, data_url: str, dropout: float, seed: int) -> tuple[PreTrainedModel, list[str]]:
+    """The model of `--model`, and messages for the user.
+
+    Raises UserError for an unknown name, for weights of another kind, and when model and data set do not fit.
+    """
+    torch.manual_seed(int(address(seed, Purpose.INITIAL_WEIGHTS)) >> 1)
+    path = Path(name)
+    if name in SHAPES or path.is_file():
+        config = config_of_size(name, manifest) if name in SHAPES else read_config(path)
+        set_dropout(config, dropout)
+        check_fit(name, config, manifest)
+        encoder = new_encoder(f"--model {name}", config)
+        return encoder, [f"{name}: {_millions(encoder)} parameters, from scratch"]
+    config = pretrained_config(name)
+    set_dropout(config, dropout)
+    check_fit(name, config, manifest)
+    messages = list(compare_tokenizers(name, data_url, manifest))
+    encoder, fresh = pretrained_weights(name, config)
+    from_scratch = f"; from scratch: {', '.join(fresh)}" if fresh else ""
+    messages.append(f"{name}: {_millions(encoder)} parameters, pretrained{from_scratch}")
+    return encoder, messages
+
+
+def restored_encoder(config_json: bytes, tensors: dict[str, torch.Tensor], url: str) -> PreTrainedModel:
+    """The model of the checkpoint at `url`, from its config.json and its tensors. Raises UserError when they do not fit."""
+    place = storage.join(url, CONFIG)
+    config = parse_config(config_json, place)
+    # Layers are counted, and shapes compared on torch's meta device, before memory is allocated for what the file asks.
+    prefix = f"{family_of(config).model.base_model_prefix}.{family_of(config).layers}."
+    num_layers = len({name[len(prefix) :].partition(".")[0] for name in tensors if name.startswith(prefix)})
+    if config.num_hidden_layers != num_layers:
+        raise UserError(f"{place}: num_hidden_layers is {config.num_hidden_layers}, the checkpoint has weights of {num_layers}")
+    with torch.device("meta"):
+        shapes = dict(new_encoder(place, config).named_parameters())
+    for name, parameter in shapes.items():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            raise UserError(f"{place}: needs {name} of shape {list(parameter.shape)}, which the checkpoint does not have")
+    encoder = new_encoder(place, config)
+    copy_tensors(dict(encoder.named_parameters()), tensors, url)
+    return encoder
+
+
+def _millions(encoder: PreTrainedModel) -> str:
+    return f"{sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} M"

@@ -1,0 +1,63 @@
+"""An encoder for pre-training on packed rows: transformers' own model and weights, without work on padding.
+
+    PackedBatch -> base model, on rows as they are -> MLM head on masked tokens, pair head on [CLS] -> BatchSums
+
+Losses are sums, because what to divide them by is known only over all micro-batches and ranks.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from train.data.batch import IGNORED, PackedBatch
+from train.models.families import family_of
+
+
+@dataclass(frozen=True)
+class BatchSums:
+    """Sums over a micro-batch: losses in nats, float32; and, in evaluation, the number of right predictions."""
+
+    mlm_loss: Tensor
+    nsp_loss: Tensor
+    mlm_right: Tensor | None = None
+    nsp_right: Tensor | None = None
+
+
+class PackedEncoder(nn.Module):
+    """A model of `train.models.families` on packed batches. Its attention must be one of `train.attention`."""
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """The last hidden states, [rows, tokens per row, features]."""
+        hidden_BTF: Tensor = self.encoder.base_model(
+            input_ids=batch.input_ids,
+            token_type_ids=batch.token_type_ids,
+            position_ids=batch.position_ids,
+            batch=batch,
+        ).last_hidden_state
+        return hidden_BTF
+
+    def forward(self, batch: PackedBatch) -> BatchSums:
+        """The losses of a micro-batch.
+
+        Shapes: B rows, T tokens per row, N = B * T, F features, M masked tokens, S sequences, V ids in the vocabulary.
+        """
+        family = family_of(self.encoder.config)
+        hidden_NF = self.hidden_states(batch).flatten(0, 1)
+        logits_MV = family.mlm_head(self.encoder, hidden_NF.index_select(0, batch.masked_at))
+        mlm_loss, mlm_right = self._predicted(logits_MV, batch.masked_labels)
+        if family.pair_head is None:
+            return BatchSums(mlm_loss, mlm_loss.new_zeros(()), mlm_right, None)
+        logits_S2 = family.pair_head(self.encoder, hidden_NF.index_select(0, batch.cls_at))
+        nsp_loss, nsp_right = self._predicted(logits_S2, batch.next_sentence_label)
+        return BatchSums(mlm_loss, nsp_loss, mlm_right, nsp_right)
+
+    def _predicted(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The summed loss and, in evaluation, the number of right predictions."""
+        loss = cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+        return loss, None if self.training else (logits.argmax(-1) == labels).sum()
