@@ -148,7 +148,7 @@ def choose_exchange(choice: ExchangeName, num_units: int, num_pairs: int, stored
 
 
 def merges(exchange: Exchange, num_units: int) -> Iterator[tuple[int, int, int, int]]:
-    """Of each merge task: the first and last unit, the first and last place."""
+    """The first and last unit of each merge task, and its first and last place."""
     edges = (
         [num_units * group // exchange.num_groups for group in range(exchange.num_groups + 1)] if exchange.num_groups else []
     )

@@ -62,6 +62,7 @@ def train_tokenizer(engine: Engine, task: VocabularyTask) -> str:
         say(f"vocabulary: training up to {task.size:,} entries")
         for _ in run_tasks(engine, make_vocabulary, [task]):
             say(f"vocabulary: {load_prepared(task.url).vocab_size:,} entries")
+            say(f"note: if this corpus grows, set --tokenizer {task.url}, so that only new files are tokenized")
     return task.url
 
 

@@ -4,8 +4,7 @@ import containers
 import pytest
 from conftest import BuildRunner, manifest_of
 
-from prep.corpus.documents import Rule, Span
-from prep.corpus.files import InputFile
+from prep.corpus.documents import InputFile, Rule, Span
 from prep.settings import Splitting
 from prep.tokens import vocabulary
 from prep.tokens.tokenizer import PreparedTokenizer
@@ -72,7 +71,7 @@ def test_a_small_corpus_is_read_whole_if_its_sizes_are_those_of_its_text(
                 [f"{i:04} words of a long line" for i in range(count)]
             )
         )
-        spans.append(Span(InputFile(ordinal, path.name, str(path), path.stat().st_size, "", form, "")))
+        spans.append(Span(InputFile(path.name, str(path), path.stat().st_size, "", form, "")))
     sample = list(vocabulary._sample(spans, Rule("line", "text"), Splitting("language", "en"), skip_faults=False))
     if form == "jsonl":
         assert len(sample) == 155

@@ -14,7 +14,7 @@ MAX_DOCUMENT_BYTES = 64 << 20
 HARMLESS = ("too_long", "sampled_out", "not_wanted")
 
 
-def name_hash(name: str) -> int:
+def name_key(name: str) -> int:
     """64 bits that stand for a name, wherever its file is."""
     return int.from_bytes(blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
 

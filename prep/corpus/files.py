@@ -7,7 +7,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from prep.corpus.compression import DAMAGED_STREAM, decompressed
-from prep.corpus.documents import name_hash
+from prep.corpus.documents import name_key
 from prep.corpus.inputs import Inputs, InputsBuilder, Kind, Root, name_of
 from prep.corpus.names import FormatName, InputName, by_name
 from shards import storage
@@ -47,7 +47,7 @@ def list_inputs(corpus: Corpus) -> Inputs:
             if place.startswith(written):
                 continue
             num_inputs += 1
-            if name_hash(place) not in earlier:
+            if name_key(place) not in earlier:
                 num_new += 1
                 kind = Kind(*_format(name_of(root, path), info.url, corpus))
                 builder.add(root, path, info.bytes, info.version, kind, index, place)

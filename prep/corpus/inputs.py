@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prep.corpus.documents import InputFile, name_hash
+from prep.corpus.documents import InputFile, name_key
 from prep.corpus.names import FormatName
 from shards.storage.redaction import redacted
 
@@ -109,7 +109,7 @@ class InputsBuilder:
     def add(self, root: Root, path: str, size: int, version: str, kind: Kind, corpus: int, place: str) -> None:
         """One file: its path below the root, and `place`, its absolute URL."""
         numbers = (self._roots.setdefault(root, len(self._roots)), self._kinds.setdefault(kind, len(self._kinds)))
-        hashes = (name_hash(place), name_hash(name_of(root, path)))
+        hashes = (name_key(place), name_key(name_of(root, path)))
         self._rows.append((path.encode(errors="surrogateescape"), version.encode(), size, *numbers, corpus, *hashes, 0))
         if len(self._rows) >= _BATCH:
             self._flush()
@@ -161,7 +161,7 @@ def _with_unique_names(table: pa.Table, roots: Sequence[Root]) -> pa.Table:
     for row in later.tolist():
         root, path = roots[table["root"][row].as_py()], table["path"][row].as_py().decode(errors="surrogateescape")
         suffixes[row] = 2
-        while (value := name_hash(name_of(root, path, int(suffixes[row])))) in names:
+        while (value := name_key(name_of(root, path, int(suffixes[row])))) in names:
             suffixes[row] += 1
         names.add(value)
         hashes[row] = value

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from prep.tokens.layout import WORD_BYTES
 from prep.tokens.store import ENTRY, PlaceRange, StoredDocuments, Words, damaged, decode_index
 from shards import storage
+from shards.schema import lengths_to_offsets
 
 # One file: its name without the ending, the places that it may hold, the bits of its index, its size.
 SOURCE = np.dtype([("name", "S64"), ("first", "<u8"), ("last", "<u8"), ("bits", "<u8"), ("bytes", "<u8")])
@@ -73,12 +75,23 @@ def read_places(folder: str, sources: Sources, first: int, last: int, id_type: n
     with ThreadPoolExecutor(_THREADS) as threads:
         content = [data for batch in threads.map(_read, batches) for data in batch]
     words: Words = np.concatenate([np.empty(0, np.uint64), *(np.frombuffer(data, "<u8") for data in content)])
+    edges = lengths_to_offsets(np.array([len(data) // WORD_BYTES for data in content], np.int64))
     del content
+    stored = _checked(words, id_type)
+    if stored is None:
+        files = zip(parts, edges[:-1], edges[1:], strict=True)
+        url = next(part.url for part, start, stop in files if _checked(words[start:stop], id_type) is None)
+        raise damaged(url, "a document")
+    return stored
+
+
+def _checked(words: Words, id_type: np.dtype[np.integer]) -> StoredDocuments | None:
+    """The documents that the words are; None if they are damaged."""
     try:
         stored = StoredDocuments(words, id_type)
         stored.check()
-    except ValueError as error:
-        raise damaged(folder, f"a file of the token store ({error})") from error
+    except ValueError:
+        return None
     return stored
 
 

@@ -11,8 +11,7 @@ serves any number of partitions.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -77,17 +76,6 @@ def ranges(starts: Ints, stops: Ints) -> Offsets:
     lengths = stops - starts
     offsets = lengths_to_offsets(lengths)
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-
-
-def join_documents(blocks: Sequence[Documents]) -> Documents:
-    """The documents of all blocks, in order. There must be at least one block."""
-    names = [f.name for f in fields(Documents)]
-    return Documents(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
-
-
-def empty_documents(id_type: np.dtype[np.integer]) -> Documents:
-    """No documents."""
-    return Documents(*(np.empty(0, kind) for kind in ("u8", "u8", "u4", "u4", "u4", id_type)))
 
 
 class Places(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prep.corpus.documents import HARMLESS, Document, Fault, InputFile, Rule, fault_error, name_hash
+from prep.corpus.documents import HARMLESS, Document, Fault, InputFile, Rule, fault_error, name_key
 from prep.corpus.read import read_documents
 from prep.plan import Unit
 from prep.progress import Progress, save_progress
@@ -200,7 +200,7 @@ def _identify(
     hashes: npt.NDArray[np.uint64] = np.empty(len(items), np.uint64)
     for i, (_, document) in enumerate(items):
         hashes[i] = int.from_bytes(blake2b(document.text.strip().encode(), digest_size=8).digest(), "little")
-    names = {file: name_hash(file) for file in {item.file.name for item in items}}
+    names = {file: name_key(file) for file in {item.file.name for item in items}}
     files: npt.NDArray[np.uint64] = np.array([names[item.file.name] for item in items], np.uint64)
     positions: npt.NDArray[np.uint64] = np.array([item.document.position for item in items], np.uint64)
     keys = hashes if task.by_content else combine(files, positions)
