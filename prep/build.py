@@ -24,7 +24,8 @@ from prep.tasks import (
     tokenize_tasks,
     vocabulary_task,
 )
-from prep.tokens.encoder import REFERENCE, resolve_engine
+from prep.tokens.encoder import resolve_engine
+from prep.tokens.fast import REFERENCE
 from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
 from shards import storage
 from shards.command.console import say
@@ -192,7 +193,7 @@ def _units(job: Job, url: str, tokenizer: PreparedTokenizer) -> TokenizeTasks:
     """The tokenize tasks. A whole build chooses the tokenizing engine; separate stages use the choice of the first one."""
     settings, engine = job.settings, REFERENCE
     if settings.tokenizer_engine == "auto":
-        engine = stages.agree_on_engine(url, is_whole=settings.stage == "all")
+        engine = stages.agree_on_engine(url, tokenizer, is_whole=settings.stage == "all")
         engine, reason = resolve_engine(tokenizer, engine)
         if reason and settings.stage in ("all", "tokenize"):
             say(f"note: the slow reference tokenizer is used, about 8 times slower: {reason}")

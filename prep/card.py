@@ -126,7 +126,9 @@ def command(manifest: Manifest) -> str:
     parts = [f"python -m prep build --corpus {' '.join(_corpus(manifest))} --out OUT"]
     for name, value in manifest.settings.items():
         if name == "tokenizer":
-            parts.append(f"--tokenizer {shlex.quote(tokenizer if tokenizer.startswith('train:') else 'tokenizer')}")
+            parts.append(
+                f"--tokenizer {shlex.quote(tokenizer if tokenizer.startswith(('train:', 'train-bpe:')) else 'tokenizer')}"
+            )
         elif value != defaults[name]:
             values = value if isinstance(value, list) else [] if value is True else [value]
             parts.append(" ".join([flag(name), *(shlex.quote(printable(str(part))) for part in values)]))

@@ -58,6 +58,13 @@ def check_tokenizer(settings: Settings, tokenizer: PreparedTokenizer) -> None:
         raise UserError(
             f"--tokenizer {name}: gives no token for any plain text, so its special tokens cannot be found; use another"
         )
+    num_special = tokenizer.templates[template].num_special
+    if num_special + settings.document_overlap >= settings.max_seq_len:
+        overlap = f" and --document-overlap {settings.document_overlap}" if settings.document_overlap else ""
+        raise UserError(
+            f"--max-seq-len is {settings.max_seq_len}, must be above the {num_special} special tokens of --tokenizer "
+            f"{name}{overlap} together"
+        )
     if settings.cross_documents and "sep" not in tokenizer.roles:
         raise UserError(f"--tokenizer {name}: has no separator token, which --cross-documents needs; use another")
     if settings.mask_unit != "token" and tokenizer.word_flags is None:

@@ -16,10 +16,11 @@ from shards.command.options import check_ranges, check_types, flag, option, read
 from shards.errors import UserError
 from shards.schema import MaskUnit
 
-SplitRule = Literal["language", "line", "fullstop"]
+SplitRule = Literal["language", "line", "fullstop", "whole"]
 OnError = Literal["stop", "skip"]
 ExchangeName = Literal["auto", "one-level", "two-level"]
 StageName = Literal["vocabulary", "tokenize", "merge", "pair", "commit"]
+VocabularyKind = Literal["WordPiece", "byte-level BPE"]
 
 # Titles of the sections of the help, by the first field of each.
 SECTIONS = {
@@ -35,14 +36,15 @@ _NO_RECIPE = (
     *("corpus", "out", "engine", "workers", "stage", "task_shard", "exchange", "tokenizer_engine", "scratch", "tokenizer"),
     "cased",
 )
+_TRAINED: dict[str, VocabularyKind] = {"train": "WordPiece", "train-bpe": "byte-level BPE"}
 MAX_SPAN_PROB = 0.5  # above this rate, spans that do not touch no longer fit
 
 
 class Splitting(NamedTuple):
-    """Where sentences end: by the rules of a language, at every line's end, or at every full stop."""
+    """Where sentences end: by the rules of a language, at every line's end, at every full stop, or at no place."""
 
     rule: SplitRule
-    language: str
+    language: str  # empty with the rule `whole`
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ class Settings:
     )
     out: str = option("folder or URL of the data set to make", metavar="URL")
     tokenizer: str = option(
-        "hub name, folder, tokenizer.json, vocab.txt, or train:N: WordPiece of up to N entries, trained on the corpus",
+        "hub name, folder, tokenizer.json, vocab.txt; or one trained on the corpus, of up to N entries: train:N (WordPiece) or "
+        "train-bpe:N (byte-level BPE, which keeps case and white space)",
         "train:8192",
-        metavar="NAME|PATH|train:N",
+        metavar="NAME|PATH|train:N|train-bpe:N",
     )
     cased: bool = option("keep upper case; only for train:N and for a vocab.txt without a configuration", False)
     corpus_weight: tuple[float, ...] = option(
@@ -87,11 +90,16 @@ class Settings:
     max_seq_len: int = option("maximum tokens per sequence, special tokens included", 128, metavar="TOKENS")
     pairing: Pairing = option(
         "nsp: BERT's next-sentence pairs; paragraph: one pair per document, of single sentences; sop: two segments in order or "
-        "swapped; none: full sentences, one segment",
+        "swapped; none: full sentences, one segment; document: the whole text as it is, long ones in pieces",
         "nsp",
     )
     cross_documents: bool = option(
         "with --pairing none: continue a sequence with the next document, after a separator token", False
+    )
+    document_overlap: int = option(
+        "with --pairing document: number of tokens that a piece of a long document shares with the piece before it",
+        0,
+        metavar="TOKENS",
     )
     short_seq_prob: float | None = option(
         "probability that the sequences of a document get a random shorter target length",
@@ -150,7 +158,8 @@ class Settings:
         "auto",
     )
     tokenizer_engine: Literal["auto", "reference"] = option(
-        "auto: use the fast WordPiece (extra `fast`) if it is installed and agrees with the reference; the ids are the same",
+        "auto: use the fast tokenizer of that kind (extra `fast`: WordPiece, byte-level BPE) if it agrees with the reference; "
+        "the ids are the same",
         "auto",
     )
     scratch: str = option("folder or URL for tokens, kept for later builds of the same corpus", "data/scratch", metavar="URL")
@@ -164,6 +173,7 @@ class Settings:
         object.__setattr__(self, "corpus_weight", tuple(float(weight) for weight in self.corpus_weight))
         ranges = {
             "max_seq_len": (8, 65_535),
+            "document_overlap": (0, 65_534),
             "copies": (1, 1_000),
             "pack_to": (0, 65_535),
             "shard_bytes": (1 << 16, 1 << 40),
@@ -182,8 +192,7 @@ class Settings:
             raise UserError(f"--pack-to is {self.pack_to}, must be 0 or at least --max-seq-len ({self.max_seq_len})")
         if not re.fullmatch(r"[a-z]{2,3}(-[a-zA-Z]+)*", self.language):
             raise UserError(f"--language is {self.language!r}, must be an ISO 639 code such as en or de")
-        if self.tokenizer.startswith("train:"):
-            _ = self.trained_vocab_size
+        _ = self.trained_vocab_size
         if not all(self.corpus):
             raise UserError("--corpus has an empty name; set files, folders, globs or URLs")
         if not self.corpus:
@@ -202,8 +211,9 @@ class Settings:
             raise UserError(f"--cross-documents needs --pairing none; with {self.pairing}, a sequence comes from one document")
         if self.short_seq_prob and RECIPES[self.pairing].short_seq_prob is None:
             raise UserError(
-                f"--short-seq-prob has no effect with --pairing {self.pairing}, which uses whole sentences; leave it out"
+                f"--short-seq-prob has no effect with --pairing {self.pairing}, which has no target length; leave it out"
             )
+        self._check_documents()
         if self.corpus_weight and len(self.corpus_weight) != len(self.corpus):
             raise UserError(
                 f"--corpus-weight has {len(self.corpus_weight)} weights for {len(self.corpus)} --corpus; set one per corpus"
@@ -214,6 +224,18 @@ class Settings:
                     f"--corpus-weight {weight:g} of {url}: must be above 0 and at most {MAX_WEIGHT}; to leave a "
                     "corpus out, remove it from --corpus"
                 )
+
+    def _check_documents(self) -> None:
+        keeps_text = RECIPES[self.pairing].keeps_text
+        if self.document_overlap and not keeps_text:
+            raise UserError(f"--document-overlap needs --pairing document; {self.pairing} cuts no documents into pieces")
+        if self.document_overlap >= self.max_seq_len:
+            raise UserError(
+                f"--document-overlap is {self.document_overlap}, must be below --max-seq-len ({self.max_seq_len}) and its "
+                "special tokens"
+            )
+        if self.sentences != "auto" and keeps_text:
+            raise UserError(f"--sentences {self.sentences} has no effect with --pairing {self.pairing}; leave it out")
 
     def _check_places(self) -> None:
         for name in ("out", "scratch", "text_field", "tokenizer"):
@@ -230,23 +252,31 @@ class Settings:
             )
 
     @property
+    def trained_kind(self) -> VocabularyKind | None:
+        """What `train:N` or `train-bpe:N` trains; None for an existing tokenizer."""
+        return _TRAINED.get(self.tokenizer.partition(":")[0]) if ":" in self.tokenizer else None
+
+    @property
     def trained_vocab_size(self) -> int | None:
-        """N of `train:N`; None for an existing tokenizer."""
-        kind, _, number = self.tokenizer.partition(":")
-        if kind != "train" or not number:
+        """N of `train:N` or `train-bpe:N`; None for an existing tokenizer."""
+        if self.trained_kind is None:
             return None
-        if not number.isdecimal() or not 100 <= int(number) <= 1_000_000:
-            raise UserError(f"--tokenizer is {self.tokenizer!r}, must be train:N with N from 100 to 1000000")
+        name, _, number = self.tokenizer.partition(":")
+        least = 100 if self.trained_kind == "WordPiece" else 300
+        if not number.isdecimal() or not least <= int(number) <= 1_000_000:
+            raise UserError(f"--tokenizer is {self.tokenizer!r}, must be {name}:N with N from {least} to 1000000")
         return int(number)
 
     @property
     def rule(self) -> Rule:
         """What a document is."""
-        return Rule(self.document, self.text_field)
+        return Rule(self.document, self.text_field, is_exact=RECIPES[self.pairing].keeps_text)
 
     @property
     def splitting(self) -> Splitting:
         """Where sentences end."""
+        if RECIPES[self.pairing].keeps_text:
+            return Splitting("whole", "")
         return Splitting(RECIPES[self.pairing].split_rule if self.sentences == "auto" else self.sentences, self.language)
 
     @property
@@ -258,7 +288,7 @@ class Settings:
         """The settings that can change the output, without places. `tokenizer`: train:N, or the identity of an existing one."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NO_RECIPE}
         values["corpus_weight"] = list(self.corpus_weight)
-        return values | {"tokenizer": tokenizer} | ({"cased": self.cased} if self.trained_vocab_size else {})
+        return values | {"tokenizer": tokenizer} | ({"cased": self.cased} if self.trained_kind == "WordPiece" else {})
 
 
 def _canonical(url: str) -> str:

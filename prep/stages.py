@@ -19,11 +19,12 @@ from prep.pairing.task import PAIR_STAGE, PairTask
 from prep.progress import Progress, StageDisplay
 from prep.records import MAX_LISTED_FAULTS, MergeRecord, PairRecord, TotalRecord, UnitRecord
 from prep.tasks import TokenizeTasks, Tokens
-from prep.tokens.encoder import installed_engine
+from prep.tokens.fast import installed_engine
 from prep.tokens.merge import MERGE_STAGE, MergeTask, merge_units
 from prep.tokens.sources import Sources, digest_of, load_sources, make_sources, publish_sources
 from prep.tokens.store import LAST_PLACE
-from prep.tokens.tokenize import TOKENIZE_STAGE, TokenizeTask, tokenize_unit
+from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask
+from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer, is_saved, load_prepared
 from prep.tokens.vocabulary import VocabularyTask, make_vocabulary
 from shards import storage
@@ -43,16 +44,17 @@ def publish_tokenizer(scratch: str, tokenizer: PreparedTokenizer) -> str:
     return url
 
 
-def agree_on_engine(tokenizer_url: str, is_whole: bool) -> str:
+def agree_on_engine(tokenizer_url: str, tokenizer: PreparedTokenizer, is_whole: bool) -> str:
     """The tokenizing engine of a build, which all its processes must share: it is in the key of the token store.
 
     A whole build takes the one that is installed. Of the processes of a stage, the first writes what it has beside the
     tokenizer, and the others read that.
     """
+    installed = installed_engine(tokenizer.definition)
     if is_whole:
-        return installed_engine()
+        return installed
     url = storage.join(tokenizer_url, "engine.txt")
-    storage.publish(url, installed_engine().encode(), first=True)
+    storage.publish(url, installed.encode(), first=True)
     return storage.read_bytes(url).decode()
 
 
@@ -61,8 +63,8 @@ def train_tokenizer(engine: Engine, task: VocabularyTask) -> str:
     if not is_saved(task.url):
         say(f"vocabulary: training up to {task.size:,} entries")
         for _ in run_tasks(engine, make_vocabulary, [task]):
-            say(f"vocabulary: {load_prepared(task.url).vocab_size:,} entries")
-            say(f"note: if this corpus grows, set --tokenizer {task.url}, so that only new files are tokenized")
+            entries = f"{load_prepared(task.url).vocab_size:,} entries"
+            say(f"vocabulary: {entries}; if the corpus grows, --tokenizer {task.url} keeps its tokens")
     return task.url
 
 

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from prep.job import make_job
+from prep.job import Job, make_job
 from prep.pairing.recipes import Labels, recipe_of
 from prep.partitions import MAX_TOKENS, MIN_HELD_OUT, Exchange, choose_exchange
 from prep.plan import Plan
 from prep.settings import ExchangeName, Settings
 from prep.tasks import find_task_part
+from prep.tokens.fast import REFERENCE, installed_engine
 from prep.tokens.sources import WHOLE_BYTES
 from prep.tokens.tokenize import RUN_BYTES
 from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
@@ -43,7 +44,7 @@ def describe_plan(settings: Settings) -> Iterator[str]:
     """What a build would do, line by line."""
     job = make_job(settings)
     plan, settings = job.plan, job.settings
-    cost = estimate(settings, plan)
+    cost = estimate(settings, plan, _has_fast_tokenizer(job))
     steps = ["vocabulary"] if settings.trained_vocab_size else []
     stages = ", ".join([*steps, "tokenize", *(["merge"] if cost.merge_tasks else []), "pair", "commit"])
     if settings.stage != "all":
@@ -71,8 +72,17 @@ def describe_plan(settings: Settings) -> Iterator[str]:
 def plan_as_json(settings: Settings) -> str:
     """All figures of the plan, by name."""
     job = make_job(settings)
-    figures = {"partitions": job.plan.num_partitions, **asdict(estimate(job.settings, job.plan))}
+    figures = {"partitions": job.plan.num_partitions, **asdict(estimate(job.settings, job.plan, _has_fast_tokenizer(job)))}
     return json.dumps(figures, indent=1)
+
+
+def _has_fast_tokenizer(job: Job) -> bool:
+    """Whether a fast tokenizer of the kind is installed; those that are trained on the corpus are of known kinds."""
+    if job.settings.tokenizer_engine == "reference":
+        return False
+    if job.tokenizer:
+        return installed_engine(job.tokenizer.definition) != REFERENCE
+    return find_spec("nanotoken" if job.settings.trained_kind == "WordPiece" else "gigatoken") is not None
 
 
 def _kinds(plan: Plan) -> str:
@@ -120,8 +130,8 @@ class _Traffic(NamedTuple):
     merged_bytes: float  # of a file that a merge task writes
 
 
-def estimate(settings: Settings, plan: Plan) -> Estimate:
-    """What a build will cost: see Estimate."""
+def estimate(settings: Settings, plan: Plan, fast: bool) -> Estimate:
+    """What a build will cost: see Estimate. `fast`: with a fast tokenizer."""
     text_bytes = plan.text_bytes
     tokens = text_bytes * TOKENS_PER_TEXT_BYTE
     stored = text_bytes * STORE_BYTES_PER_TEXT_BYTE
@@ -140,7 +150,6 @@ def estimate(settings: Settings, plan: Plan) -> Estimate:
     by_pair = chosen.pair_requests + pair_writes
     writes = tokenize_writes + chosen.merge_writes + pair_writes
     reads = by_tokenize + chosen.merge_requests + by_pair - writes
-    fast = settings.tokenizer_engine == "auto" and find_spec("nanotoken") is not None
     seconds = text_bytes / (_TOKENIZE_BYTES_PER_S if fast else _REFERENCE_BYTES_PER_S)
     return Estimate(
         files=len(plan.inputs),
@@ -256,10 +265,12 @@ def _about_labels(total: dict[str, int], labels: Labels | None) -> str:
 def _about_documents(manifest: Manifest) -> Iterator[str]:
     ledger = manifest.ledger
     documents = ledger["documents"]
-    sentences = ledger["sentences"] / max(1, documents["used"])
+    sentences = f", {ledger['sentences'] / max(1, documents['used']):.1f} sentences each"
     dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in documents["dropped"].items())
-    yield f"documents: {documents['used']:,} of {documents['in']:,} used, {sentences:.1f} sentences each" + (
-        f"; dropped: {dropped}" if dropped else ""
+    yield (
+        f"documents: {documents['used']:,} of {documents['in']:,} used"
+        + ("" if recipe_of(manifest.settings).keeps_text else sentences)
+        + (f"; dropped: {dropped}" if dropped else "")
     )
     for number, corpus in enumerate(ledger["corpora"], 1) if manifest.settings["corpus_weight"] else ():
         counts = f"weight {corpus['weight']:g}, {corpus['documents']:,} documents, {corpus['copies']:,} with their copies"

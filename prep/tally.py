@@ -18,6 +18,7 @@ class Tally(NamedTuple):
     redrawn: int  # random next segments that were rejected
     dropped: int  # pairs given up
     separators: int = 0  # between documents in one sequence
+    repeated: int = 0  # tokens that were placed a second time, by --document-overlap
 
 
 @dataclass

@@ -18,11 +18,12 @@ from prep.partitions import TaskDocuments, choose_exchange, hold_out, merges, pl
 from prep.plan import Plan, Unit, Units
 from prep.records import UnitRecord
 from prep.settings import Settings
+from prep.tokens.long_texts import VERSION as LONG_TEXTS
 from prep.tokens.merge import MergeTask
 from prep.tokens.sentences import SPLITTER
 from prep.tokens.sources import Sources, digest_of, sources_url
 from prep.tokens.store import STORE_VERSION, Places
-from prep.tokens.tokenize import TokenizeTask
+from prep.tokens.task import TokenizeTask
 from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer
 from prep.tokens.vocabulary import VocabularyTask
 from shards import storage
@@ -34,26 +35,18 @@ from shards.tokenizer_check import expand_runs
 
 
 def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
-    """The task that trains the vocabulary of `--tokenizer train:N`."""
-    size = settings.trained_vocab_size
-    assert size is not None
+    """The task that trains the vocabulary of `--tokenizer train:N` or `train-bpe:N`."""
+    size, kind = settings.trained_vocab_size, settings.trained_kind
+    assert size is not None and kind is not None
     rule = settings.rule
-    key = fingerprint(
-        [
-            list(map(_identity, plan.inputs)),
-            rule,
-            settings.splitting,
-            size,
-            settings.cased,
-            SPLITTER,
-            TOKENIZERS,
-            *_reader(plan),
-        ]
-    )
+    how = [kind, size, settings.cased if kind == "WordPiece" else True]
+    inputs = list(map(_identity, plan.inputs))
+    key = fingerprint([inputs, rule, settings.splitting, how, _splitter(settings), TOKENIZERS, *_reader(plan)])
     return VocabularyTask(
         spans=tuple(span for unit in plan.units for span in unit.spans),
         rule=rule,
         splitting=settings.splitting,
+        kind=kind,
         size=size,
         cased=settings.cased,
         skip_faults=settings.on_error == "skip",
@@ -112,7 +105,7 @@ def tokenize_tasks(
         "dedup": settings.dedup,
         "tokenizer": tokenizer.identity,
         "eval_fraction": settings.eval_fraction,
-        "versions": [SPLITTER, TOKENIZERS, engine, *_reader(plan), STORE_VERSION],
+        "versions": [_splitter(settings), TOKENIZERS, engine, *_reader(plan), STORE_VERSION],
     }
     model = TokenizeTask(
         unit=plan.units[0],
@@ -216,6 +209,7 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
         seed=settings.seed,
         pairing=settings.pairing,
         separator=special["sep"] if settings.cross_documents else None,
+        overlap=settings.document_overlap,
         drop_duplicates=settings.dedup == "exact",
         max_seq_len=settings.max_seq_len,
         short_seq_prob=settings.short_seq_prob,
@@ -227,6 +221,11 @@ def make_recipe(settings: Settings, tokenizer: PreparedTokenizer, split: str) ->
         format=settings.format,
         shard_tokens=settings.shard_bytes // BYTES_PER_TOKEN,
     )
+
+
+def _splitter(settings: Settings) -> str:
+    """The version of the code that cuts documents into texts."""
+    return LONG_TEXTS if settings.splitting.rule == "whole" else SPLITTER
 
 
 def _reader(plan: Plan) -> list[int | str]:

@@ -11,9 +11,11 @@ import numpy.typing as npt
 from shards import storage
 from shards.errors import UserError
 from shards.formats import FORMATS
+from shards.gate.manifest import SINGLE_SEGMENT
 from shards.gate.rows import Limits, check_rows
 from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shards.masking import Masking
+from shards.memory import require_memory
 from shards.schema import COLUMNS, MASKED_COLUMNS, Rows
 from shards.tar import decode_npy
 from shards.tokenizer_check import expand_runs
@@ -24,6 +26,7 @@ BUILD_NAME = "build.json"
 WORDS_NAME = "word_starts.npy"
 _BLOCK_BYTES = 4 << 20
 _MAX_MANIFEST_BYTES = 1 << 30
+_PARSED_BYTES = 12  # memory per byte of a manifest: most are numbers in small lists
 _NPY_OVERHEAD_BYTES = 1024
 # Fills a buffer with the bytes of a shard from `start`.
 Ranges = Callable[[int, memoryview], None]
@@ -50,6 +53,7 @@ def read_manifest(url: str) -> tuple[Manifest, list[str]]:
         raise not_finished(url)
     if info.bytes > _MAX_MANIFEST_BYTES:
         raise UserError(f"{place}: has {info.bytes} bytes, a manifest has at most {_MAX_MANIFEST_BYTES}; ask whoever made it")
+    require_memory(_PARSED_BYTES * info.bytes, f"{place}: reading it", "use a machine with more memory")
     return Manifest.from_json(storage.read_bytes(place), place)
 
 
@@ -98,7 +102,7 @@ def _word_flags(url: str, manifest: Manifest) -> npt.NDArray[np.uint8]:
 def limits_of(manifest: Manifest, split: str, shard: ShardInfo) -> Limits:
     """What the manifest says of the rows of a shard at most."""
     settings = manifest.settings
-    absent = {"next_sentence_label"} if settings["pairing"] == "none" else set()
+    absent = {"next_sentence_label"} if settings["pairing"] in SINGLE_SEGMENT else set()
     if settings["masking"] == "dynamic" and split != "eval":
         absent |= set(MASKED_COLUMNS)
     return Limits(
@@ -107,6 +111,9 @@ def limits_of(manifest: Manifest, split: str, shard: ShardInfo) -> Limits:
         row_tokens=shard.max_row_tokens,
         row_sequences=shard.max_sequences_per_row,
         row_masked=shard.max_masked_per_row,
+        tokens=shard.tokens,
+        sequences=shard.sequences,
+        masked=shard.masked_tokens,
         columns=frozenset(COLUMNS) - absent,
     )
 

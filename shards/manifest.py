@@ -128,7 +128,8 @@ class Manifest:
         except ValueError as error:
             raise UserError(f"{url}: not a manifest ({error}); rebuild the data set") from error
         if version != FORMAT_VERSION:
-            raise UserError(f"{url}: format_version is {version}, this release reads {FORMAT_VERSION}; use its release")
+            remedy = "build it again, into another folder" if version < FORMAT_VERSION else "use the release that made it"
+            raise UserError(f"{url}: format_version is {version}, this release reads {FORMAT_VERSION}; {remedy}")
         try:
             check_manifest(Field(value))
         except ValueError as error:

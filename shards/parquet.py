@@ -70,9 +70,13 @@ def read(
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False) as file:
             names = _check_schema(file.schema_arrow)
+            left = {name: limits.total(name) for name in names}
             for group in requested:
+                num_rows = table[group].rows
                 for name, chunk in zip(names, chunks[group].chunks, strict=True):
-                    check_pages(data, chunk, table[group].rows * max(1, limits.values(name)))
+                    most = min(num_rows * limits.values(name), left[name])
+                    num_entries = check_pages(data, chunk, num_rows + most)  # a row without values has an entry too
+                    left[name] -= min(max(0, num_entries - num_rows), left[name])
             return concatenate([_rows(file.read_row_group(group, use_threads=False)) for group in requested])
     except pa.ArrowException as error:
         raise ValueError(f"not a readable Parquet file: {error}") from error

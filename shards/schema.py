@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 # Goes up when a reader of the previous version would misread a shard or its manifest.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # What is selected for prediction.
 MaskUnit = Literal["token", "word", "ngram", "span"]

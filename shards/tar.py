@@ -70,7 +70,12 @@ def read(
     """
     data = memoryview(Path(source).read_bytes() if isinstance(source, str) else source)
     requested = range(len(table)) if groups is None else groups
-    rows = [row for group in requested for row in _read_group(data, table[group], limits)]
+    rows: list[dict[str, Ints]] = []
+    left = limits.decoded_bytes(sum(group.rows for group in table))
+    for group in requested:
+        members = _read_group(data, table[group], min(limits.decoded_bytes(table[group].rows), left))
+        left -= sum(values.nbytes for member in members for values in member.values())
+        rows += members
     if not rows or any(row.keys() != rows[0].keys() for row in rows):
         raise ValueError("its rows do not all have the same columns")
     columns: dict[str, tuple[Offsets, Ints]] = {}
@@ -97,8 +102,9 @@ def check_stream(data: memoryview, table: Sequence[RowGroup]) -> None:
         raise ValueError("the gzip stream does not end as a tar does")
 
 
-def _read_group(data: memoryview, group: RowGroup, limits: Limits) -> list[dict[str, Ints]]:
-    most = group.rows * (_ROW_OVERHEAD_BYTES + limits.row_bytes)
+def _read_group(data: memoryview, group: RowGroup, most_decoded: int) -> list[dict[str, Ints]]:
+    """The rows of a group, whose columns have at most `most_decoded` bytes."""
+    most = group.rows * _ROW_OVERHEAD_BYTES + max(0, most_decoded)
     inflater = zlib.decompressobj(-15)
     try:
         plain = inflater.decompress(data[group.offset : group.offset + group.bytes], most + 1)

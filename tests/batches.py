@@ -19,8 +19,8 @@ def masked_rows(count: int, seed: int = 0, packed: bool = True) -> Rows:
     return mask_rows(rows, keys_of(rows, seed), masking())
 
 
-def pack(rows: Rows, shape: Shape = SHAPE, layout: Layout = "padded") -> PackedBatch:
-    return pack_batch(rows, shape, SPECIAL["pad"], layout)
+def pack(rows: Rows, shape: Shape = SHAPE, layout: Layout = "padded", num_slots: int = 0) -> PackedBatch:
+    return pack_batch(rows, shape, SPECIAL["pad"], layout, num_slots=num_slots)
 
 
 def bert(name: str = "sdpa", dropout: float = 0.0, seed: int = 0) -> BertForPreTraining:
@@ -41,4 +41,4 @@ def bert(name: str = "sdpa", dropout: float = 0.0, seed: int = 0) -> BertForPreT
 
 
 def counts_of(*batches: PackedBatch) -> Counts:
-    return Counts(*(sum(getattr(b, name) for b in batches) for name in ("tokens", "masked", "pairs", "attended")))
+    return Counts(*(sum(getattr(b, name) for b in batches) for name in ("tokens", "masked", "pairs", "attended", "nearby")))

@@ -39,12 +39,13 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """The tokenizer.json of a small vocabulary, trained once."""
     from prep.corpus.documents import InputFile, Rule, Span
     from prep.settings import Splitting
-    from prep.tokens.vocabulary import train_vocabulary
+    from prep.tokens.vocabulary import VocabularyTask, train_vocabulary
 
     file = InputFile(corpus.name, str(corpus), corpus.stat().st_size, "", "text", "")
     path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"
     splitting = Splitting("language", "en")
-    made = train_vocabulary([Span(file)], Rule("line", "text"), splitting, 4000, cased=False)
+    task = VocabularyTask((Span(file),), Rule("line", "text"), splitting, "WordPiece", 4000, False, False, "")
+    made = train_vocabulary(task)
     path.write_text(made.json_text, encoding="utf8")
     return path
 

@@ -19,7 +19,7 @@ LEDGER: dict[str, Any] = {
     "unknown_tokens": 4,
     "pairs": {
         name: {"documents": 45, "made": 2000, "placed": 1900, "truncated": 80, "unpaired": 20, "redrawn": 1, "dropped": 0}
-        | {"negatives": 0, "separators": 0}
+        | {"negatives": 0, "separators": 0, "repeated": 0}
         for name in ("train", "eval")
     },
     "document_tokens_histogram": [0, 0, 0, 0, 30, 60, 0, 0],

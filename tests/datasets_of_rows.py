@@ -19,7 +19,7 @@ MAX_SEQ_LEN = 32
 ROW_TOKENS = 64
 INPUTS = {"files": 0, "bytes": 0, "sha256": "0" * 64, "listed": []}
 _TALLY = dict.fromkeys(
-    ("documents", "made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped", "separators"), 0
+    ("documents", "made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped", "separators", "repeated"), 0
 )
 # Of no corpus: these data sets are made of random rows.
 LEDGER = {

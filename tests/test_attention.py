@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
 from shards.errors import UserError
-from train import attention
+from train.device import attention
 from train.models.packed import PackedEncoder
 
 
@@ -33,7 +33,7 @@ def test_varlen_is_told_the_right_boundaries(monkeypatch: pytest.MonkeyPatch) ->
         parts = [sdpa(*(x[run].transpose(0, 1) for x in (q, k, v)), scale=scale).transpose(0, 1) for run in runs]
         return torch.cat(parts)
 
-    monkeypatch.setattr("train.attention._attend", attend)
+    monkeypatch.setattr("train.device.attention._attend", attend)
     rows = masked_rows(5, 3)
     padded = PackedEncoder(bert(attention.PADDED)).train()(pack(rows))
     varlen = PackedEncoder(bert(attention.VARLEN)).train()(pack(rows, layout="varlen"))
@@ -58,9 +58,9 @@ def test_attention_refuses_what_it_does_not_know(name: str) -> None:
     """Another architecture's cap on scores must not be ignored; what changes nothing here passes."""
     function = AttentionInterface()[name]
     x = torch.zeros(SHAPE.rows, 4, ROW_TOKENS, 16)
-    for others in ({"s_aux": x}, {"softcap": 30.0}, {"is_causal": True}, {"head_mask": x}, {"use_cache": True}):
+    for others in ({"s_aux": x}, {"softcap": 30.0}, {"is_causal": True}, {"head_mask": x}):
         with pytest.raises(TypeError, match=f"does not support {next(iter(others))}="):
             function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), **others)
     if name == attention.PADDED:
-        out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), position_ids=x, deterministic=True)
+        out, _ = function(nn.Module(), x, x, x, None, batch=pack(masked_rows(2)), position_ids=x, use_cache=True)
         assert out.shape == (SHAPE.rows, ROW_TOKENS, 4, 16)

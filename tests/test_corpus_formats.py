@@ -18,7 +18,8 @@ from prep.corpus.documents import Document, Fault, Rule
 from prep.plan import make_plan
 from prep.settings import Settings
 from prep.tokens.store import Documents, Places
-from prep.tokens.tokenize import TokenizeTask, tokenize_unit
+from prep.tokens.task import TokenizeTask
+from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer_source import load_tokenizer
 
 LINES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=40).filter(

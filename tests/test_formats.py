@@ -108,7 +108,7 @@ def test_parquet_is_plain_to_other_readers() -> None:
     data, _ = FORMATS["parquet"].write(rows, 4)
     table = pq.read_table(io.BytesIO(data))
     assert str(table.schema.field("input_ids").type) == "list<element: uint16 not null>"
-    assert table.schema.metadata[b"format_version"] == b"1"
+    assert table.schema.metadata[b"format_version"] == b"2"
     assert table["input_ids"].to_pylist()[3] == rows.slice(3, 4).input_ids.tolist()
 
 

@@ -240,7 +240,7 @@ def parquet_bomb(manifest: Any, group: list[int]) -> tuple[bytes, list[list[int]
     values = pa.ListArray.from_arrays(
         np.arange(rows + 1, dtype=np.int32) * length, pa.array(np.zeros(rows * length, np.uint16)), type=element
     )
-    schema = pa.schema([pa.field("input_ids", element, nullable=False)], metadata={"format_version": "1"})
+    schema = pa.schema([pa.field("input_ids", element, nullable=False)], metadata={"format_version": "2"})
     sink = pa.BufferOutputStream()
     options = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True, "compression": "zstd"}
     with pq.ParquetWriter(sink, schema, **options) as writer:

@@ -244,16 +244,6 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_end_the_run(random_da
         assert torch.equal(saved[name].nan_to_num(), parameter.detach().nan_to_num()), f"{name}: no step was taken"
 
 
-@pytest.mark.long
-def test_a_compiled_model_trains_alike(random_data: Path, tmp_path: Path) -> None:
-    """Other kernels draw other dropout, so without it: the first losses agree with those of the plain model."""
-    for name, flags in (("plain", ()), ("compiled", ("--compile",))):
-        code, _, err = run(1, *tiny(random_data, tmp_path / name, epochs=1), "--dropout", 0, *flags)
-        assert code == 0, err
-    plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
-    assert plain.keys() == compiled.keys() and all(abs(plain[step] - compiled[step]) < 1e-3 for step in plain)
-
-
 def test_three_ranks_go_on_bit_for_bit(random_data: Path, tmp_path: Path) -> None:
     """With more than two, sums depend on where a gradient lies in its bucket: so that must not depend on the start."""
     arguments = ("--global-batch", 12, "--micro-batch", 2)

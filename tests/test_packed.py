@@ -12,9 +12,9 @@ from torch import nn
 from transformers import BertForPreTraining
 
 from shards.schema import Rows, concatenate
-from train import attention
 from train.data.batch import pad_batch
 from train.data.reader import empty_rows
+from train.device import attention
 from train.models.packed import PackedEncoder
 from train.step import backward, dropout_seed
 

@@ -117,7 +117,7 @@ def test_deep_nesting_is_one_line(where: str, opened: tuple[str, Manifest], tmp_
         ({"num_attention_heads": 0}, "refuses|makes no model"),
         ({"hidden_act": "no_such"}, "refuses|makes no model"),
         ({"intermediate_size": 77}, "of shape .77, 64., which the checkpoint does not have"),
-        ({"model_type": "gpt2"}, "is not the configuration of a BERT model"),
+        ({"model_type": "gpt2"}, "is a gpt2 model, and the families are"),
     ],
 )
 def test_an_odd_configuration_of_a_checkpoint_is_one_line(changes: dict[str, object], message: str) -> None:
@@ -163,6 +163,23 @@ def test_weights_without_a_layer_are_not_a_bert(opened: tuple[str, Manifest], tm
         ({"pad_token_id": 7}, "its pad_token_id is 7, the data set's 0"),
         ({"is_decoder": True}, "must be an encoder"),
         ({"hidden_size": 65}, "its configuration makes no model"),
+        (
+            {"model_type": "deberta-v2"},
+            "cannot be trained on packed rows: its attention computes relative positions itself; the",
+        ),
+        ({"model_type": "neobert"}, "is a neobert model, and the families are bert, ernie, roberta"),
+        ({"model_type": ["bert"]}, "is a ['bert'] model, and the families are"),
+        ({"position_embedding_type": "relative_key"}, "its position_embedding_type is 'relative_key', which transformers"),
+        (
+            {"model_type": "roberta"},
+            "a roberta model has no head for the data set's sentence pairs; build it with --pairing none",
+        ),
+        ({"model_type": "roberta", "max_position_embeddings": 32}, "has 31 positions, the data set has sequences of up to 32"),
+        ({"model_type": "roberta", "pad_token_id": None}, "its pad_token_id is None, and its positions begin after it"),
+        (
+            {"model_type": "esm", "mask_token_id": 7, "position_embedding_type": "rotary", "token_dropout": True},
+            "its mask_token_id is 7, the data set's 4",
+        ),
     ],
 )
 def test_a_model_that_the_data_set_does_not_fit(
@@ -171,6 +188,26 @@ def test_a_model_that_the_data_set_does_not_fit(
     config = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "pad_token_id": 0}
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     assert message in refused(*tiny(random_data, tmp_path / "run"), "--model", tmp_path / "config.json")
+
+
+def test_pairs_are_ignored_on_request(random_data: Path, tmp_path: Path) -> None:
+    """A model without a pair head or token types trains on pairs, and is scored on masks; BERT's pair head stays as it was."""
+    for model in ("roberta-tiny", "bert-tiny"):
+        out = tmp_path / model
+        arguments = (*tiny(random_data, out, epochs=1), "--model", model, "--ignore-pairs")
+        code, _, err = run(0, *arguments)
+        assert code == 0, err
+        assert ("reads the two segments of each pair as one text" in err) == (model == "roberta-tiny")
+        code, text, err = run(0, "--data", random_data, "--checkpoint", out, "--json", module="train.evaluate")
+        scores = json.loads(text)
+        assert code == 0 and scores["nsp_loss"] is None and scores["pairs"] == 0 and scores["mlm_loss"] > 0, err
+    fresh, _ = make_encoder("bert-tiny", open_data_set(str(random_data)), str(random_data), 0.1, 0)
+    after = load_file(max((tmp_path / "bert-tiny").glob("checkpoints/step-*/model.safetensors")))
+    for name, tensor in fresh.state_dict().items():
+        if name.startswith(("bert.pooler", "cls.seq_relationship")):
+            assert torch.equal(tensor, after[name]), name
+    line = refused(*tiny(random_data, tmp_path / "bert-tiny", epochs=2), "--model", "bert-tiny")
+    assert "ignore_pairs: True -> False" in line
 
 
 def test_a_high_limit_for_short_texts_needs_no_more_positions_than_the_texts(tmp_path: Path) -> None:
@@ -202,7 +239,7 @@ def test_what_is_no_model(random_data: Path, tmp_path: Path, monkeypatch: pytest
     for name, message in (
         ("huge", "cannot be loaded"),
         (tmp_path / "none" / "model", "no such file or folder, no size"),
-        (tmp_path / "config.json", "not the configuration of a BERT model"),
+        (tmp_path / "config.json", "is a gpt2 model, and the families are bert"),
         (tmp_path / "broken.json", "not JSON"),
         (random_data, "the folder has no config.json"),
     ):

@@ -27,6 +27,7 @@ RECIPES: dict[str, tuple[object, ...]] = {
     "dedup": ("--dedup", "exact", "--sentences", "fullstop", "--format", "webdataset"),
     "roberta": ("--pairing", "none", "--cross-documents", "--mask-unit", "span", "--tokenizer", "roberta"),
     "albert": ("--pairing", "sop", "--mask-unit", "ngram", "--tokenizer", "albert"),
+    "document": ("--pairing", "document", "--document-overlap", 9, "--tokenizer", "roberta", "--copies", 2),
     "openai": ("--pairing", "nsp", "--mask-unit", "word", "--tokenizer", "openai"),
 }
 
@@ -99,7 +100,7 @@ def check_rates(out: Path, manifest: dict[str, Any]) -> None:
     share_is(stayed, selected, keep + chance, effect)
     assert abs(selected / tokens - settings["mask_prob"]) < 0.006  # counts are rounded, and short sequences have at least one
     train = manifest["splits"]["train"]
-    if settings["pairing"] == "none":
+    if settings["pairing"] in ("none", "document"):
         assert train["not_next"] == train["forced_not_next"] == 0
     else:
         share_is(train["not_next"] - train["forced_not_next"], train["sequences"] - train["forced_not_next"], 0.5)

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import random
 from pathlib import Path
 
 import containers
@@ -129,3 +130,20 @@ def test_formats_that_cannot_be_read_stop_or_are_passed_over_and_counted(tmp_pat
     inputs = list_inputs(Corpus([str(tmp_path)], pass_over=True))
     (fault,) = read_documents(Span(inputs[1]), Rule("line", "text"))
     assert isinstance(fault, Fault) and (fault.reason, fault.num_bytes) == ("not_text", 13)
+
+
+@pytest.mark.long
+def test_a_zstd_match_may_be_hundreds_of_megabytes_away(tmp_path: Path) -> None:
+    """The last document is the first one again, found 270 MB before: the decoder must keep a window of that size."""
+    from prep.corpus import compression
+
+    parameters = compression.zstd.CompressionParameter
+    options = {parameters.window_log: 29, parameters.enable_long_distance_matching: 1, parameters.compression_level: 1}
+    packed = compression.zstd.ZstdCompressor(options=options)
+    first, filler = random.Random(0).randbytes(100_000).hex(), "many words " * 90_000
+    lines = [first, *[filler] * 273, first]
+    content = b"".join(packed.compress(f"{line}\n".encode()) for line in lines) + packed.flush()
+    assert len(content) < 300_000 and sum(map(len, lines)) > 270_000_000
+    (tmp_path / "a.txt.zst").write_bytes(content)
+    texts = texts_of(read_file(tmp_path / "a.txt.zst", "line"))
+    assert len(texts) == len(lines) and texts[0] == texts[-1] == first

@@ -7,8 +7,8 @@ import pytest
 import torch
 from batches import bert, counts_of, masked_rows, pack
 
-from train import attention
 from train.data.batch import PackedBatch
+from train.device import attention
 from train.models.packed import PackedEncoder
 from train.optimizers.make import make_optimizer
 from train.step import StepSums, Update, backward, drop_unused_gradients, update

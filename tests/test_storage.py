@@ -163,7 +163,7 @@ def test_an_object_that_is_rewritten_during_a_build_stops_it_by_name(
                 bucket.put_object(Bucket="bucket", Key="texts/b.txt", Body=b"x" * span.file.bytes)
             yield item
 
-    monkeypatch.setattr("prep.tokens.tokenize.read_documents", rewriting)
+    monkeypatch.setattr("prep.tokens.batches.read_documents", rewriting)
     done = build("s3://bucket/texts", "rewritten")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "s3://bucket/texts/b.txt: was changed after it was listed; run the same command again" in done.stderr

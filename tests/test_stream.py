@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from shards.errors import UserError
-from train import attention
 from train.data.batch import PackedBatch
+from train.device import attention
 from train.models.packed import PackedEncoder
 
 

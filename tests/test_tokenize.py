@@ -13,10 +13,11 @@ from prep.corpus.documents import InputFile, Rule, Span
 from prep.plan import Unit
 from prep.records import UnitRecord
 from prep.settings import Splitting
-from prep.tokens import merge, tokenize
-from prep.tokens.encoder import installed_engine
+from prep.tokens import batches, merge, tokenize
+from prep.tokens.fast import installed_engine
 from prep.tokens.store import Documents, Places
-from prep.tokens.tokenize import TokenizeTask, tokenize_unit
+from prep.tokens.task import TokenizeTask
+from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer
 from shards.errors import UserError
 
@@ -37,7 +38,7 @@ def task(tmp_path: Path, tokenizer: PreparedTokenizer) -> TokenizeTask:
         splitting=Splitting("language", "en"),
         on_error="skip",
         tokenizer_url=str(tmp_path / "tokenizer"),
-        engine=installed_engine(),
+        engine=installed_engine(tokenizer.definition),
         store=str(tmp_path / "store"),
         places=Places.make(0.0),
         weights=(),
@@ -74,7 +75,7 @@ def test_the_file_and_the_record_do_not_depend_on_batches_and_runs(
     task: TokenizeTask, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tokenize_unit(task)
-    monkeypatch.setattr(tokenize, "BATCH_BYTES", 1)
+    monkeypatch.setattr(batches, "BATCH_BYTES", 1)
     monkeypatch.setattr(tokenize, "RUN_BYTES", 1)
     monkeypatch.setattr(merge, "CHUNK_BYTES", chunk_bytes)
     runs = []
@@ -89,7 +90,7 @@ def test_the_file_and_the_record_do_not_depend_on_batches_and_runs(
 
 def test_a_unit_that_is_done_is_not_done_again(task: TokenizeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tokenize_unit(task)
-    monkeypatch.delattr(tokenize, "read_documents")
+    monkeypatch.delattr(batches, "read_documents")
     assert tokenize_unit(task) == first
     with pytest.raises(NameError):  # it left out a broken document, which this build must not
         tokenize_unit(changed(task, on_error="stop"))
@@ -116,7 +117,7 @@ def test_a_mismatch_of_the_fast_tokenizer_makes_the_unit_again_with_the_referenc
 ) -> None:
     right = documents_of(task, tokenize_unit(task))
     tokenize._encoder.cache_clear()
-    encoder = tokenize._encoder(task.tokenizer_url, installed_engine())
+    encoder = tokenize._encoder(task.tokenizer_url, task.engine)
     monkeypatch.setattr(encoder, "_encode_fast", lambda batch: (np.empty(0, np.uint32), np.zeros(len(batch), np.int64)))
     again = changed(task, store=f"{task.store}-again")
     assert np.array_equal(documents_of(again, tokenize_unit(again)).ids, right.ids)

@@ -105,11 +105,14 @@ def test_limits_and_other_fields_are_kept() -> None:
     config = {
         "model_max_length": 2048,
         "padding_side": "left",
+        "model_input_names": ["input_ids", "attention_mask"],
         "chat_template": "x",
         "auto_map": {"AutoTokenizer": ["a.B", None]},
     }
     prepared = prepare(wordpiece(VOCAB, lowercase=True), config, "test")
-    assert prepared.options == {"model_max_length": 2048, "padding_side": "left"}
+    names = ["input_ids", "attention_mask"]
+    assert prepared.options == {"model_max_length": 2048, "padding_side": "left", "model_input_names": names}
+    assert saved(prepared).model_input_names == names
     assert saved(prepared).model_max_length == 2048 and saved(prepared).padding_side == "left"
     plain = prepare(wordpiece(VOCAB, lowercase=True), {"model_max_length": 1e30}, "test")
     assert saved(plain).model_max_length == 512 == saved(plain.for_length(128)).model_max_length

@@ -13,9 +13,11 @@ from launch import copied, refused, run, tiny, torchrun, weights
 def test_no_data_set_and_one_of_another_version(random_data: Path, tmp_path: Path) -> None:
     assert "not a finished data set" in refused(*tiny(tmp_path / "none", tmp_path / "run"))
     other, _ = copied(random_data, tmp_path)
-    text = (other / "manifest.json").read_text().replace('"format_version": 1', '"format_version": 9')
-    (other / "manifest.json").write_text(text)
-    assert "format_version is 9, this release reads 1" in refused(*tiny(other, tmp_path / "run"))
+    text = (other / "manifest.json").read_text()
+    for version, remedy in ((1, "build it again"), (9, "use the release that made it")):
+        (other / "manifest.json").write_text(text.replace('"format_version": 2', f'"format_version": {version}'))
+        line = refused(*tiny(other, tmp_path / "run"))
+        assert f"format_version is {version}, this release reads 2; {remedy}" in line
 
 
 def test_under_torchrun_every_rank_ends_and_one_line_is_said(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import containers
@@ -8,13 +9,18 @@ from prep.corpus.documents import InputFile, Rule, Span
 from prep.settings import Splitting
 from prep.tokens import vocabulary
 from prep.tokens.tokenizer import PreparedTokenizer
-from prep.tokens.vocabulary import train_vocabulary
+from prep.tokens.vocabulary import VocabularyTask, sample_texts, train_vocabulary
 from shards.errors import UserError
 
 
 def train(path: Path, size: int, cased: bool = False, skip_faults: bool = False, form: str = "text") -> PreparedTokenizer:
     span = Span(InputFile(path.name, str(path), path.stat().st_size, "", form, ""))
-    return train_vocabulary([span], Rule("line", "text"), Splitting("language", "en"), size, cased, skip_faults)
+    return train_vocabulary(task_of([span], size, cased, skip_faults))
+
+
+def task_of(spans: Sequence[Span], size: int = 100, cased: bool = False, skip_faults: bool = False) -> VocabularyTask:
+    splitting = Splitting("language", "en")
+    return VocabularyTask(tuple(spans), Rule("line", "text"), splitting, "WordPiece", size, cased, skip_faults, "")
 
 
 def test_a_vocabulary_trained_in_the_run_is_the_same_every_time(corpus: Path, build: BuildRunner) -> None:
@@ -72,7 +78,7 @@ def test_a_small_corpus_is_read_whole_if_its_sizes_are_those_of_its_text(
             )
         )
         spans.append(Span(InputFile(path.name, str(path), path.stat().st_size, "", form, "")))
-    sample = list(vocabulary._sample(spans, Rule("line", "text"), Splitting("language", "en"), skip_faults=False))
+    sample = list(sample_texts(task_of(spans)))
     if form == "jsonl":
         assert len(sample) == 155
     else:

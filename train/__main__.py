@@ -66,7 +66,7 @@ def _rehearse(settings: Settings, ranks: "Ranks") -> int:
 
     interrupt_once()
     run, messages = ranks.agreed(lambda: prepare(settings, ranks))
-    join_ranks(run)
+    messages += join_ranks(run)
     for line in (*messages, *describe(run), *rehearse(run)):
         if ranks.rank == 0:
             print(printable(line), flush=True)
@@ -83,7 +83,7 @@ def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
     run, messages = ranks.agreed(lambda: prepare(settings, ranks))
     with claimed(run):
         messages += resume(run, say)
-        join_ranks(run)
+        messages += join_ranks(run)
         row_log = RowLog(settings.row_log, ranks)
         reporter = ranks.agreed(lambda: Reporter(run))
         try:

@@ -9,7 +9,7 @@ training.json                    written last: step, settings, fingerprints, and
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -193,11 +193,8 @@ class Saver:
         An error of the previous one is kept for `check` and `wait`.
         """
         self._join()
-        copies = {
-            file: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named.items()}
-            for file, named in tensors.items()
-        }
-        self._thread = threading.Thread(target=self._write, args=(step, copies, dict(files), record), name="checkpoint")
+        snapshot = Snapshot(tensors)
+        self._thread = threading.Thread(target=self._write, args=(step, snapshot, dict(files), record), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -216,13 +213,13 @@ class Saver:
         if error is not None:
             raise error
 
-    def _write(self, step: int, tensors: dict[str, dict[str, torch.Tensor]], files: dict[str, bytes], record: Any) -> None:
+    def _write(self, step: int, snapshot: "Snapshot", files: dict[str, bytes], record: Any) -> None:
         try:
             url = storage.join(self._out, FOLDER, f"step-{step:010d}")
             # Where a damaged checkpoint of this step exists, its record must not vouch for the new files.
             storage.remove(storage.join(url, RECORD))
             written = {}
-            for name, data in _contents(tensors, files):
+            for name, data in _contents(snapshot, files):
                 storage.publish(storage.join(url, name), data)
                 written[name] = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
                 del data  # memory: the next file is as large
@@ -242,7 +239,56 @@ class Saver:
             storage.remove(url)
 
 
-def _contents(tensors: dict[str, dict[str, torch.Tensor]], files: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+def _contents(snapshot: "Snapshot", files: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     yield from files.items()
-    for name in list(tensors):
-        yield name, save(tensors.pop(name), metadata={"format": "pt"})
+    for name in snapshot.files:
+        yield name, save(snapshot.take(name), metadata={"format": "pt"})
+
+
+class Snapshot:
+    """Copies of tensors (file -> name -> tensor) as they are now.
+
+    On a GPU they are copied on the device, in a few milliseconds, and `take` moves them to the CPU from a thread, beside the
+    steps that go on. Where the device has no memory for that, they are moved at once.
+    """
+
+    def __init__(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        everything = [tensor for named in tensors.values() for tensor in named.values()]
+        self._device = next((tensor.device for tensor in everything if tensor.device.type == "cuda"), None)
+        self._is_copied = None
+        if self._device is None:
+            self._copies = _copied(tensors, lambda tensor: tensor.clone())
+        elif _has_memory(everything, self._device):
+            self._copies = _copied(tensors, lambda tensor: tensor.clone())
+            self._is_copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._is_copied.record(torch.cuda.current_stream(self._device))
+        else:
+            self._copies = _copied(tensors, lambda tensor: tensor.to("cpu", copy=True))
+
+    @property
+    def files(self) -> list[str]:
+        """The files that were not taken yet."""
+        return list(self._copies)
+
+    def take(self, file: str) -> dict[str, torch.Tensor]:
+        """The tensors of a file on the CPU, once: the snapshot forgets them."""
+        tensors = self._copies.pop(file)
+        if self._is_copied is None:
+            return {name: tensor.contiguous() for name, tensor in tensors.items()}
+        # On a stream of its own: on the computing stream the moves would wait for steps, and steps for the moves.
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            stream.wait_event(self._is_copied)
+            return {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}  # each move is waited for
+
+
+def _has_memory(tensors: Sequence[torch.Tensor], device: torch.device) -> bool:
+    """Whether copies fit beside what training needs: that is already reserved, and returns with the next step."""
+    num_free, _ = torch.cuda.mem_get_info(device)
+    return num_free > 1.5 * sum(tensor.nbytes for tensor in tensors)  # not to the last byte: memory gets fragmented
+
+
+def _copied(
+    tensors: Mapping[str, Mapping[str, torch.Tensor]], copy: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, dict[str, torch.Tensor]]:
+    return {file: {name: copy(tensor.detach()) for name, tensor in named.items()} for file, named in tensors.items()}

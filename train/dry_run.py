@@ -35,7 +35,8 @@ def describe(run: Run) -> Iterator[str]:
         )
     parameters = sum(p.numel() for p in run.encoder.parameters())
     yield f"model: {parameters:,} parameters; a checkpoint has {size(12 * parameters)}, {settings.keep} are kept"
-    yield f"device: {run.ranks.device}, {'bf16' if run.half else 'fp32'}, attention {run.encoder.config._attn_implementation}"
+    precision, kernels = "bf16" if run.half else "fp32", run.encoder.config._attn_implementation
+    yield f"device: {run.ranks.device}, {precision}, attention {kernels}, {'not compiled' if run.how == 'plain' else run.how}"
 
 
 def _busiest(run: Run) -> int:
@@ -55,7 +56,7 @@ def largest_batch(run: Run) -> PackedBatch:
     rows = Rows(
         token_offsets=token_offsets,
         sequence_offsets=sequence_offsets,
-        input_ids=np.full(int(token_offsets[-1]), run.manifest.tokenizer["special_ids"]["mask"], np.uint32),
+        input_ids=np.full(int(token_offsets[-1]), run.manifest.tokenizer["special_ids"]["cls"], np.uint32),
         sequence_lengths=lengths,
         segment_a_lengths=lengths,
         next_sentence_label=np.zeros(len(lengths), np.uint8),
@@ -73,7 +74,7 @@ def rehearse(run: Run) -> Iterator[str]:
     for _ in range(2):  # the first time includes compilation and allocation
         started = time.perf_counter()
         losses = backward(run.model, [batch], [0], counts, run.autocast)
-        update(run.encoder, run.optimizer, 0.0, run.settings.clip_norm)
+        update(run.encoder, run.optimizer, 0.0, run.settings.clip_norm, run.keeps_gradients)
         loss = float(losses.sum())  # waits for the device
         seconds = time.perf_counter() - started
     yield f"largest micro-batch: {batch.tokens:,} tokens, {batch.pairs:,} sequences, loss {loss:.2f}, {seconds:.2f} s"

@@ -24,19 +24,23 @@ from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.schema import Rows
-from train import attention, checkpoint
-from train.data.batch import pack_batch
+from train import checkpoint
 from train.data.cache import Cache
+from train.data.feeding import Packer
 from train.data.frequencies import count_tokens, unigram_loss
 from train.data.layout import Layout, Shape
+from train.data.memory import require_step
 from train.data.order import Places, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import gather
 from train.data.row_groups import DecodedGroups, check_sizes
 from train.data.shard_uses import uses_in_sequence
+from train.device import attention
+from train.device.precision import stream_in_half
 from train.metrics import finite
 from train.models.config import check_fit
 from train.models.encoder import quiet, restored_encoder
+from train.models.families import family_of
 from train.models.packed import PackedEncoder
 from train.ranks import LostRankError, Ranks, autocast, is_first, joined, use_half
 from train.settings import Precision
@@ -93,11 +97,19 @@ class HeldOut:
     """The held-out split of a data set, to score models on. On every rank."""
 
     def __init__(
-        self, url: str, manifest: Manifest, ranks: Ranks, micro_batch: int, layout: Layout, cache: Cache | None
+        self,
+        url: str,
+        manifest: Manifest,
+        ranks: Ranks,
+        micro_batch: int,
+        layout: Layout,
+        cache: Cache | None,
+        ignores_pairs: bool = False,
     ) -> None:
-        self._url, self._manifest, self._ranks, self._layout, self._cache = url, manifest, ranks, layout, cache
+        self._url, self._manifest, self._ranks, self._cache = url, manifest, ranks, cache
         self._groups = RowGroups.of(manifest.splits[SPLIT])
-        self._shape = Shape.of(manifest, SPLIT, micro_batch, None)
+        self._shape = Shape.of(manifest, SPLIT, micro_batch, None, ignores_pairs)
+        self._packer = Packer(self._shape, manifest.tokenizer["special_ids"]["pad"], layout, ranks.device)
         self._training_counts: npt.NDArray[np.int64] | None = None  # counted once, for the first scores
 
     def score(self, model: nn.Module, max_rows: int, autocast: Callable[[], Any]) -> Scores:
@@ -133,7 +145,8 @@ class HeldOut:
 
     def _score_batch(self, model: nn.Module, number: int, rows: Rows, autocast: Callable[[], Any]) -> _Part:
         tokenizer = self._manifest.tokenizer
-        batch = pack_batch(rows, self._shape, tokenizer["special_ids"]["pad"], self._layout).to(self._ranks.device)
+        batch = self._packer.pack(rows)
+        self._packer.receive([batch])
         with torch.no_grad(), autocast():
             model_sums = model(batch)
         sums = {
@@ -229,12 +242,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     with joined() as ranks:
         interrupt_once()
         half = use_half(arguments.precision, ranks.device)
-        manifest, step, packed = ranks.agreed(lambda: _load(arguments, ranks, half))
+        manifest, saved, packed = ranks.agreed(lambda: _load(arguments, ranks, half))
+        step, layout, ignores_pairs = saved.step, attention.layout_of(packed.encoder), _ignores_pairs(saved, packed)
         shards = manifest.splits[SPLIT].shards
         cache = ranks.agreed(lambda: open_cache(arguments.cache, arguments.cache_bytes, arguments.data, shards, lanes=1))
         for line in not_cached(arguments.cache, arguments.data) if ranks.rank == 0 else ():
             say(line)
-        held_out = HeldOut(arguments.data, manifest, ranks, arguments.micro_batch, attention.layout_of(packed.encoder), cache)
+        held_out = HeldOut(arguments.data, manifest, ranks, arguments.micro_batch, layout, cache, ignores_pairs)
         scores = held_out.score(packed, arguments.rows, lambda: autocast(ranks.device, half))
         if ranks.rank == 0:
             text = "\n".join([f"after step {step}", *scores.lines()])
@@ -242,7 +256,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Manifest, int, PackedEncoder]:
+def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Manifest, checkpoint.Checkpoint, PackedEncoder]:
     manifest = open_data_set(arguments.data)
     for split in (SPLIT, TRAINING_SPLIT):
         if split not in manifest.splits:
@@ -257,8 +271,20 @@ def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Mani
         raise UserError(f"{arguments.checkpoint}: was trained with another tokenizer than that of {arguments.data}")
     encoder = restored_encoder(config, tensors, saved.url)
     attention.choose("auto", ranks.device, half, encoder)
-    check_fit(arguments.checkpoint, encoder.config, manifest)
-    return manifest, saved.step, PackedEncoder(encoder).to(ranks.device)
+    if half:
+        stream_in_half(encoder)
+    packed = PackedEncoder(encoder)
+    check_fit(arguments.checkpoint, encoder.config, manifest, _ignores_pairs(saved, packed))
+    if ranks.device.type == "cpu":
+        shape, model = Shape.of(manifest, SPLIT, arguments.micro_batch, None), encoder.config
+        require_step(arguments.data, shape, model.vocab_size, model.hidden_size, num_layers=1, num_processes=len(ranks.local))
+    return manifest, saved, packed.to(ranks.device)
+
+
+def _ignores_pairs(saved: checkpoint.Checkpoint, packed: PackedEncoder) -> bool:
+    """Whether the model was trained on masked tokens alone, or cannot be trained otherwise."""
+    has_head = family_of(packed.encoder.config).pair_head is not None
+    return not has_head or bool(saved.record["settings"].get("ignore_pairs", False))
 
 
 if __name__ == "__main__":

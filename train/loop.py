@@ -1,13 +1,13 @@
 """The training loop: next rows, one step, what is due after it, until the end or until a signal asks to stop.
 
-    _prepare: rows -> batches on the device, counts -> _compute: backward, update -> _after: metrics, checkpoint, scores
+    _prepare: batches on the device, counts -> _compute: backward, update -> _after: metrics, checkpoint, scores
 
 While a step is computed the next one is prepared: its batches are on the device, and its counts, with stop requests and
-faults, are being added up over the ranks. So all ranks end after the same step.
+faults, are being added up over the ranks. So all ranks end after the same step. A thread packs the step after that.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,9 +16,10 @@ import torch
 
 from shards.errors import UserError
 from train.checkpoint import Saver
-from train.data.batch import PackedBatch, pack_batch
+from train.data.batch import PackedBatch
+from train.data.feeding import Feeder
 from train.data.phase_order import PhaseOrder
-from train.data.reader import StepRows, read_steps
+from train.data.reader import read_steps
 from train.data.row_groups import DecodedGroups
 from train.evaluate import HeldOut
 from train.metrics import Reporter
@@ -36,20 +37,21 @@ class StepTotals(NamedTuple):
     masked: int
     pairs: int
     attended: int
+    nearby: int
     stop_requests: int  # ranks that were asked to stop
     faults: int  # ranks that could not prepare the step
 
     @property
     def counts(self) -> Counts:
         """The part that the losses need."""
-        return Counts(self.tokens, self.masked, self.pairs, self.attended)
+        return Counts(self.tokens, self.masked, self.pairs, self.attended, self.nearby)
 
 
 def _own_totals(batches: Sequence[PackedBatch], stop_requested: bool, has_fault: bool) -> StepTotals:
-    tokens, masked, pairs, attended = (
-        sum(getattr(batch, name) for batch in batches) for name in ("tokens", "masked", "pairs", "attended")
+    tokens, masked, pairs, attended, nearby = (
+        sum(getattr(batch, name) for batch in batches) for name in ("tokens", "masked", "pairs", "attended", "nearby")
     )
-    return StepTotals(tokens, masked, pairs, attended, int(stop_requested), int(has_fault))
+    return StepTotals(tokens, masked, pairs, attended, nearby, int(stop_requested), int(has_fault))
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,16 @@ class Trainer:
         self.sums = StepSums(run.ranks.device)
         self.num_done = self.saved_step = run.first_step
         self.interval = Interval()
-        self.held_out = HeldOut(run.settings.data, run.manifest, run.ranks, run.settings.micro_batch, run.layout, run.cache)
+        self._micro_batches = run.order.micro_batches_of(run.ranks.rank, run.ranks.world_size)  # of a step, for this rank
+        self.held_out = HeldOut(
+            run.settings.data,
+            run.manifest,
+            run.ranks,
+            run.settings.micro_batch,
+            run.layout,
+            run.cache,
+            run.settings.ignore_pairs,
+        )
         self._fault: UserError | None = None
         self._has_ended = False
 
@@ -82,29 +93,31 @@ class Trainer:
         run = self.run
         groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, run.settings.reader_threads, run.prefetcher())
         steps = read_steps(groups, PhaseOrder.of_one(run.order), run.rank_slice(), run.masking)
+        feeder = Feeder(steps, run.packer(), lambda step: len(self._micro_batches), run.settings.micro_batch)
         try:
-            return self._loop(steps)
+            return self._loop(feeder)
         except UserError:  # raised on every rank
             self._end_early()
             raise
         finally:
             with suppress(UserError):  # a checkpoint that is being written is kept, whatever happened
                 self.saver.wait()
+            feeder.close()
             steps.close()  # type: ignore[attr-defined]  # a generator
             groups.close()
 
-    def _loop(self, steps: Iterator[StepRows]) -> int:
+    def _loop(self, feeder: Feeder) -> int:
         has_scores = self.run.ranks.from_first(lambda: self.reporter.has_scores)
         if self._scores_are_due(self.num_done) and not has_scores:  # the start that saved this step ended before it scored
             self._score(self.num_done)
-        upcoming = self._prepare(steps, self.num_done)
+        upcoming = self._prepare(feeder, self.num_done)
         while upcoming is not None:
             current, totals = upcoming, upcoming.totals()
             if totals.faults:
                 self._raise_fault(current)
             if totals.stop_requests:
                 break
-            upcoming = self._prepare(steps, self.num_done + 1)
+            upcoming = self._prepare(feeder, self.num_done + 1)
             self._compute(current, totals.counts)
             self.num_done += 1
             self._after(self.num_done)
@@ -112,22 +125,20 @@ class Trainer:
         self.run.ranks.agreed(self._settle)
         return self.num_done
 
-    def _prepare(self, steps: Iterator[StepRows], step: int) -> Prepared | None:
+    def _prepare(self, feeder: Feeder, step: int) -> Prepared | None:
         """The next step, or None after the last. A fault in it reaches all ranks with the totals."""
         run = self.run
         if step >= run.num_steps:
             return None
         started = time.perf_counter()
-        batches, seeds, row_ids, fault = [], [], [], None
+        batches: list[PackedBatch] = []
+        seeds, row_ids, fault = [], [], None
         try:
             self._check()
-            step_rows = next(steps)
+            step_batches = feeder.next()
             self.interval.waited_s += time.perf_counter() - started
-            row_ids = step_rows.row_ids.tolist()
-            for number, micro_batch in enumerate(run.order.micro_batches_of(run.ranks.rank, run.ranks.world_size)):
-                rows = step_rows.micro_batch(number, run.settings.micro_batch)
-                batches.append(pack_batch(rows, run.shape, run.pad_id(), run.layout).to(run.ranks.device))
-                seeds.append(dropout_seed(run.settings.seed, step, micro_batch))
+            row_ids, batches = step_batches.row_ids.tolist(), step_batches.batches
+            seeds = [dropout_seed(run.settings.seed, step, micro_batch) for micro_batch in self._micro_batches]
         except Exception as error:  # of any kind: the other ranks must not wait for this one
             fault = error
         if not batches:
@@ -175,7 +186,8 @@ class Trainer:
         run = self.run
         losses = backward(run.model, current.batches, current.seeds, counts, run.autocast)
         drop_unused_gradients(run.encoder, counts)
-        self.sums.add(losses, update(run.encoder, run.optimizer, self._lr(current.step), run.settings.clip_norm))
+        lr, clip_norm = self._lr(current.step), run.settings.clip_norm
+        self.sums.add(losses, update(run.encoder, run.optimizer, lr, clip_norm, run.keeps_gradients))
         self._guard(lambda: self.row_log.write(current.step, current.row_ids))
         self.interval.add(counts)
 

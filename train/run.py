@@ -5,13 +5,15 @@ Settings -> manifest, order, masking -> model, attention -> optimizer -> Run
 
 import dataclasses
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, get_args
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from shards import storage
 from shards.dataset import masking_of, open_data_set
@@ -19,22 +21,29 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.masking import Masking
 from shards.storage.redaction import redacted
-from train import attention
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER
 from train.data.batch import PackedBatch, pack_batch
 from train.data.cache import Cache
+from train.data.feeding import Packer
 from train.data.layout import Layout, Shape
+from train.data.memory import require_reader, require_step
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, empty_rows
 from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
+from train.data.tokenizer import check_vocabulary
+from train.device import attention, compiling
+from train.device.compiling import How
+from train.device.precision import stream_in_half
+from train.models.config import dropout_of
 from train.models.encoder import make_encoder
-from train.models.families import layers_of
+from train.models.families import layers_of, max_positions, num_token_types, saved_tensors, window_of
 from train.models.packed import PackedEncoder
 from train.optimizers.make import make_optimizer, state_tensors
 from train.ranks import Ranks, autocast, use_half
 from train.settings import MaskSource, Settings
+from train.step import clear_gradients
 
 SPLIT = "train"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -55,6 +64,7 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     half: bool  # whether the forward pass runs in bf16
+    how: How  # whether and how the model is compiled
     files: dict[str, bytes]  # the files of a checkpoint that never change: config.json and the tokenizer
     first_step: int = 0
     first_position: int = 0
@@ -63,7 +73,12 @@ class Run:
     @property
     def layout(self) -> Layout:
         """The layout of batches that the model needs."""
-        return attention.layout_of(self.encoder)
+        return attention.layout_of(self.encoder, is_compiled=self.how != "plain")
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether the memory of gradients must stay from step to step."""
+        return self.how == "graphs"
 
     @property
     def end(self) -> int:
@@ -107,13 +122,29 @@ class Run:
         """The id of [PAD]."""
         return int(self.manifest.tokenizer["special_ids"]["pad"])
 
+    def packer(self) -> Packer:
+        """Makes the batches of the training split."""
+        return Packer(self.shape, self.pad_id(), self.layout, self.ranks.device)
+
     def empty_batch(self) -> PackedBatch:
         """The batch of a rank without work: the rank takes part in the step and adds nothing to it."""
         return pack_batch(empty_rows(), self.shape, self.pad_id(), self.layout).to(self.ranks.device)
 
+    def batches_of_all_shapes(self) -> Iterator[PackedBatch]:
+        """Batches without a token, one of each shape that compiled code will see."""
+        for num_slots in self.shape.rounded_slots() if self.layout == "rounded" else (0,):
+            yield pack_batch(empty_rows(), self.shape, self.pad_id(), self.layout, num_slots=num_slots).to(self.ranks.device)
+
+    def pass_once(self, model: nn.Module, batch: PackedBatch) -> None:
+        """Forward and backward. The gradients are dropped."""
+        with self.autocast():
+            losses = model(batch)
+        (losses.mlm_loss + losses.nsp_loss).backward()
+        clear_gradients(self.encoder, self.keeps_gradients)
+
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """The tensors of a checkpoint: file -> name -> tensor."""
-        return {MODEL: dict(self.encoder.named_parameters()), OPTIMIZER: dict(state_tensors(self.encoder, self.optimizer))}
+        return {MODEL: saved_tensors(self.encoder), OPTIMIZER: dict(state_tensors(self.encoder, self.optimizer))}
 
     def record(self) -> dict[str, Any]:
         """The part of a checkpoint's record that identifies the run. `resume` compares it."""
@@ -157,18 +188,26 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     masking = rule if is_dynamic else None
     order = Order(RowGroups.of(manifest.splits[SPLIT]), settings.seed, settings.global_batch, settings.micro_batch)
     half = use_half(settings.precision, ranks.device)
-    encoder, messages = make_encoder(settings.model, manifest, settings.data, settings.dropout, settings.seed)
+    check_vocabulary(settings.data, manifest)
+    encoder, messages = make_encoder(
+        settings.model, manifest, settings.data, settings.dropout, settings.seed, settings.ignore_pairs
+    )
+    settings = dataclasses.replace(settings, dropout=dropout_of(encoder.config))
     attention_name = attention.choose(settings.attention, ranks.device, half, encoder)
-    packed: Any = PackedEncoder(encoder).to(ranks.device).train()
-    if settings.compile:
-        packed = torch.compile(packed)
-    shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking)
+    how = compiling.choose(settings.compile, settings.cuda_graphs, ranks.device, ranks.world_size, encoder)
+    if half:
+        stream_in_half(encoder)
+    packed = PackedEncoder(encoder).to(ranks.device).train()
+    shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking, settings.ignore_pairs)
+    shape = dataclasses.replace(shape, window=window_of(encoder))
+    _require_memory(settings, manifest, ranks, shape, encoder)
     files = _fixed_files(settings.data, manifest, encoder)
     betas = (settings.betas[0], settings.betas[1])
     layers = layers_of(encoder)
     optimizer = make_optimizer(encoder, settings.weight_decay, settings.optimizer, betas, settings.epsilon, layers)
-    run = Run(settings, ranks, manifest, order, masking, shape, encoder, packed, packed, optimizer, half, files)
+    run = Run(settings, ranks, manifest, order, masking, shape, encoder, packed, packed, optimizer, half, how, files)
     shards = manifest.splits[SPLIT].shards
+    require_reader(settings.data, manifest, SPLIT, run.lanes())
     run.cache = open_cache(settings.cache, settings.cache_bytes, settings.data, shards, len(run.lanes()))
     messages += not_cached(settings.cache, settings.data)
     if not manifest.splits["eval"].shards:
@@ -176,6 +215,16 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     if attention_name == attention.VARLEN and settings.dropout:
         messages.append("attention: varlen, whose kernels have no dropout; --dropout applies to hidden states only")
     return run, messages
+
+
+def _require_memory(settings: Settings, manifest: Manifest, ranks: Ranks, shape: Shape, encoder: PreTrainedModel) -> None:
+    """Raises UserError when a micro-batch does not fit. On a GPU torch has errors of its own, which the loop reports."""
+    if ranks.device.type != "cpu":
+        return
+    config, num_processes = encoder.config, len(ranks.local)
+    for split, num_layers in ((SPLIT, config.num_hidden_layers), ("eval", 1)):
+        of_split = shape if split == SPLIT else Shape.of(manifest, split, settings.micro_batch, None)
+        require_step(settings.data, of_split, config.vocab_size, config.hidden_size, num_layers, num_processes)
 
 
 def choose_masking(masking: MaskSource, url: str, manifest: Manifest) -> tuple[bool, Masking]:
@@ -198,25 +247,46 @@ def _fixed_files(url: str, manifest: Manifest, encoder: PreTrainedModel) -> dict
         if sha256(files[name]).hexdigest() != digest:
             raise UserError(f"{place}: its sha256 is not the manifest's: it was changed or damaged; build the data set again")
     if TOKENIZER_CONFIG in files:
-        files[TOKENIZER_CONFIG] = _with_limit(files[TOKENIZER_CONFIG], encoder.config.max_position_embeddings, url)
+        files[TOKENIZER_CONFIG] = _for_model(files[TOKENIZER_CONFIG], encoder.config, url)
     return files
 
 
-def _with_limit(config: bytes, limit: int, url: str) -> bytes:
+def _for_model(tokenizer_config: bytes, config: PreTrainedConfig, url: str) -> bytes:
+    """A tokenizer_config.json with the model's limit, and without token types for a model that takes none."""
+    fields: dict[str, Any] = {"model_max_length": max_positions(config)}
+    if num_token_types(config) < 2:
+        fields["model_input_names"] = ["input_ids", "attention_mask"]
     try:
-        return json.dumps(dict(json.loads(config)) | {"model_max_length": limit}, indent=1).encode()
+        return json.dumps(dict(json.loads(tokenizer_config)) | fields, indent=1).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{url}: its {TOKENIZER_CONFIG} is not a JSON object; build the data set again") from error
 
 
-def join_ranks(run: Run) -> None:
-    """Wraps the model in DDP, and runs an empty micro-batch through it once.
+def join_ranks(run: Run) -> list[str]:
+    """Compiles the model, wraps it in DDP, and runs an empty micro-batch through it once. Returns messages for the user.
 
-    DDP orders its buckets by the first backward pass, and torch.compile compiles in it. With an empty batch both are the
-    same wherever a run starts, and so is the order in which gradients are summed.
+    DDP orders its buckets by the first backward pass. With an empty batch they are the same wherever a run starts, and so is
+    the order in which gradients are summed.
     """
+    messages = compile_on_all(run) if run.how != "plain" else []
     run.model = run.ranks.wrap(run.packed)
-    with run.autocast():
-        losses = run.model(run.empty_batch())
-    (losses.mlm_loss + losses.nsp_loss).backward()
-    run.optimizer.zero_grad()
+    run.pass_once(run.model, run.empty_batch())
+    return messages
+
+
+def compile_on_all(run: Run) -> list[str]:
+    """Compiles the model on every rank, or on none: with `auto`, one rank without a compiler leaves all with plain code."""
+    started = time.perf_counter()
+    clear_gradients(run.encoder, run.keeps_gradients)
+    compiling.compile_model(run.packed, run.encoder, run.how)
+    fault = compiling.warm_up(run.batches_of_all_shapes(), lambda batch: run.pass_once(run.packed, batch), run.how)
+    fault = next((fault for fault in run.ranks.gather(fault) if fault is not None), None)
+    if fault is None:
+        shape = "layer by layer" if run.how == "layers" else "as a whole, with CUDA graphs"
+        return [f"compiled {shape} in {time.perf_counter() - started:.0f} s"]
+    if "on" in (run.settings.compile, run.settings.cuda_graphs):
+        raise UserError(f"--compile on: torch.compile fails here ({fault}); use --compile auto or off")
+    compiling.undo(run.packed)
+    run.how = "plain"
+    clear_gradients(run.encoder)
+    return [f"not compiled, because torch.compile fails here ({fault})"]

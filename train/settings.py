@@ -12,6 +12,7 @@ from train.optimizers.schedules import DecayShape, Schedule, ScheduleName
 
 Precision = Literal["auto", "fp32", "bf16"]
 Attention = Literal["auto", "padded", "varlen"]
+Switch = Literal["auto", "on", "off"]
 MaskSource = Literal["auto", "stored", "dynamic"]
 OptimizerName = Literal["adamw", "lamb", "stable-adamw", "muon"]
 
@@ -25,7 +26,7 @@ SECTIONS = {
     "eval_every": "the run itself",
 }
 # What every start of a run must have in common, besides model and data. The rest is where, how long and how fast.
-FIXED = frozenset({"global_batch", "lr", "weight_decay", "clip_norm", "dropout", "seed", "masking"}) | {
+FIXED = frozenset({"global_batch", "lr", "weight_decay", "clip_norm", "dropout", "seed", "masking", "ignore_pairs"}) | {
     *("schedule", "decay", "decay_share", "end_lr", "optimizer", "betas", "epsilon"),
 }
 WARMUP_SHARE = 0.06
@@ -43,7 +44,6 @@ _RANGES = {
     "epsilon": (1e-30, 1.0),
     "weight_decay": (0.0, 10.0),
     "clip_norm": (0.0, 1e9),
-    "dropout": (0.0, 0.9),
     "seed": (0, 2**63 - 1),
     "eval_every": (0, _MANY),
     "eval_rows": (0, _MANY),
@@ -63,11 +63,12 @@ class Settings:
     data: str = option("the data set: folder or URL that `prep build` wrote", metavar="URL")
     out: str = option("folder or URL for checkpoints and metrics; an existing run there is resumed", metavar="URL")
     model: str = option(
-        f"{', '.join(SIZES)}: BERT of that size from scratch; a config.json: that model from scratch; a folder or hub name: "
-        "continue from its pretrained weights",
+        f"from scratch: {', '.join(SIZES)} (BERT), roberta-SIZE, albert-SIZE, modernbert-SIZE, esm2-SIZE, or the model of a "
+        "config.json; a folder or hub name: continue from its pretrained weights. docs/models.md lists families and sizes",
         "base",
         metavar="SIZE|CONFIG|PATH|NAME",
     )
+    ignore_pairs: bool = option("train on masked tokens alone where the data set has sentence pairs", False)
     global_batch: int = option("rows per step, over all processes", 256, metavar="ROWS")
     micro_batch: int = option(
         "rows per forward and backward pass; must divide --global-batch",
@@ -98,12 +99,26 @@ class Settings:
     clip_norm: float = option("maximum norm of a step's gradient; 0: no limit", 1.0, metavar="X")
     dropout: float = option(
         "dropout of hidden states and, with padded attention, of attention weights (the varlen kernels have none)",
-        0.1,
+        -1.0,
         metavar="P",
+        shown="the model's own: 0.1 for BERT and RoBERTa, 0 for the others' published ones",
     )
     precision: Precision = option("auto: bf16 on a GPU that has it, else fp32; weights stay fp32", "auto")
     attention: Attention = option("auto: varlen where possible (CUDA, bf16), else padded", "auto")
-    compile: bool = option("compile the model with torch.compile", False)
+    compile: Switch = option(
+        "compile the layers with torch.compile; auto: on a GPU, if the compiler works there", "auto", bare="on"
+    )
+    cuda_graphs: Switch = option(
+        "compile the whole model and replay it as CUDA graphs, in a run of one process; auto: for small models, whose time "
+        "goes into launching kernels",
+        "auto",
+        bare="on",
+    )
+    activation_checkpointing: bool = option(
+        "keep only the inputs of the layers for the backward pass and compute the layers again: much less memory, a third "
+        "more work",
+        False,
+    )
     seed: int = option("seed of weights, order, dynamic masks and dropout", 0, metavar="N")
     masking: MaskSource = option(
         "stored: the masks in the shards; dynamic: new masks in every epoch; auto: as the data set was built",
@@ -143,6 +158,8 @@ class Settings:
         check_ranges(self, _RANGES)
         if not self.micro_batch:
             object.__setattr__(self, "micro_batch", default_micro_batch(self.global_batch))
+        if self.dropout != -1.0 and not 0.0 <= self.dropout <= 0.9:  # -1: the model's own
+            raise UserError(f"--dropout is {self.dropout}, must be from 0.0 to 0.9")
         if not 0.0 < self.lr < 100.0:
             raise UserError(f"--lr is {self.lr}, must be above 0 and below 100")
         if len(self.betas) != 2 or not all(0.0 < beta < 1.0 for beta in self.betas):

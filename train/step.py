@@ -26,7 +26,8 @@ class Counts:
     tokens: int
     masked: int
     pairs: int
-    attended: int  # sum of the squared lengths of the sequences
+    attended: int  # sum of the squared lengths of the sequences: pairs of tokens that a layer compares
+    nearby: int = 0  # those that a layer with local attention compares
 
 
 class Update(NamedTuple):
@@ -97,8 +98,28 @@ def drop_unused_gradients(encoder: PreTrainedModel, counts: Counts) -> None:
             parameter.grad = None
 
 
-def update(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float) -> Update:
-    """Clips the gradient and takes the step, or skips it where the gradient is not finite. Never waits for the device."""
+def clear_gradients(model: nn.Module, keep: bool = False) -> None:
+    """Drops the gradients or, with `keep`, sets them to zeros in place.
+
+    CUDA graphs need the second: autograd adds to a gradient that exists, but takes over the memory of a first one, which a
+    graph overwrites when it is replayed.
+    """
+    if not keep:
+        model.zero_grad()
+        return
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    torch._foreach_zero_([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+
+
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float, keep_gradients: bool = False
+) -> Update:
+    """Clips the gradient and takes the step, or skips it where the gradient is not finite. Never waits for the device.
+
+    `keep_gradients`: see `clear_gradients`.
+    """
     parameters = list(model.parameters())
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm:
@@ -110,5 +131,5 @@ def update(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float, clip_n
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
-    optimizer.zero_grad()
+    clear_gradients(model, keep_gradients)
     return Update(norm.detach(), skipped)

@@ -16,6 +16,7 @@ from shards.manifest import differences
 from shards.schema import Rows
 from train.data.batch import PackedBatch, pack_batch, pad_batch
 from train.data.layout import Shape
+from train.data.memory import require_reader
 from train.data.order import ORDER_VERSION, WINDOW_ROWS, Order, RowGroups
 from train.data.phase_order import PhaseOrder
 from train.data.prefetch import Prefetcher, not_cached, open_cache
@@ -48,7 +49,8 @@ class ShardStream(IterableDataset[Item]):
     With `packed`, an item is a `PackedBatch` (see train/data/batch.py), for `train.models.packed.PackedEncoder`. Otherwise
     it is a dict of int64 tensors under transformers' names, each [sequences, longest]: `input_ids`, `attention_mask`,
     `token_type_ids`, `labels` (-100 where nothing is to be predicted), and `next_sentence_label` [sequences] if there are
-    pairs.
+    pairs. Set `token_types=False` for a model that takes none. `pair_label` renames the label of pairs (ALBERT's is
+    `sentence_order_label`); with "" it is left out, for a model without a pair head.
 
     `state_dict()` is the position: a few numbers, the same on all ranks at the end of a step. A state from the end of a step
     loads on any number of ranks; a state within a step only on the same number. It counts the items that were handed out, so
@@ -70,6 +72,8 @@ class ShardStream(IterableDataset[Item]):
         masking: MaskSource = "auto",
         drop_last: bool = False,
         packed: bool = False,
+        pair_label: str = "next_sentence_label",
+        token_types: bool = True,
         threads: int = 2,
         cache: str = "",
         cache_bytes: int = 0,
@@ -105,10 +109,12 @@ class ShardStream(IterableDataset[Item]):
             )
         self._rank, self._world_size = rank, world_size
         shards = self._manifest.splits[split].shards
+        require_reader(url, self._manifest, split, self._lanes(0))
         self._cache = open_cache(cache, cache_bytes, url, shards, len(self._lanes(0)))
         for line in not_cached(cache, url) if rank == 0 else ():
             say(line)
-        self._shape = Shape.of(self._manifest, split, micro_batch, self._masking)
+        self._pair_label, self._token_types = pair_label, token_types
+        self._shape = Shape.of(self._manifest, split, micro_batch, self._masking, ignores_pairs=not pair_label)
         self._longest = longest_sequence(self._manifest)
         self._step = self._taken = 0
         self._has_ended = False
@@ -198,4 +204,6 @@ class ShardStream(IterableDataset[Item]):
 
     def _batch(self, rows: Rows) -> Item:
         pad_id = self._manifest.tokenizer["special_ids"]["pad"]
-        return pack_batch(rows, self._shape, pad_id) if self._packed else pad_batch(rows, self._longest, pad_id)
+        if self._packed:
+            return pack_batch(rows, self._shape, pad_id)
+        return pad_batch(rows, self._longest, pad_id, self._pair_label, self._token_types)

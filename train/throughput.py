@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedConfig
+from torch import nn
+from transformers import PreTrainedModel
 
+from train.models.families import attention_features, family_of, layers_of, windows_of
 from train.run import Run
 from train.step import Counts
 
@@ -32,28 +34,44 @@ def peak_flops(device: torch.device, half: bool) -> float | None:
     return next((peak for model, peak in _BF16_PEAKS.items() if re.search(rf"\b{model}\b", name)), None)
 
 
-def step_flops(config: PreTrainedConfig, counts: Counts) -> float:
+def step_flops(encoder: PreTrainedModel, counts: Counts) -> float:
     """Floating-point operations of forward and backward in a step.
 
     6 per weight and token, and 12 per layer, feature and pair of tokens that attend to each other (Chowdhery et al. 2022,
     arXiv:2204.02311, appendix B). The heads count only where something is predicted.
     """
-    features: int = config.hidden_size
-    layers: int = config.num_hidden_layers
-    wide: int = config.intermediate_size
-    layer_weights = 4 * features * features + 2 * features * wide
-    encoder = 6.0 * layers * layer_weights * counts.tokens + 12.0 * layers * features * counts.attended
-    vocab_size: int = config.vocab_size
-    mlm_head = 6.0 * (features * features + features * vocab_size) * counts.masked
-    nsp_head = 6.0 * (features * features + 2 * features) * counts.pairs
-    return encoder + mlm_head + nsp_head
+    per_token, per_masked, per_pair = _weights(encoder)
+    weights = per_token * counts.tokens + per_masked * counts.masked + per_pair * counts.pairs
+    windows = windows_of(encoder)
+    compared = sum(counts.nearby if window else counts.attended for window in windows)
+    return 6.0 * weights + 12.0 * attention_features(encoder.config) * compared
+
+
+def _weights(encoder: PreTrainedModel) -> tuple[float, int, int]:
+    """The weights of matrix products for each token, each masked token and each pair."""
+    family = family_of(encoder.config)
+    layers = layers_of(encoder)
+    repeats = encoder.config.num_hidden_layers / len(layers)  # above 1 where layers share their weights
+    in_layers = {id(module) for layer in layers for module in layer.modules()}
+    per_token, per_masked, per_pair = 0.0, 0, 0
+    for name, module in encoder.named_modules():
+        if not isinstance(module, nn.Linear) or name.startswith(family.unused_parts):
+            continue
+        size = module.weight.numel()
+        if name.startswith(family.pair_parts):
+            per_pair += size
+        elif name.startswith(f"{encoder.base_model_prefix}."):
+            per_token += size * (repeats if id(module) in in_layers else 1)
+        else:
+            per_masked += size
+    return per_token, per_masked, per_pair
 
 
 class Interval:
     """The steps since the last line of metrics, and their time without scores and checkpoints."""
 
     def __init__(self) -> None:
-        self.steps = self.tokens = self.masked = self.pairs = self.attended = 0
+        self.steps = self.tokens = self.masked = self.pairs = self.attended = self.nearby = 0
         self.waited_s = self.seconds = 0.0  # waiting for rows, and in total
         self._since = time.perf_counter()
 
@@ -64,10 +82,11 @@ class Interval:
         self.masked += counts.masked
         self.pairs += counts.pairs
         self.attended += counts.attended
+        self.nearby += counts.nearby
 
     def counts(self) -> Counts:
         """The counts of all its steps."""
-        return Counts(self.tokens, self.masked, self.pairs, self.attended)
+        return Counts(self.tokens, self.masked, self.pairs, self.attended, self.nearby)
 
     def pause(self) -> None:
         """Stops the clock."""
@@ -85,7 +104,7 @@ def train_line(
     num_taken = interval.steps - num_skipped
     mlm_loss, nsp_loss = (loss_sum / num_taken if num_taken else math.nan for loss_sum in loss_sums)
     peak = peak_flops(run.ranks.device, run.half)
-    flops = step_flops(run.encoder.config, interval.counts())
+    flops = step_flops(run.encoder, interval.counts())
     per_second = 1.0 / max(1e-9, interval.seconds)
     return {
         "loss": mlm_loss + nsp_loss,

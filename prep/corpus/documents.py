@@ -51,6 +51,7 @@ class Rule(NamedTuple):
 
     document: str  # line, blank-line or file
     text_field: str
+    is_exact: bool = False  # whether line ends in a text stay as they are; else a CR alone becomes a LF
 
 
 class Document(NamedTuple):

@@ -39,12 +39,12 @@ def read_text(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fau
     cut = {"line": cut_lines, "blank-line": cut_paragraphs, "file": cut_whole}[rule.document]
     keeps_blank = rule.document == "file"
     for position, raw in cut(file, span.start, span.stop):
-        item = _text_document(position, raw) if isinstance(raw, bytes) else raw
+        item = _text_document(position, raw, rule.is_exact) if isinstance(raw, bytes) else raw
         if keeps_blank or isinstance(item, Fault) or (item.text and not item.text.isspace()):
             yield item
 
 
-def _text_document(position: int, raw: bytes) -> Document | Fault:
+def _text_document(position: int, raw: bytes, is_exact: bool) -> Document | Fault:
     if b"\0" in raw:
         return Fault(position, "not_text", len(raw), f"a NUL byte at {position + raw.index(0)}")
     try:
@@ -52,7 +52,8 @@ def _text_document(position: int, raw: bytes) -> Document | Fault:
     except UnicodeDecodeError as error:
         return Fault(position, "invalid_utf8", len(raw), f"byte {error.object[error.start]:#04x} at {position + error.start}")
     text = text.removeprefix("\ufeff") if position == 0 else text
-    return Document(position, _LONE_CR.sub("\n", text) if "\r" in text else text, len(raw))
+    text = _LONE_CR.sub("\n", text) if "\r" in text and not is_exact else text
+    return Document(position, text, len(raw))
 
 
 def _chunks(file: Any) -> Iterator[list[bytes]]:

@@ -34,7 +34,7 @@ def _text(overview: Overview) -> Iterator[Finding]:
     if overview.unknown_share > MAX_UNKNOWN_SHARE:
         yield Finding(
             f"{overview.unknown_share:.1%} of the tokens are [UNK].",
-            "The tokenizer does not fit the corpus: choose another --tokenizer, or train one on the corpus with train:N.",
+            "The tokenizer does not fit the corpus: choose another --tokenizer, or train one with train:N or train-bpe:N.",
         )
     for reason, count in documents["dropped"].items():
         if count > _MAX_DROPPED * documents["in"] and reason not in _NO_FAULTS:

@@ -63,10 +63,12 @@ def _corpus(overview: Overview) -> Section:
     copies = (
         f"{duplicates['different']:,} different texts in a sample of {duplicates['sampled']:,}" if duplicates["sampled"] else ""
     ) + ("; --dedup keeps one of each" if overview.settings["dedup"] == "exact" else "")
+    has_sentences = not recipe_of(overview.settings).keeps_text
+    sentences = f"{ledger['sentences'] / max(1, documents['used']):.1f} per document"
     facts = (
         Fact("input files", f"{manifest.inputs['files']:,}", size(manifest.inputs["bytes"])),
         Fact("documents", f"{documents['used']:,}", f"of {documents['in']:,} read"),
-        Fact("sentences", f"{ledger['sentences']:,}", f"{ledger['sentences'] / max(1, documents['used']):.1f} per document"),
+        *([Fact("sentences", f"{ledger['sentences']:,}", sentences)] if has_sentences else []),
         Fact("tokens", f"{ledger['tokens']:,}", f"{ledger['tokens'] / max(1, num_bytes['used']):.3f} per byte of text"),
         Fact("unknown tokens", f"{overview.unknown_share:.3%}", f"{ledger['unknown_tokens']:,} [UNK]"),
         Fact("copied documents", f"{overview.copied_share:.1%}", copies),
@@ -79,7 +81,7 @@ def _corpus(overview: Overview) -> Section:
         Bars("where every byte of text went (documents)", bars),
         *([Bars("tokens of each corpus", corpora)] if len(corpora) > 1 else []),
         _powers("lengths of the documents", ledger["document_tokens_histogram"]),
-        _powers("lengths of the sentences", ledger["sentence_tokens_histogram"]),
+        *([_powers("lengths of the sentences", ledger["sentence_tokens_histogram"])] if has_sentences else []),
     )
     return Section("Corpus", "", facts, charts)
 
@@ -118,6 +120,8 @@ def _pairs(overview: Overview) -> Section:
         ]
     else:
         facts.append(Fact("labels", "none"))
+    if tally["repeated"]:
+        facts.append(Fact("overlap", f"{tally['repeated']:,}", "tokens that are in two pieces of a document"))
     if totals["forced_not_next"]:
         facts.insert(2, Fact("no choice", f"{totals['forced_not_next']:,}", f"chunks of one sentence are always {negative}"))
     charts: list[Chart] = [

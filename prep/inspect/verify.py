@@ -18,8 +18,11 @@ from shards.formats import FORMATS
 from shards.gate.rows import Limits
 from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shards.masking import Masking
+from shards.memory import free_bytes, require_memory
 from shards.schema import Rows, columns_sha256
 from shards.template import Template
+
+_BYTES_PER_DECODED_BYTE = 12  # memory of a check at its peak, measured on Parquet; most are indices of 8 bytes
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,15 @@ def verify(url: str, workers: int) -> list[str]:
         tasks = list(_tasks(url, manifest))
     except UserError as error:  # without its table of word starts no shard can be checked
         return [*faults, str(error)]
-    with open_engine("local", min(workers, max(1, len(tasks)))) as engine:
+    largest = max((_memory_of(task) for task in tasks), default=0)
+    workers = min(workers, max(1, len(tasks)), max(1, free_bytes() // max(1, largest)))
+    with open_engine("local", workers) as engine:
         faults_of = _check_all(engine, tasks)
     return faults + [f"{task.url}: {fault}" for task in tasks for fault in faults_of[task.name]]
+
+
+def _memory_of(task: CheckTask) -> int:
+    return task.shard.bytes + _BYTES_PER_DECODED_BYTE * task.limits.decoded_bytes(task.shard.rows)
 
 
 def _check_all(engine: Engine, tasks: list[CheckTask]) -> dict[str, list[str]]:
@@ -113,6 +122,7 @@ def _shard_faults(task: CheckTask) -> Iterator[str]:
         return
     if file.bytes != info.bytes:
         yield f"has {file.bytes} bytes, the manifest says {info.bytes}"
+    require_memory(_memory_of(task), "decoding the whole shard", "check it on a machine with more memory")
     data = storage.read_bytes(task.url, 0, min(file.bytes, info.bytes))
     if sha256(data).hexdigest() != info.sha256:
         yield "its sha256 is not the manifest's: the file was changed or damaged"
@@ -156,8 +166,12 @@ def ledger_faults(manifest: Manifest) -> Iterator[str]:
         if tally["made"] != tally["placed"] + tally["truncated"] + tally["unpaired"]:
             yield f"ledger.pairs.{name}: made is not placed + truncated + unpaired"
         special = tally["separators"] + template.num_special * total["sequences"]
-        if tally["placed"] + tally["negatives"] + special != total["tokens"]:
-            yield f"ledger.pairs.{name}: placed + negatives + special tokens are not the {total['tokens']} tokens of the shards"
+        text_tokens = tally["placed"] + tally["repeated"] + tally["negatives"]
+        if text_tokens + special != total["tokens"]:
+            yield (
+                f"ledger.pairs.{name}: placed + repeated + negatives + special tokens are not the {total['tokens']} tokens of "
+                "the shards"
+            )
     tokens = ledger["tokens"] - ledger["duplicates"]["dropped_tokens"]
     if made != tokens * manifest.settings["copies"]:
         yield f"ledger: the splits were made of {made} tokens, the corpus has {tokens} per copy"

@@ -1,7 +1,7 @@
 """Token ids of a partition -> rows in shards. The second task of a build.
 
     pair ── selection     the token store -> the documents of the task
-      ├──── recipes       which loop: nsp | paragraph | sop | full_sentences   (docs -> sequences; truncation)
+      ├──── recipes       which loop: nsp | paragraph | sop | full_sentences | document   (docs -> sequences; truncation)
       ├──── rows          sequences -> packing -> rows in shuffled order -> shards; frame sets special tokens
       └──── shards/       masks, formats, storage
 

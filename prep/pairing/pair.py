@@ -73,7 +73,7 @@ def make_sequences(documents: Documents, recipe: Recipe, copy: int) -> tuple[Int
         keys=address(recipe.seed, Purpose.PAIR, copy, documents.keys),
     )
     max_tokens = recipe.max_seq_len - recipe.template.num_special
-    return RECIPES[recipe.pairing].make(docs, Limits(max_tokens, recipe.short_seq_prob, recipe.separator))
+    return RECIPES[recipe.pairing].make(docs, Limits(max_tokens, recipe.short_seq_prob, recipe.separator, recipe.overlap))
 
 
 def _write_shard(task: PairTask, number: int, rows: Rows, forced: int) -> ShardInfo:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prep.tally import Tally
     from shards.schema import Ints
 
-Pairing = Literal["nsp", "paragraph", "sop", "none"]
+Pairing = Literal["nsp", "paragraph", "sop", "none", "document"]
 
 
 class Limits(NamedTuple):
@@ -24,6 +24,7 @@ class Limits(NamedTuple):
     max_tokens: int  # special tokens not counted
     short_seq_prob: float  # of a document whose sequences aim at a random shorter length
     separator: int | None  # id between documents in one sequence; None: a sequence stays in its document
+    overlap: int  # tokens that a piece of a long document shares with the one before it
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,14 @@ class PairingRecipe:
     template: Literal["pair", "single"]  # how the tokenizer frames a sequence
     labels: Labels | None  # None: no pair task
     short_seq_prob: float | None  # its default; None: sequences have no target length, so the setting is refused
-    split_rule: Literal["language", "fullstop"]  # where sentences end with --sentences auto
+    split_rule: Literal["language", "fullstop", "whole"]  # where sentences end with --sentences auto; whole: at no place
     min_documents: int  # different documents that a split needs; random segments need a second one
     crosses_documents: bool  # whether --cross-documents is allowed
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether a document is encoded as it is, without a sentence splitter."""
+        return self.split_rule == "whole"
 
 
 def _next_sentence(docs: Docs, limits: Limits) -> tuple[Ints, Sequences, Tally]:
@@ -74,6 +80,12 @@ def _full_sentences(docs: Docs, limits: Limits) -> tuple[Ints, Sequences, Tally]
     return fill_sentences(docs, limits.max_tokens, limits.short_seq_prob, limits.separator)
 
 
+def _document(docs: Docs, limits: Limits) -> tuple[Ints, Sequences, Tally]:
+    from prep.pairing.document import cut_documents
+
+    return docs.ids, *cut_documents(docs, limits.max_tokens, limits.overlap)
+
+
 _NEXT = Labels(
     names=("next", "not next"),
     sentences=("B is next", "B is not next"),
@@ -92,6 +104,7 @@ RECIPES: dict[Pairing, PairingRecipe] = {
     "paragraph": PairingRecipe(_paragraph, "pair", _NEXT, None, "fullstop", 1, crosses_documents=False),
     "sop": PairingRecipe(_sentence_order, "pair", _ORDER, 0.1, "language", 1, crosses_documents=False),
     "none": PairingRecipe(_full_sentences, "single", None, 0.0, "language", 1, crosses_documents=True),
+    "document": PairingRecipe(_document, "single", None, None, "whole", 1, crosses_documents=False),
 }
 
 

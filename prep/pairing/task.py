@@ -23,6 +23,7 @@ class Recipe:
     seed: int
     pairing: Pairing
     separator: int | None  # between documents in one sequence; None: a sequence has one document
+    overlap: int  # of the pieces of a long document, in tokens
     drop_duplicates: bool
     max_seq_len: int
     short_seq_prob: float

@@ -3,20 +3,22 @@
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import decoders
 
+from prep.tokens import long_texts
+from prep.tokens.fast import REFERENCE, Encoded, installed_engine, library_for, open_fast
 from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer
 from shards.errors import UserError
+from shards.randomness import draw_below
 from shards.schema import lengths_to_offsets, token_dtype
 
 # One of this many sentences is compared, and as many again of those that hold a rare token: 1 % in all, which costs a tenth.
 CHECK_EVERY = 200
-REFERENCE = "reference"
-_CACHE_ENTRIES = 1 << 18
 _BATCH_CHARS = 1 << 20
+_WINDOW_CHARS = 1 << 12
 # Texts on which tokenizers differ: special tokens, accents, wide spaces, CJK, title case, long words, numbers, controls.
 _PROBES = [
     "a [MASK] b[SEP]",
@@ -32,30 +34,24 @@ class EngineMismatchError(Exception):
     """The fast tokenizer gave other ids than the reference. What it encoded must be encoded again without it."""
 
 
-def installed_engine() -> str:
-    """The fast tokenizer with its version, such as `nanotoken 0.1.0`; `reference` if it is not installed."""
-    try:
-        return f"nanotoken {version('nanotoken')}"
-    except PackageNotFoundError:
-        return REFERENCE
-
-
 def resolve_engine(tokenizer: PreparedTokenizer, engine: str) -> tuple[str, str | None]:
     """The engine that a build uses with this tokenizer where `engine` is there, and why it is the slow one, if it is.
 
     The answer is the same wherever the same engine is installed. Raises UserError if another one is.
     """
+    library = library_for(tokenizer.definition)
+    if library is None:
+        return REFERENCE, f"no fast tokenizer knows this {tokenizer.model} tokenizer"
     if engine == REFERENCE:
-        return REFERENCE, "nanotoken is not installed; install it with pip install 'bert-shards[fast]'"
-    if tokenizer.model != "WordPiece":
-        return REFERENCE, f"nanotoken does not know {tokenizer.model} tokenizers"
-    if engine != installed_engine():
+        return REFERENCE, f"{library} is not installed; install it with pip install 'bert-shards[fast]'"
+    installed = installed_engine(tokenizer.definition)
+    if engine != installed:
         raise UserError(
-            f"the tokens of this build are made with {engine}, but here is {installed_engine()}; install {engine}, or set "
+            f"the tokens of this build are made with {engine}, but here is {installed}; install {engine}, or set "
             "--tokenizer-engine reference everywhere"
         )
     if not _agrees(tokenizer.json_text, tuple(sorted(tokenizer.roles.items()))):
-        return REFERENCE, "nanotoken does not know this tokenizer, or gives other ids"
+        return REFERENCE, f"{library} does not know this tokenizer, or gives other ids"
     return engine, None
 
 
@@ -63,28 +59,56 @@ def resolve_engine(tokenizer: PreparedTokenizer, engine: str) -> tuple[str, str 
 def _agrees(json_text: str, roles: tuple[tuple[str, str], ...]) -> bool:
     """Whether the fast tokenizer gives the reference's ids for every token of the vocabulary and every common character."""
     tokenizer = PreparedTokenizer(json_text, dict(roles))
-    fast = Encoder(tokenizer, installed_engine())
+    fast = Encoder(tokenizer, installed_engine(tokenizer.definition))
+    probes = list(_probes(tokenizer))
+    return fast.is_fast and fast.agrees(probes) and _merges_suffice(tokenizer, probes)
+
+
+def _probes(tokenizer: PreparedTokenizer) -> Iterator[str]:
+    """Texts with every token of the vocabulary, every common character, and what else tokenizers differ on."""
+    yield from _PROBES
     codes = (*range(32, 0x3100), *range(0x3100, 0xD800, 16), *range(0xE000, 0x20000, 16))  # ideographs: a sample
-    characters = [chr(code) for code in codes]
+    characters, separators = [chr(code) for code in codes], [" "]
     words = [*tokenizer.vocab, *(token.removeprefix("##").title() for token in tokenizer.vocab), *characters]
-    probes = [" ".join(words[i : i + _PROBE_WORDS]) for i in range(0, len(words), _PROBE_WORDS)]
-    return fast.is_fast and fast.agrees([*_PROBES, *probes])
+    if tokenizer.model == "BPE":
+        # Each token after a blank and after a line end, where it is a word by itself.
+        tokens = map(decoders.ByteLevel().decode, zip(tokenizer.vocab, strict=True))
+        words, separators = [*tokens, *(f"a{character}1{character}.{character}" for character in characters)], [" ", "\n"]
+    for separator in separators:
+        for start in range(0, len(words), _PROBE_WORDS):
+            yield separator.join(words[start : start + _PROBE_WORDS])
+
+
+def _merges_suffice(tokenizer: PreparedTokenizer, probes: Sequence[str]) -> bool:
+    """Whether `ignore_merges` changes nothing, because merges make each token of the vocabulary.
+
+    The two libraries know different versions of Unicode, so the words of a text may have different borders at letters that
+    are new. The ids do not show it, unless a whole word is looked up.
+    """
+    if not tokenizer.definition["model"].get("ignore_merges"):
+        return True
+    definition = {**tokenizer.definition, "model": {**tokenizer.definition["model"], "ignore_merges": False}}
+    merging = PreparedTokenizer(json.dumps(definition), tokenizer.roles)
+    with_lookup, without = (Encoder(each, REFERENCE).encode(probes)[0] for each in (tokenizer, merging))
+    return np.array_equal(with_lookup, without)
 
 
 class Encoder:
-    """Encodes sentences without special tokens. `engine` is `reference`, or the fast tokenizer of `installed_engine`."""
+    """Encodes texts without special tokens. `engine` is `reference`, or the fast tokenizer of `installed_engine`."""
 
     def __init__(self, tokenizer: PreparedTokenizer, engine: str) -> None:
         """Raises UserError if the engine is not installed here."""
+        self._tokenizer = tokenizer
         self._reference = tokenizer.reference
         self.id_type = token_dtype(tokenizer.vocab_size)
         self.unknown_id: int | None = tokenizer.special_ids.get("unk")
         self.needs_leading_space = tokenizer.needs_leading_space
         self._is_special: npt.NDArray[np.bool_] = np.zeros(tokenizer.vocab_size, np.bool_)
         self._is_special[list(tokenizer.special_ids.values())] = True
-        if engine not in (REFERENCE, installed_engine()):
-            raise UserError(f"a worker has {installed_engine()}, this build uses {engine}; install the same on all machines")
-        self._fast = _fast_tokenizer(tokenizer) if engine != REFERENCE else None
+        installed = REFERENCE if engine == REFERENCE else installed_engine(tokenizer.definition)
+        if engine != installed:
+            raise UserError(f"a worker has {installed}, this build uses {engine}; install the same on all machines")
+        self._fast = open_fast(tokenizer.definition) if engine != REFERENCE else None
         # What encodes, with its version.
         self.engine = TOKENIZERS if self._fast is None else engine
 
@@ -92,6 +116,12 @@ class Encoder:
     def is_fast(self) -> bool:
         """Whether the fast tokenizer is used."""
         return self._fast is not None
+
+    def parts_of(self, text: str) -> list[str]:
+        """The text in parts that give its ids one by one; nothing for an empty text."""
+        if len(text) <= long_texts.PART_CHARS:
+            return [text] if text else []
+        return long_texts.cut_text(text, self._tokenizer.cuts)
 
     def encode(self, sentences: Sequence[str], offset: int = 0) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
         """Flat ids [tokens], and the number of tokens of each sentence [sentences].
@@ -104,7 +134,7 @@ class Encoder:
             ids, lengths = self._encode_reference(sentences)
         else:
             ids, lengths = self._encode_fast(sentences)
-            if not self.agrees([sentences[i] for i in self._to_compare(ids, lengths, offset)]):
+            if not self.agrees([_window(sentences[i], offset + i) for i in self._to_compare(ids, lengths, offset)]):
                 raise EngineMismatchError
         special = self._is_special[ids]
         if special.any() and self.unknown_id is not None:
@@ -130,7 +160,7 @@ class Encoder:
         reference, fast = self._encode_reference(sentences), self._encode_fast(sentences)
         return np.array_equal(reference[0], fast[0]) and np.array_equal(reference[1], fast[1])
 
-    def _encode_reference(self, sentences: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    def _encode_reference(self, sentences: Sequence[str]) -> Encoded:
         parts: list[npt.NDArray[np.uint32]] = [np.empty(0, np.uint32)]
         for batch in _batches(sentences):
             try:
@@ -142,10 +172,21 @@ class Encoder:
             parts += (np.array(encoding.ids, np.uint32) for encoding in encodings)
         return np.concatenate(parts), np.array([len(part) for part in parts[1:]], np.int64)
 
-    def _encode_fast(self, sentences: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    def _encode_fast(self, sentences: Sequence[str]) -> Encoded:
         assert self._fast is not None
-        ids, offsets = self._fast.encode_batch(list(sentences), add_special_tokens=False, parallel=False)
-        return ids, np.diff(offsets)
+        return self._fast.encode(sentences)
+
+
+def _window(text: str, number: int) -> str:
+    """A long text costs as much to compare as one of _WINDOW_CHARS: now and then all of it, else a part. `number` draws."""
+    num_windows = len(text) // _WINDOW_CHARS
+    if not num_windows:
+        return text
+    key = np.uint64(number)
+    if draw_below(key, 0, num_windows + 1) == 0:
+        return text
+    start = int(draw_below(key, 1, len(text) - _WINDOW_CHARS + 1))
+    return text[start : start + _WINDOW_CHARS]
 
 
 def _batches(sentences: Sequence[str]) -> Iterator[list[str]]:
@@ -160,20 +201,3 @@ def _batches(sentences: Sequence[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _fast_tokenizer(tokenizer: PreparedTokenizer):  # type: ignore[no-untyped-def]  # a type of an optional package
-    """The same tokenizer in nanotoken; None if that is not installed, or does not know this kind of tokenizer."""
-    try:
-        import nanotoken
-    except ImportError:
-        return None
-    definition = json.loads(tokenizer.json_text)
-    # Without them, a special token that a text spells out is text, as it is to the reference here.
-    definition["added_tokens"] = [token for token in definition["added_tokens"] if not token["special"]]
-    definition["post_processor"] = None
-    nanotoken.set_cache_entries(_CACHE_ENTRIES)
-    try:
-        return nanotoken.WordPieceTokenizer.from_json(json.dumps(definition))
-    except (ValueError, TypeError):
-        return None

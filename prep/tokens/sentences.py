@@ -18,7 +18,12 @@ _WIDE_SPACES = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\
 
 
 def split_sentences(text: str, splitting: Splitting) -> list[str]:
-    """The sentences of a text, in order, stripped, none empty. With the rule `fullstop` they lose their full stops."""
+    """The sentences of a text, in order, stripped, none empty. With the rule `fullstop` they lose their full stops.
+
+    With the rule `whole` the only one is the text, as it is.
+    """
+    if splitting.rule == "whole":
+        return [text] if text else []
     if splitting.rule == "language":
         return _split_by_language(text, splitting.language)
     parts = text.split("\n" if splitting.rule == "line" else ".")

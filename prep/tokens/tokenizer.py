@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from prep.tokens.long_texts import Cut, find_cuts
 from prep.tokens.special_tokens import NAMES, find_roles, find_words, make_templates, needs_leading_space, typed_post_processor
 from prep.tokens.tokenizer_config import DEFAULT_LIMIT, is_bert_tokenizer, kept_options, make_config
 from shards import storage
@@ -113,6 +114,11 @@ class PreparedTokenizer:
         """Whether a sentence after another one must be encoded with the space before it."""
         return needs_leading_space(self.reference)
 
+    @cached_property
+    def cuts(self) -> dict[str, Cut]:
+        """Where a long text may be cut into parts that are encoded one by one (`prep.tokens.long_texts`)."""
+        return find_cuts(self.reference)
+
     def describe(self) -> dict[str, Any]:
         """The manifest's entry for the tokenizer."""
         return {
@@ -202,7 +208,9 @@ def prepare(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> Prepa
         if getattr(tokenizer.model, "dropout", None) is not None:
             tokenizer.model.dropout = None  # BPE's, which makes the ids of a text random
         roles = find_roles(tokenizer, config, name)
-        tokenizer.add_special_tokens(list(roles.values()))  # marks tokens that exist as special; adds no id
+        # Marks tokens that exist as special; adds no id. One that is marked keeps its flags: RoBERTa's mask takes in a blank.
+        marked = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+        tokenizer.add_special_tokens([token for token in roles.values() if token not in marked])
         post_processor = typed_post_processor(tokenizer)
         if post_processor:
             definition = json.loads(tokenizer.to_str()) | {"post_processor": post_processor}

@@ -16,6 +16,7 @@ MAX_LIMIT = 1 << 30  # "no limit" is 1e30 in transformers
 # Classes that make the tokens of BertTokenizer from a vocab.txt.
 BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert", "LayoutLM", "Lxmert")
 _SIDES = ("left", "right")
+_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 def is_bert_class(config: Mapping[str, Any]) -> bool:
@@ -54,6 +55,9 @@ def kept_options(config: Mapping[str, Any]) -> dict[str, Any]:
             options[field] = config[field]
     if type(config.get("clean_up_tokenization_spaces")) is bool:
         options["clean_up_tokenization_spaces"] = config["clean_up_tokenization_spaces"]
+    inputs = config.get("model_input_names")
+    if isinstance(inputs, list) and "input_ids" in inputs and all(name in _INPUTS for name in inputs):
+        options["model_input_names"] = inputs
     return options
 
 
@@ -75,7 +79,7 @@ def make_config(
             config["tokenize_chinese_chars"] = False
     else:
         # The class itself gives no token types.
-        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        config["model_input_names"] = list(_INPUTS)
     return config | dict(options)
 
 

@@ -1,7 +1,7 @@
-"""A WordPiece vocabulary trained on a sample of the corpus, the same every time.
+"""A vocabulary trained on a sample of the corpus, the same every time: WordPiece here, byte-level BPE in `byte_level`.
 
 The trainer of `tokenizers` takes the order of ids from hash maps, unless it knows every symbol beforehand. Therefore the
-alphabet is counted first, and passed to it sorted, together with its `##` forms.
+alphabet of WordPiece is counted first, and passed to it sorted, together with its `##` forms.
 """
 
 from collections import Counter
@@ -15,7 +15,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from prep.corpus.documents import HARMLESS, Fault, Rule, Span, fault_error
 from prep.corpus.formats import FORMATS
 from prep.corpus.read import read_documents
-from prep.settings import Splitting
+from prep.settings import Splitting, VocabularyKind
+from prep.tokens.byte_level import train_byte_level
+from prep.tokens.long_texts import cut_text
 from prep.tokens.sentences import split_sentences
 from prep.tokens.tokenizer import SPECIAL_TOKENS, PreparedTokenizer, is_saved, prepare, wordpiece
 from shards.errors import UserError
@@ -34,8 +36,9 @@ class VocabularyTask:
     spans: tuple[Span, ...]
     rule: Rule
     splitting: Splitting
+    kind: VocabularyKind
     size: int
-    cased: bool
+    cased: bool  # of WordPiece; byte-level BPE always is
     skip_faults: bool
     url: str
 
@@ -48,22 +51,26 @@ class VocabularyTask:
 def make_vocabulary(task: VocabularyTask) -> str:
     """Trains a vocabulary and saves its tokenizer, unless that was done before. Returns the folder."""
     if not is_saved(task.url):
-        tokenizer = train_vocabulary(task.spans, task.rule, task.splitting, task.size, task.cased, task.skip_faults)
-        tokenizer.save(task.url)
+        train_vocabulary(task).save(task.url)
     return task.url
 
 
-def train_vocabulary(
-    spans: Sequence[Span], rule: Rule, splitting: Splitting, size: int, cased: bool, skip_faults: bool = False
-) -> PreparedTokenizer:
-    """A WordPiece tokenizer of at most `size` entries, trained on up to SAMPLE_BYTES of text.
+def train_vocabulary(task: VocabularyTask) -> PreparedTokenizer:
+    """A tokenizer of at most `size` entries, trained on up to SAMPLE_BYTES of text.
 
     Raises UserError if there is no text to train on, and at a broken document unless `skip_faults` is set.
     """
-    normalizer = normalizers.BertNormalizer(lowercase=not cased)
-    sentences = list(_sample(spans, rule, splitting, skip_faults))
-    if not sentences:
+    texts = list(sample_texts(task))
+    if not texts:
         raise UserError("the corpus has no text to train a vocabulary on; check --corpus and --document")
+    bpe = task.kind == "byte-level BPE"
+    tokenizer = train_byte_level(texts, task.size) if bpe else _train_wordpiece(texts, task.size, task.cased)
+    return prepare(tokenizer, {}, f"train{'-bpe' * bpe}:{task.size}")
+
+
+def _train_wordpiece(sentences: Sequence[str], size: int, cased: bool) -> Tokenizer:
+    """A WordPiece tokenizer of at most `size` entries."""
+    normalizer = normalizers.BertNormalizer(lowercase=not cased)
     alphabet, rare = _alphabet(sentences, normalizer, min(_MAX_ALPHABET, size // 4))
     tokenizer = Tokenizer(models.WordPiece({}, unk_token=SPECIAL_TOKENS["unk"]))
     tokenizer.normalizer = normalizer
@@ -77,14 +84,15 @@ def train_vocabulary(
     spaces = dict.fromkeys(rare, " ")
     texts = (sentence.translate(spaces) for sentence in sentences) if spaces else iter(sentences)
     tokenizer.train_from_iterator(texts, trainer)
-    return prepare(wordpiece(tokenizer.get_vocab(with_added_tokens=False), lowercase=not cased), {}, f"train:{size}")
+    return wordpiece(tokenizer.get_vocab(with_added_tokens=False), lowercase=not cased)
 
 
-def _sample(spans: Sequence[Span], rule: Rule, splitting: Splitting, skip_faults: bool) -> Iterator[str]:
-    """Sentences of at most SAMPLE_BYTES of text: the same number of bytes from the start of each span.
+def sample_texts(task: VocabularyTask) -> Iterator[str]:
+    """The texts that are encoded later, of at most SAMPLE_BYTES: the same number of bytes from the start of each span.
 
     Spans come in an order drawn by their number, so that a sample which ends early still covers the corpus.
     """
+    spans = task.spans
     # The size on disk says nothing of the amount of text in compressed files and in Parquet.
     has_plain_sizes = all(FORMATS[span.file.format].spans_are_bytes and not span.file.compression for span in spans)
     everything = has_plain_sizes and sum(map(_bytes_of, spans)) <= SAMPLE_BYTES
@@ -93,18 +101,26 @@ def _sample(spans: Sequence[Span], rule: Rule, splitting: Splitting, skip_faults
     bytes_left = SAMPLE_BYTES
     for index in np.argsort(keys, kind="stable"):
         bytes_of_span = 0
-        for item in read_documents(spans[index], rule):
+        for item in read_documents(spans[index], task.rule):
             if isinstance(item, Fault):
-                if not skip_faults and item.reason not in HARMLESS:
+                if not task.skip_faults and item.reason not in HARMLESS:
                     raise fault_error(spans[index].file, item)
             else:
-                yield from split_sentences(item.text, splitting)
+                yield from _texts_of(item.text, task)
                 bytes_of_span += item.num_bytes
             if bytes_of_span >= min(bytes_per_span, bytes_left):
                 break
         bytes_left -= bytes_of_span
         if bytes_left <= 0:
             return
+
+
+def _texts_of(text: str, task: VocabularyTask) -> list[str]:
+    """The sentences of a document, or its parts; byte-level BPE gets the blank before a sentence, too."""
+    if task.splitting.rule == "whole":
+        return cut_text(text, {" ": "before", "\n": "before"})
+    sentences = split_sentences(text, task.splitting)
+    return sentences[:1] + [f" {text}" for text in sentences[1:]] if task.kind == "byte-level BPE" else sentences
 
 
 def _bytes_of(span: Span) -> int:

@@ -12,9 +12,9 @@ check_types(self), check_ranges(self, ranges)      in __post_init__
 import argparse
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, field, fields
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from shards import storage
@@ -24,9 +24,19 @@ _BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
-def option(help: str, default: Any = MISSING, metavar: str | None = None, shown: str | None = None) -> Any:
-    """A field. With the metavar BYTES it accepts sizes such as 64MB. The help shows `shown` in place of the default."""
-    metadata = {"help": help, "metavar": metavar, "shown": shown}
+def option(
+    help: str,
+    default: Any = MISSING,
+    metavar: str | None = None,
+    shown: str | None = None,
+    bare: str | None = None,
+    words: Mapping[str, int] = MappingProxyType({}),
+) -> Any:
+    """A field. With the metavar BYTES it accepts sizes such as 64MB.
+
+    The help shows `shown` in place of the default. The flag without a value means `bare`. A number may be one of `words`.
+    """
+    metadata = {"help": help, "metavar": metavar, "shown": shown, "bare": bare, "words": words}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -113,9 +123,26 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type, sections: Map
         if _kind(f) is tuple:
             add |= {"nargs": "+", "type": _part(f)}
         else:
-            add |= {"type": parse_bytes if f.metadata["metavar"] == "BYTES" else _kind(f)}
+            add |= {"type": _parser(f)}
+        if f.metadata["bare"]:
+            add |= {"nargs": "?", "const": f.metadata["bare"]}
         target.add_argument(flag(f.name), **add)
     target.add_argument("--config", metavar="FILE.toml", help="file of settings, as `name = value` lines; flags override it")
+
+
+def _parser(f: Field[Any]) -> Callable[[str], Any]:
+    """Makes a value of the text on the command line."""
+    words, kind = f.metadata["words"], _kind(f)
+    if f.metadata["metavar"] == "BYTES":
+        return parse_bytes
+    if not words:
+        return kind
+
+    def parse(text: str) -> Any:
+        return words[text] if text in words else kind(text)
+
+    parse.__name__ = kind.__name__  # argparse names it in its error
+    return parse
 
 
 def _help(f: Field[Any]) -> str:
@@ -149,7 +176,9 @@ def _read_config(path: str, names: Mapping[str, Field[Any]]) -> dict[str, Any]:
     if unknown:
         raise UserError(f"{path}: unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(names))}")
     for name, value in values.items():
-        if names[name].metadata["metavar"] == "BYTES" and isinstance(value, str):
+        if isinstance(value, str) and value in names[name].metadata["words"]:
+            values[name] = names[name].metadata["words"][value]
+        elif names[name].metadata["metavar"] == "BYTES" and isinstance(value, str):
             try:
                 values[name] = parse_bytes(value)
             except argparse.ArgumentTypeError as error:

@@ -3,10 +3,11 @@
 import re
 
 from shards.gate.fields import Field
-from shards.gate.rows import MAX_GROUP_TOKENS, MAX_SEQ_LEN, MAX_UNUSED_IDS, MAX_VOCAB_SIZE
+from shards.gate.rows import MAX_GROUP_ROWS, MAX_GROUP_TOKENS, MAX_SEQ_LEN, MAX_UNUSED_IDS, MAX_VOCAB_SIZE
 from shards.schema import token_dtype
 
-PAIRINGS = ("nsp", "paragraph", "sop", "none")
+PAIRINGS = ("nsp", "paragraph", "sop", "none", "document")
+SINGLE_SEGMENT = ("none", "document")  # pairings without a pair task
 MASK_UNITS = ("token", "word", "span", "ngram")
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar.gz"}
 TOKENIZER_FOLDER = "tokenizer"
@@ -81,7 +82,7 @@ def _check_tokenizer(tokenizer: Field, pairing: str) -> None:
             for number in template[side].items(_MAX_TEMPLATE):
                 number.integer(0, vocab_size - 1)
         template["between_a"].integer(0, len(template["between"].items()))
-    tokenizer["templates"]["single" if pairing == "none" else "pair"].object()
+    tokenizer["templates"]["single" if pairing in SINGLE_SEGMENT else "pair"].object()
 
 
 def _check_unused_ids(runs: Field, vocab_size: int, special_ids: list[Field]) -> None:
@@ -123,7 +124,7 @@ def _check_shard(shard: Field, path: str, max_seq_len: int, capacity: int) -> No
 def _check_row_groups(groups: Field, num_bytes: int, capacity: int) -> int:
     """Returns the sum of their rows."""
     end = total = 0
-    most = max(1, MAX_GROUP_TOKENS // capacity)
+    most = min(MAX_GROUP_ROWS, max(1, MAX_GROUP_TOKENS // capacity))
     for group in groups.items():
         numbers = [number.integer() for number in group.items(3)]
         group.require(len(numbers) == 3, "must be [rows, offset, bytes]")
@@ -144,7 +145,18 @@ def _check_ledger(ledger: Field) -> None:
         ledger[name].integer()
     for name in SPLITS:
         pairs = ledger["pairs"][name]
-        for part in ("documents", "made", "placed", "truncated", "unpaired", "negatives", "redrawn", "dropped", "separators"):
+        for part in (
+            "documents",
+            "made",
+            "placed",
+            "truncated",
+            "unpaired",
+            "negatives",
+            "redrawn",
+            "dropped",
+            "separators",
+            "repeated",
+        ):
             pairs[part].integer()
     for name in ("document_tokens_histogram", "sentence_tokens_histogram"):
         for count in ledger[name].items(64):

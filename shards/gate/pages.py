@@ -79,8 +79,11 @@ def _group(group: dict[int, Any]) -> Group:
     return Group(_integer(group.get(_NUM_ROWS)), tuple(chunks))
 
 
-def check_pages(data: memoryview, chunk: Chunk, most_values: int) -> None:
-    """Raises ValueError where the pages of a column are not as `shards.parquet` writes them, or hold more values."""
+def check_pages(data: memoryview, chunk: Chunk, most_values: int) -> int:
+    """The number of values in the pages of a column.
+
+    Raises ValueError where they are not as `shards.parquet` writes them, or hold more values.
+    """
     at, end, values = chunk.offset, chunk.offset + chunk.bytes, 0
     if end > len(data):
         _refuse("a column is beyond the end of the file")
@@ -101,6 +104,7 @@ def check_pages(data: memoryview, chunk: Chunk, most_values: int) -> None:
         at += reader.at + _integer(header.get(_PAGE_COMPRESSED_BYTES))
     if at != end:
         _refuse("a page goes beyond its column")
+    return values
 
 
 def _refuse(reason: str) -> NoReturn:

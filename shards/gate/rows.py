@@ -10,18 +10,23 @@ from shards.schema import COLUMNS, SEQUENCE_COLUMNS, TOKEN_COLUMN, Offsets, Rows
 MAX_SEQ_LEN = 65_535  # lengths and positions are uint16
 MAX_VOCAB_SIZE = 1 << 24
 MAX_UNUSED_IDS = 1 << 16  # ids below the size of the vocabulary that no token has
-MAX_GROUP_TOKENS = 1 << 26  # rows of a row group x capacity of a row
+MAX_GROUP_TOKENS = 1 << 24  # rows of a row group x capacity of a row
+MAX_GROUP_ROWS = 1 << 16
+_ANY_NUMBER = 1 << 62
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a row of a shard may hold, as its manifest says. The defaults are the bounds of the format."""
+    """The most that a row of a shard and all its rows may hold, as its manifest says. The defaults are the format's bounds."""
 
     vocab_size: int = MAX_VOCAB_SIZE
     sequence_tokens: int = MAX_SEQ_LEN
     row_tokens: int = MAX_SEQ_LEN
     row_sequences: int = MAX_SEQ_LEN
     row_masked: int = MAX_SEQ_LEN
+    tokens: int = _ANY_NUMBER  # of all rows, as the next two
+    sequences: int = _ANY_NUMBER
+    masked: int = _ANY_NUMBER
     columns: Set[str] | None = None  # that each row must have; None: any
 
     def values(self, column: str) -> int:
@@ -30,10 +35,16 @@ class Limits:
             return self.row_tokens
         return self.row_sequences if column in SEQUENCE_COLUMNS else self.row_masked
 
-    @property
-    def row_bytes(self) -> int:
-        """The most bytes of all columns in a row."""
-        return sum(self.values(name) * kind.itemsize for name, kind in column_dtypes(self.vocab_size).items())
+    def total(self, column: str) -> int:
+        """The most values of a column in all rows."""
+        if column == TOKEN_COLUMN:
+            return self.tokens
+        return self.sequences if column in SEQUENCE_COLUMNS else self.masked
+
+    def decoded_bytes(self, num_rows: int) -> int:
+        """The most bytes of the columns of so many rows."""
+        dtypes = column_dtypes(self.vocab_size).items()
+        return sum(min(num_rows * self.values(name), self.total(name)) * kind.itemsize for name, kind in dtypes)
 
 
 FORMAT_LIMITS = Limits()
@@ -54,6 +65,8 @@ def check_rows(rows: Rows, limits: Limits) -> None:
         most = int(np.diff(offsets).max(initial=0))
         if most > limits.values(name):
             raise ValueError(f"a row has {most} values in {name}, the manifest allows {limits.values(name)}")
+        if len(values) > limits.total(name):
+            raise ValueError(f"{name} has {len(values)} values, the manifest says {limits.total(name)} in all row groups")
     _check_sequences(rows, limits)
     if int(rows.input_ids.max(initial=0)) >= limits.vocab_size:
         raise ValueError(f"input_ids holds {rows.input_ids.max()}, the vocabulary has {limits.vocab_size} entries")

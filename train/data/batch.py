@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from shards.compiled import compiled
+from shards.memory import require_memory
 from shards.schema import Rows
 from train.data.layout import Layout, Shape, Slots, laid_out, parts_of, size_of, view
 
@@ -44,6 +45,7 @@ class PackedBatch:
     masked: int
     pairs: int
     attended: int  # sum of the squared lengths of the sequences
+    nearby: int  # pairs of tokens of a sequence at a distance below the window; 0 without a window
     block: Tensor  # [bytes] uint8: the memory that all the tensors above are views of
 
     def to(self, device: torch.device) -> "PackedBatch":
@@ -74,16 +76,27 @@ def _fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
     return fields | {"slots": Slots(*(tensors[name] for name in Slots._fields)) if "is_key" in tensors else None}
 
 
-def pack_batch(rows: Rows, shape: Shape, pad_id: int, layout: Layout = "padded", memory: Tensor | None = None) -> PackedBatch:
+def pack_batch(
+    rows: Rows,
+    shape: Shape,
+    pad_id: int,
+    layout: Layout = "padded",
+    memory: Tensor | None = None,
+    num_slots: int = 0,
+) -> PackedBatch:
     """The batch of at most `shape.rows` rows; missing rows are empty. Raises ValueError for rows that do not fit the shape.
 
     `memory` [block_bytes] uint8: where the batch is written, such as pinned memory; without it, new memory.
+    `num_slots`: the least number of sequences in the padded layouts, Q.
     """
     num_sequences, num_tokens = len(rows.sequence_lengths), shape.rows * shape.tokens
     longest_row = int(np.diff(rows.token_offsets).max(initial=0))
     if len(rows) > shape.rows or longest_row > shape.tokens or int(rows.sequence_lengths.max(initial=0)) > shape.longest:
         raise ValueError(f"{len(rows)} rows of up to {longest_row} tokens do not fit {shape}")
-    parts = parts_of(shape, layout, num_sequences)
+    parts = parts_of(shape, layout, num_sequences, num_slots)
+    if memory is None:
+        purpose = f"a micro-batch of {len(rows)} rows with {num_sequences} sequences, padded to {shape.longest} tokens,"
+        require_memory(size_of(parts), purpose, "set a smaller --micro-batch")
     block = (torch.empty(size_of(parts), dtype=torch.uint8) if memory is None else memory)[: size_of(parts)]
     tensors = {name: view(block, part) for name, part in parts.items()}
     arrays: dict[str, npt.NDArray[Any]] = {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -122,8 +135,15 @@ def pack_batch(rows: Rows, shape: Shape, pad_id: int, layout: Layout = "padded",
         masked=masked,
         pairs=pairs,
         attended=int(np.square(rows.sequence_lengths.astype(np.int64)).sum()),
+        nearby=_nearby_pairs(rows.sequence_lengths.astype(np.int64), shape.window),
         block=block,
     )
+
+
+def _nearby_pairs(lengths: npt.NDArray[np.int64], window: int) -> int:
+    """Pairs (i, j) of tokens of the same sequence with |i - j| < window."""
+    beyond = np.maximum(lengths - window, 0)
+    return int((np.square(lengths) - beyond * (beyond + 1)).sum()) if window else 0
 
 
 def _write_labels(rows: Rows, shape: Shape, arrays: dict[str, npt.NDArray[Any]]) -> tuple[int, int]:
@@ -131,7 +151,7 @@ def _write_labels(rows: Rows, shape: Shape, arrays: dict[str, npt.NDArray[Any]])
     arrays["next_sentence_label"].fill(IGNORED)
     arrays["masked_labels"].fill(IGNORED)
     masked = pairs = 0
-    if rows.next_sentence_label is not None:
+    if rows.next_sentence_label is not None and not shape.ignores_pairs:
         pairs = len(rows.next_sentence_label)
         arrays["next_sentence_label"][:pairs] = rows.next_sentence_label
     if rows.masked_labels is not None and rows.masked_positions is not None and rows.masked_offsets is not None:
@@ -197,11 +217,13 @@ def _write_slots(
             is_key[s, 0] = True  # an empty sequence: a softmax over no keys would be NaN
 
 
-def pad_batch(rows: Rows, longest: int, pad_id: int) -> dict[str, Tensor]:
+def pad_batch(
+    rows: Rows, longest: int, pad_id: int, pair_label: str = "next_sentence_label", token_types: bool = True
+) -> dict[str, Tensor]:
     """The sequences of the rows, one per line, padded to `longest` tokens; under transformers' names, int64.
 
     [sequences, longest]: `input_ids`, `attention_mask`, `token_type_ids`, and `labels` if the rows have masks.
-    [sequences]: `next_sentence_label`, if they have pairs.
+    `token_types`: whether `token_type_ids` is among them. [sequences]: `pair_label`, if they have pairs and it is not empty.
     """
     starts = rows.sequence_starts()
     columns = np.arange(longest)
@@ -219,6 +241,8 @@ def pad_batch(rows: Rows, longest: int, pad_id: int) -> dict[str, Tensor]:
         labels = np.full(real.shape, IGNORED, np.int64)
         labels[sequence, at - starts[sequence]] = rows.masked_labels
         batch["labels"] = labels
-    if rows.next_sentence_label is not None:
-        batch["next_sentence_label"] = rows.next_sentence_label.astype(np.int64)
+    if rows.next_sentence_label is not None and pair_label:
+        batch[pair_label] = rows.next_sentence_label.astype(np.int64)
+    if not token_types:
+        del batch["token_type_ids"]
     return {name: torch.from_numpy(values) for name, values in batch.items()}

@@ -35,9 +35,11 @@ class Shape:
     sequences: int  # per row
     masked: int  # tokens per row
     mean_sequences: float = 1.0  # per row, over the split
+    ignores_pairs: bool = False  # whether labels of pairs are left out
+    window: int = 0  # of the model's local attention, to count what it computes; 0: none
 
     @staticmethod
-    def of(manifest: Manifest, split: str, rows: int, masking: Masking | None) -> "Shape":
+    def of(manifest: Manifest, split: str, rows: int, masking: Masking | None, ignores_pairs: bool = False) -> "Shape":
         """The shape of `rows` rows of a split, with stored masks or with masks drawn on reading."""
         total = manifest.splits[split].totals()
         tokens, sequences = total["max_row_tokens"], total["max_sequences_per_row"]
@@ -45,7 +47,8 @@ class Shape:
         if masking is not None:
             masked = max(masked, masking.most(tokens, sequences))
         mean = total["sequences"] / max(1, total["rows"])
-        return Shape(rows, max(1, tokens), max(1, total["max_sequence_tokens"]), max(1, sequences), max(1, masked), mean)
+        longest = max(1, total["max_sequence_tokens"])
+        return Shape(rows, max(1, tokens), longest, max(1, sequences), max(1, masked), mean, ignores_pairs)
 
     @property
     def runs(self) -> int:
@@ -94,8 +97,8 @@ def block_bytes(shape: Shape, layout: Layout) -> int:
     return size_of(parts_of(shape, layout, shape.rows * shape.sequences))
 
 
-def parts_of(shape: Shape, layout: Layout, num_sequences: int) -> dict[str, Part]:
-    """The tensors of a batch with `num_sequences` sequences, by the names of their fields."""
+def parts_of(shape: Shape, layout: Layout, num_sequences: int, num_slots: int = 0) -> dict[str, Part]:
+    """The tensors of a batch with `num_sequences` sequences, by the names of their fields. Q is at least `num_slots`."""
     num_tokens, tables = shape.rows * shape.tokens, (shape.rows, shape.tokens)
     sizes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "input_ids": (tables, torch.int32),
@@ -108,7 +111,7 @@ def parts_of(shape: Shape, layout: Layout, num_sequences: int) -> dict[str, Part
         "next_sentence_label": ((shape.rows * shape.sequences,), torch.int64),
     }
     if layout != "varlen":
-        num_slots = shape.slots(num_sequences, layout)
+        num_slots = max(num_slots, shape.slots(num_sequences, layout))
         sizes |= {
             "token_of_slot": ((num_slots * shape.longest,), torch.int64),
             "slot_of_token": ((num_tokens,), torch.int64),

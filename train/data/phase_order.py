@@ -10,6 +10,7 @@ then a rank reads few lanes.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -74,8 +75,11 @@ class PhaseOrder:
         """How many rows of a source the run has served before a position of the phase."""
         return self.firsts[source] + self.mixture.rows_before(source, position)
 
-    def _by_source(self, positions: Positions) -> Iterator[tuple[int, Order, Positions, Positions]]:
+    def _by_source(self, positions: Positions) -> Iterator[tuple[int, Order, Any, Positions]]:
         """(source, its order, indices into `positions`, positions in the source) of each source that occurs."""
+        if len(self.orders) == 1:  # the usual case needs no sorting
+            yield 0, self.orders[0], slice(None), self.firsts[0] + positions
+            return
         sources, places = self.mixture.locate(positions)
         for source, order in enumerate(self.orders):
             at = np.flatnonzero(sources == source)

@@ -63,6 +63,15 @@ def compare_tokenizers(model: str, data_url: str, manifest: Manifest) -> Iterato
                 )
 
 
+def check_vocabulary(data_url: str, manifest: Manifest) -> None:
+    """Raises UserError unless the ids of the data set's tokenizer end where its manifest says: models are made of that size."""
+    url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
+    definition = read_definition(storage.read_bytes(url), url)
+    size, vocab_size = 1 + max(vocabulary(definition).values(), default=-1), manifest.tokenizer["vocab_size"]
+    if size != vocab_size:
+        raise UserError(f"{url}: has ids up to {size - 1}, the manifest says {vocab_size}; run `prep verify {data_url}`")
+
+
 def _encode(tokenizer: Any, text: str, place: str) -> list[int]:
     with _one_line(place):
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -3,11 +3,12 @@
 name -> configuration -> fits the data set? same tokenizer? -> weights -> the model, with its heads
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from shards import storage
 from shards.errors import UserError
@@ -15,10 +16,10 @@ from shards.manifest import Manifest
 from shards.randomness import Purpose, address
 from train.checkpoint import CONFIG, copy_tensors
 from train.data.tokenizer import compare_tokenizers
-from train.models.config import check_fit, new_encoder, parse_config, read_config, set_dropout
-from train.models.families import family_of
+from train.models.config import build_encoder, check_fit, has_pairs, new_encoder, parse_config, read_config, set_dropout
+from train.models.families import family_of, num_token_types, saved_tensors
 from train.models.pretrained import pretrained_config, pretrained_weights
-from train.models.sizes import SHAPES, config_of_size
+from train.models.sizes import SIZES, config_of_size
 
 
 def quiet() -> None:
@@ -27,27 +28,29 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def make_encoder(name: str, manifest: Manifest, data_url: str, dropout: float, seed: int) -> tuple[PreTrainedModel, list[str]]:
-    """The model of `--model`, and messages for the user.
+def make_encoder(
+    name: str, manifest: Manifest, data_url: str, dropout: float, seed: int, ignores_pairs: bool = False
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model of `--model`, and messages for the user. A negative `dropout` leaves the model's own.
 
     Raises UserError for an unknown name, for weights of another kind, and when model and data set do not fit.
     """
     torch.manual_seed(int(address(seed, Purpose.INITIAL_WEIGHTS)) >> 1)
     path = Path(name)
-    if name in SHAPES or path.is_file():
-        config = config_of_size(name, manifest) if name in SHAPES else read_config(path)
+    if name in SIZES or path.is_file():
+        config = config_of_size(name, manifest) if name in SIZES else read_config(path)
         set_dropout(config, dropout)
-        check_fit(name, config, manifest)
+        check_fit(name, config, manifest, ignores_pairs)
         encoder = new_encoder(f"--model {name}", config)
-        return encoder, [f"{name}: {_millions(encoder)} parameters, from scratch"]
+        return encoder, [f"{name}: {_millions(encoder)} parameters, from scratch", *_on_pairs(name, config, manifest)]
     config = pretrained_config(name)
     set_dropout(config, dropout)
-    check_fit(name, config, manifest)
+    check_fit(name, config, manifest, ignores_pairs)
     messages = list(compare_tokenizers(name, data_url, manifest))
     encoder, fresh = pretrained_weights(name, config)
     from_scratch = f"; from scratch: {', '.join(fresh)}" if fresh else ""
     messages.append(f"{name}: {_millions(encoder)} parameters, pretrained{from_scratch}")
-    return encoder, messages
+    return encoder, [*messages, *_on_pairs(name, config, manifest)]
 
 
 def restored_encoder(config_json: bytes, tensors: dict[str, torch.Tensor], url: str) -> PreTrainedModel:
@@ -55,18 +58,27 @@ def restored_encoder(config_json: bytes, tensors: dict[str, torch.Tensor], url: 
     place = storage.join(url, CONFIG)
     config = parse_config(config_json, place)
     # Layers are counted, and shapes compared on torch's meta device, before memory is allocated for what the file asks.
-    prefix = f"{family_of(config).model.base_model_prefix}.{family_of(config).layers}."
+    family = family_of(config)
+    prefix = f"{family.model_class().base_model_prefix}.{family.layers}."
     num_layers = len({name[len(prefix) :].partition(".")[0] for name in tensors if name.startswith(prefix)})
-    if config.num_hidden_layers != num_layers:
-        raise UserError(f"{place}: num_hidden_layers is {config.num_hidden_layers}, the checkpoint has weights of {num_layers}")
+    if getattr(config, family.num_layers) != num_layers:
+        raise UserError(
+            f"{place}: {family.num_layers} is {getattr(config, family.num_layers)}, the checkpoint has weights of {num_layers}"
+        )
     with torch.device("meta"):
-        shapes = dict(new_encoder(place, config).named_parameters())
+        shapes = saved_tensors(build_encoder(place, config))
     for name, parameter in shapes.items():
         if name not in tensors or tensors[name].shape != parameter.shape:
             raise UserError(f"{place}: needs {name} of shape {list(parameter.shape)}, which the checkpoint does not have")
     encoder = new_encoder(place, config)
-    copy_tensors(dict(encoder.named_parameters()), tensors, url)
+    copy_tensors(saved_tensors(encoder), tensors, url)
     return encoder
+
+
+def _on_pairs(name: str, config: PreTrainedConfig, manifest: Manifest) -> Iterator[str]:
+    """With `--ignore-pairs`: what a model does with pairs whose segments it cannot tell apart."""
+    if has_pairs(manifest) and num_token_types(config) < 2:
+        yield f"{name}: has no token types, so it reads the two segments of each pair as one text"
 
 
 def _millions(encoder: PreTrainedModel) -> str:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from train.data.batch import IGNORED, PackedBatch
-from train.models.families import family_of
+from train.models.families import family_of, first_position, num_token_types
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class BatchSums:
 
 
 class PackedEncoder(nn.Module):
-    """A model of `train.models.families` on packed batches. Its attention must be one of `train.attention`."""
+    """A model of `train.models.families` on packed batches. Its attention must be one of `train.device.attention`."""
 
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
@@ -34,12 +34,17 @@ class PackedEncoder(nn.Module):
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """The last hidden states, [rows, tokens per row, features]."""
-        hidden_BTF: Tensor = self.encoder.base_model(
-            input_ids=batch.input_ids,
-            token_type_ids=batch.token_type_ids,
-            position_ids=batch.position_ids,
-            batch=batch,
-        ).last_hidden_state
+        config, family = self.encoder.config, family_of(self.encoder.config)
+        inputs = {"position_ids": batch.position_ids + first_position(config)}
+        embeddings_BTF = family.embed(self.encoder, batch) if family.embed else None
+        if embeddings_BTF is None:
+            inputs["input_ids"] = batch.input_ids
+        else:
+            inputs["inputs_embeds"] = embeddings_BTF
+        if num_token_types(config):
+            # A model with one token type reads both segments of a pair as one text.
+            inputs["token_type_ids"] = batch.token_type_ids.clamp(max=num_token_types(config) - 1)
+        hidden_BTF: Tensor = self.encoder.base_model(**inputs, batch=batch).last_hidden_state
         return hidden_BTF
 
     def forward(self, batch: PackedBatch) -> BatchSums:
@@ -52,7 +57,9 @@ class PackedEncoder(nn.Module):
         logits_MV = family.mlm_head(self.encoder, hidden_NF.index_select(0, batch.masked_at))
         mlm_loss, mlm_right = self._predicted(logits_MV, batch.masked_labels)
         if family.pair_head is None:
-            return BatchSums(mlm_loss, mlm_loss.new_zeros(()), mlm_right, None)
+            return BatchSums(
+                mlm_loss, mlm_loss.new_zeros(()), mlm_right, None if mlm_right is None else mlm_right.new_zeros(())
+            )
         logits_S2 = family.pair_head(self.encoder, hidden_NF.index_select(0, batch.cls_at))
         nsp_loss, nsp_right = self._predicted(logits_S2, batch.next_sentence_label)
         return BatchSums(mlm_loss, nsp_loss, mlm_right, nsp_right)

@@ -12,9 +12,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from shards.errors import UserError
 from train.data.tokenizer import model_file
-from train.models.config import make_config
+from train.models.config import freeze_unused, make_config
 from train.models.families import Family, family_of
-from train.models.sizes import SHAPES
+from train.models.sizes import SIZES
 
 _WEIGHTS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 
@@ -24,8 +24,6 @@ def pretrained_config(name: str) -> PreTrainedConfig:
     values, _ = _loaded(name, lambda: PreTrainedConfig.get_config_dict(name))
     if not isinstance(values, dict):  # whatever JSON the file holds
         raise UserError(f"--model {name}: its config.json is a {type(values).__name__}, not an object with fields")
-    if values.get("model_type", "bert") != "bert":
-        raise UserError(f"--model {name}: is a {values['model_type']} model, must be a BERT one")
     return make_config(values, f"--model {name}")
 
 
@@ -46,13 +44,14 @@ def pretrained_weights(name: str, config: PreTrainedConfig) -> tuple[PreTrainedM
         "output_loading_info": True,
     }
     family = family_of(config)
-    encoder, info = _loaded(name, lambda: family.model.from_pretrained(name, config=config, **options))
+    encoder, info = _loaded(name, lambda: family.model_class().from_pretrained(name, config=config, **options))
     missing = sorted(key for key in info["missing_keys"] if not _is_of_a_head(key, family))
     if missing:
         raise UserError(
             f"--model {name}: its weights are not those of a {config.model_type} model: {len(missing)} are missing, such as "
             f"{missing[0]}"
         )
+    freeze_unused(encoder)
     return encoder, sorted(set(_heads(info["missing_keys"], family)))
 
 
@@ -61,7 +60,7 @@ def _loaded(name: str, load: Callable[[], Any]) -> Any:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"--model {name}: the folder has no config.json; use one that transformers saved")
     if not folder.exists() and ("://" in name or name.startswith((".", "/")) or name.count("/") > 1):
-        raise UserError(f"--model {name}: no such file or folder, no size ({', '.join(SHAPES)}), and not a hub name")
+        raise UserError(f"--model {name}: no such file or folder, no size ({', '.join(SIZES)}), and not a hub name")
     try:
         return load()
     except Exception as error:  # the library and the hub raise errors of many kinds
@@ -85,7 +84,7 @@ def _check_index(name: str) -> None:
 
 
 def _is_of_a_head(key: str, family: Family) -> bool:
-    return not key.startswith(f"{family.model.base_model_prefix}.") or key.startswith(family.pair_parts)
+    return not key.startswith(f"{family.model_class().base_model_prefix}.") or key.startswith(family.pair_parts)
 
 
 def _heads(keys: Sequence[str], family: Family) -> Iterator[str]:

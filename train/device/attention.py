@@ -33,7 +33,7 @@ _HARMLESS: Mapping[str, tuple[bool, ...]] = {
     "is_causal": (False,),
     "output_attentions": (False,),
     "output_hidden_states": (False,),
-    "use_cache": (False,),
+    "use_cache": (False, True),
     "deterministic": (False, True),
 }
 
@@ -165,9 +165,11 @@ def choose(attention: Attention, device: torch.device, half: bool, encoder: PreT
     return name
 
 
-def layout_of(encoder: PreTrainedModel) -> Layout:
+def layout_of(encoder: PreTrainedModel, is_compiled: bool = False) -> Layout:
     """The layout of batches that the model's attention needs."""
-    return "varlen" if encoder.config._attn_implementation == VARLEN else "padded"
+    if encoder.config._attn_implementation == VARLEN:
+        return "varlen"
+    return "rounded" if is_compiled else "padded"
 
 
 def _has_flash(device: torch.device) -> bool:

@@ -1,0 +1,68 @@
+"""A unit of the corpus -> its documents, in batches of about BATCH_BYTES."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from prep.corpus.documents import HARMLESS, Document, Fault, InputFile, fault_error
+from prep.corpus.read import read_documents
+from prep.records import UnitRecord
+from prep.tokens.task import TokenizeTask
+
+BATCH_BYTES = 1 << 20
+# The memory that any document takes, however short.
+_DOCUMENT_BYTES = 64
+
+
+class Item(NamedTuple):
+    """A document, and the file that it was read from."""
+
+    file: InputFile
+    document: Document
+
+
+class Batch(NamedTuple):
+    """About BATCH_BYTES of documents."""
+
+    items: list[Item]
+    left_out: UnitRecord  # counts what was left out while these documents were read
+    bytes_read: int  # of the unit, up to here
+
+
+def memory_of(item: Item) -> int:
+    """About the bytes of memory that a document takes."""
+    return item.document.num_bytes + _DOCUMENT_BYTES
+
+
+def read_batches(task: TokenizeTask) -> Iterator[Batch]:
+    """The documents of the unit, batch by batch."""
+    items: list[Item] = []
+    left_out = UnitRecord()
+    size = bytes_of_spans = 0
+    for span in task.unit.spans:
+        bytes_of_span = 0
+
+        def note(num_bytes: int) -> None:
+            nonlocal bytes_of_span
+            bytes_of_span = num_bytes
+
+        for document in read_documents(span, task.rule, note):
+            if isinstance(document, Fault):
+                leave_out(left_out, task, span.file, document)
+                continue
+            items.append(Item(span.file, document))
+            size += memory_of(items[-1])
+            if size >= BATCH_BYTES:
+                yield Batch(items, left_out, bytes_of_spans + bytes_of_span)
+                items, left_out, size = [], UnitRecord(), 0
+        bytes_of_spans += bytes_of_span
+    yield Batch(items, left_out, bytes_of_spans)
+
+
+def leave_out(record: UnitRecord, task: TokenizeTask, file: InputFile, fault: Fault) -> None:
+    """Counts a document that cannot be used in `record`. Raises UserError if it is broken and `on_error` is `stop`."""
+    if task.on_error == "stop" and fault.reason not in HARMLESS:
+        raise fault_error(file, fault)
+    if fault.reason == "not_wanted":  # a crawl has as many as pages: they are counted, not listed
+        record.leave_out(fault.reason, fault.num_bytes)
+    else:
+        record.drop(file, fault)

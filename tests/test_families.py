@@ -1,0 +1,67 @@
+"""Every family on packed rows is transformers' own padded model: hidden states, losses, and every gradient."""
+
+from typing import Any
+
+import pytest
+from batches import masked_rows, pack
+from parity import TOLERANCE, check, packed_outputs, padded_outputs
+from small_encoders import SWITCHES, small_encoder
+from torch import nn
+
+from train.device import attention
+from train.models.families import FAMILIES, layers_of, norms_of
+from train.models.packed import PackedEncoder
+
+families = pytest.mark.parametrize("model_type", FAMILIES)
+
+
+@families
+def test_losses_hidden_states_and_every_gradient_equal_the_padded_model(model_type: str) -> None:
+    check(model_type)
+
+
+@families
+def test_the_naive_way_fails_that_test(model_type: str) -> None:
+    """Positions that restart, but attention over the whole row: neighbours are seen, and the loss shows it."""
+    rows = masked_rows(5, 3)
+    encoder = small_encoder(model_type)
+    encoder.base_model.register_forward_pre_hook(_without_boundaries, with_kwargs=True)
+    _, loss = packed_outputs(PackedEncoder(encoder), pack(rows))
+    _, their_loss = padded_outputs(small_encoder(model_type), rows)
+    assert abs(loss.item() - their_loss.item()) > 100 * TOLERANCE
+
+
+def _without_boundaries(_: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {name: value for name, value in inputs.items() if name != "batch"}
+
+
+@families
+def test_every_layer_calls_the_attention_function(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AttentionInterface
+
+    calls = []
+    function = AttentionInterface()[attention.PADDED]
+
+    def counted(*args: Any, **others: Any) -> Any:
+        calls.append(others.get("sliding_window"))
+        return function(*args, **others)
+
+    AttentionInterface.register("counted", counted)
+    encoder = small_encoder(model_type, "counted")
+    PackedEncoder(encoder).hidden_states(pack(masked_rows(2)))
+    assert len(calls) == encoder.config.num_hidden_layers == 3
+    assert calls == ([None, 5, 5] if model_type == "modernbert" else [None] * 3)
+
+
+@families
+def test_layers_and_norms_are_found(model_type: str) -> None:
+    encoder = small_encoder(model_type)
+    layers = layers_of(encoder)
+    assert len(layers) == (1 if model_type == "albert" else 3)
+    assert len({type(layer) for layer in layers}) == 1
+    norms = norms_of(encoder)
+    assert len(norms) > len(layers) and not any(list(norm.children()) for norm in norms)
+
+
+def test_every_family_has_its_switches() -> None:
+    assert set(SWITCHES) == set(FAMILIES)

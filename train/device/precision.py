@@ -1,0 +1,30 @@
+"""bf16 where it is safe: in products and in all that flows from layer to layer. See Micikevicius et al. 2018, arXiv:1710.03740.
+
+Weights, embedding tables, norms, softmax and losses are computed in fp32. Autocast alone leaves the flow between the layers
+in fp32 too, because norms return fp32: then residuals, dropout and norms move twice the bytes.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from train.models.families import layers_of, norms_of
+
+HALF = torch.bfloat16
+
+
+def stream_in_half(encoder: PreTrainedModel) -> None:
+    """From now on norms and embeddings return bf16. For a model that runs under autocast."""
+    for module in (*norms_of(encoder), *_embeddings_of(encoder)):
+        module.register_forward_hook(_in_half)
+
+
+def _embeddings_of(encoder: PreTrainedModel) -> list[nn.Module]:
+    """The modules whose output goes to the first layer. Not every family has a norm between the two."""
+    layers = layers_of(encoder)
+    parts = [part for part in encoder.base_model.children() if not any(layer in part.modules() for layer in layers)]
+    return [part for part in parts if any(isinstance(module, nn.Embedding) for module in part.modules())]
+
+
+def _in_half(_: nn.Module, __: object, output: Tensor) -> Tensor:
+    return output.to(HALF)
