@@ -22,6 +22,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "a
 _EXTRAS |= {"http": "http", "https": "http"}
 ANSWER_S, LISTING_S, WHOLE_S = 60.0, 3600.0, 3600.0  # limits of a request
 _SLOWEST_BYTES_PER_S = 250_000
+_CONNECTIONS = 64  # to S3 at once; botocore's default is 10
 _PAGE = 1000  # entries that S3 lists in a request
 _CONNECT_S, _SILENCE_S = 10, 30
 # What a backend calls the value that changes with the content, the best first.
@@ -54,6 +55,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         )
     if protocol in ("s3", "s3a"):  # before it connects; its own attempts around those of botocore would multiply ours
         fs.connect_timeout, fs.read_timeout, fs.retries = _CONNECT_S, _SILENCE_S, 1
+        fs.config_kwargs.setdefault("max_pool_connections", _CONNECTIONS)
         fs.config_kwargs.setdefault("retries", {"mode": "standard", "total_max_attempts": 3})  # for a part of an upload
     for name in ("asyncio", "gcsfs"):  # they also log the traceback of every error that they raise
         logging.getLogger(name).setLevel(logging.CRITICAL)
