@@ -28,6 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 from unittest.mock import patch
+from urllib.request import urlopen
 
 import boto3
 import s3fs
@@ -135,6 +136,7 @@ def moto() -> Iterator[str]:
     values = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
     values["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
     with patch.dict(os.environ, values):
+        urlopen(f"{values['AWS_ENDPOINT_URL']}/moto-api/reset", b"").close()  # its state is that of this process
         boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
         try:
             yield values["AWS_ENDPOINT_URL"]
@@ -258,7 +260,8 @@ def measure_requests(folder: Path) -> Iterator[Measured]:
             s3fs.S3FileSystem.clear_instance_cache()
             with moto(), model_sizes():
                 fs = s3fs.S3FileSystem()
-                fs.put(str(corpus), f"{BUCKET}/corpus", recursive=True)
+                for path in corpus.iterdir():
+                    fs.put_file(str(path), f"{BUCKET}/corpus/{path.name}")
                 settings = Settings(
                     corpus=(f"{BUCKET}/corpus",),
                     out=f"{BUCKET}/out",

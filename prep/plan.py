@@ -163,6 +163,8 @@ def _cut(inputs: Inputs, rule: Rule) -> SpanColumns:
         edges = [(index, span.start, -1 if span.stop is None else span.stop, size) for span, size in spans]
         return SpanColumns(*np.array(edges, np.int64).T)
 
+    if not is_large.any():
+        return uncut
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         columns = [uncut, *pool.map(cut, np.flatnonzero(is_large).tolist())]
     return SpanColumns(*(np.concatenate(parts, dtype=np.int64) for parts in zip(*columns, strict=True)))

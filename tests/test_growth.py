@@ -1,6 +1,5 @@
 """A corpus that grows: what is tokenized again, and that the data are those of a build from scratch."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,7 +106,7 @@ def test_a_build_names_a_file_that_gets_a_suffix(build: BuildRunner, vocabulary:
     lines = "One document. It has two sentences.\n" * 4
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
-        write(tmp_path / place / "wiki", {"x.txt": lines + os.path.basename(place) + " is different. Really.\n" * 2})
+        write(tmp_path / place / "wiki", {"x.txt": lines + f"{place} is different. Really.\n" * 2})
     places = ("--out", tmp_path / "out", "--scratch", tmp_path / "scratch", "--tokenizer", vocabulary)
     done = run_prep("plan", "--corpus", tmp_path / "a" / "wiki", tmp_path / "b" / "wiki", *places)
     assert (
