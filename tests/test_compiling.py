@@ -30,36 +30,46 @@ def encoder_of(layers: int, features: int) -> BertForPreTraining:
         return BertForPreTraining(BertConfig(num_hidden_layers=layers, hidden_size=features, intermediate_size=4 * features))
 
 
-@pytest.mark.parametrize(
-    ("compile", "graphs", "device", "world_size", "layers", "how"),
-    [
-        ("auto", "auto", CPU, 1, 2, "plain"),
-        ("on", "auto", CPU, 1, 2, "layers"),
-        ("off", "auto", GPU, 1, 2, "plain"),
-        ("auto", "off", GPU, 1, 2, "layers"),
-        ("auto", "auto", GPU, 1, 2, "graphs"),  # 14 million weights in the layers
-        ("auto", "auto", GPU, 1, 3, "layers"),  # 21 million
-        ("auto", "auto", GPU, 2, 2, "layers"),
-        ("auto", "on", GPU, 1, 3, "graphs"),
-    ],
-)
-def test_what_the_flags_mean(
-    compile: Switch, graphs: Switch, device: torch.device, world_size: int, layers: int, how: How
-) -> None:
-    assert compiling.choose(compile, graphs, device, world_size, encoder_of(layers, 768)) == how
+def settings_of(data: Path, out: Path, **values: object) -> Settings:
+    common = {"model": "tiny", "epochs": 1, "global_batch": 12, "micro_batch": 3}
+    return Settings(data=str(data), out=str(out), **(common | values))  # type: ignore[arg-type]
+
+
+def switches(compile: Switch, graphs: Switch, activation_checkpointing: bool = False) -> Settings:
+    switches = {"compile": compile, "cuda_graphs": graphs, "activation_checkpointing": activation_checkpointing}
+    return settings_of(Path("data"), Path("out"), **switches)
 
 
 @pytest.mark.parametrize(
-    ("compile", "device", "world_size", "message"),
+    ("settings", "device", "world_size", "layers", "how"),
     [
-        ("off", GPU, 1, "--cuda-graphs on needs --compile"),
-        ("auto", CPU, 1, "--cuda-graphs on needs a GPU"),
-        ("auto", GPU, 2, "is for a run of one process, this one has 2"),
+        (switches("auto", "auto"), CPU, 1, 2, "plain"),
+        (switches("on", "auto"), CPU, 1, 2, "layers"),
+        (switches("off", "auto"), GPU, 1, 2, "plain"),
+        (switches("auto", "off"), GPU, 1, 2, "layers"),
+        (switches("auto", "auto"), GPU, 1, 2, "graphs"),  # 14 million weights in the layers
+        (switches("auto", "auto"), GPU, 1, 3, "layers"),  # 21 million
+        (switches("auto", "auto"), GPU, 2, 2, "layers"),
+        (switches("auto", "auto", True), GPU, 1, 2, "layers"),
+        (switches("auto", "on"), GPU, 1, 3, "graphs"),
     ],
 )
-def test_graphs_that_cannot_be(compile: Switch, device: torch.device, world_size: int, message: str) -> None:
+def test_what_the_flags_mean(settings: Settings, device: torch.device, world_size: int, layers: int, how: How) -> None:
+    assert compiling.choose(settings, device, world_size, encoder_of(layers, 768)) == how
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "world_size", "message"),
+    [
+        (switches("off", "on"), GPU, 1, "--cuda-graphs on does not go together with --compile off"),
+        (switches("auto", "on", True), GPU, 1, "does not go together with --activation-checkpointing"),
+        (switches("auto", "on"), CPU, 1, "--cuda-graphs on needs a GPU"),
+        (switches("auto", "on"), GPU, 2, "is for a run of one process, this one has 2"),
+    ],
+)
+def test_graphs_that_cannot_be(settings: Settings, device: torch.device, world_size: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        compiling.choose(compile, "on", device, world_size, encoder_of(2, 768))
+        compiling.choose(settings, device, world_size, encoder_of(2, 768))
 
 
 @pytest.fixture
@@ -111,11 +121,6 @@ def test_compiled_layers_compute_the_same() -> None:
             assert one.grad is not None and two.grad is not None and torch.allclose(one.grad, two.grad, atol=1e-4), name
     compiling.undo(compiled)
     assert torch.equal(plain(batch).mlm_loss, compiled(batch).mlm_loss)
-
-
-def settings_of(data: Path, out: Path, **values: object) -> Settings:
-    common = {"model": "tiny", "epochs": 1, "global_batch": 12, "micro_batch": 3}
-    return Settings(data=str(data), out=str(out), **(common | values))  # type: ignore[arg-type]
 
 
 def fail(*_: object, **__: object) -> None:

@@ -3,12 +3,16 @@
 from typing import Any
 
 import pytest
+import torch
 from batches import masked_rows, pack
-from parity import TOLERANCE, check, packed_outputs, padded_outputs
+from parity import TOLERANCE, check, gradients, packed_outputs, padded_outputs
 from small_encoders import SWITCHES, small_encoder
 from torch import nn
+from torch._dynamo.utils import counters
 
 from train.device import attention
+from train.device.compiling import compile_model, undo
+from train.device.precision import stream_in_half
 from train.models.families import FAMILIES, layers_of, norms_of
 from train.models.packed import PackedEncoder
 
@@ -65,3 +69,34 @@ def test_layers_and_norms_are_found(model_type: str) -> None:
 
 def test_every_family_has_its_switches() -> None:
     assert set(SWITCHES) == set(FAMILIES)
+
+
+@families
+def test_bf16_between_layers_stays_near(model_type: str) -> None:
+    batch, losses = pack(masked_rows(5, 3)), []
+    for half in (False, True):
+        encoder = small_encoder(model_type, attention.PADDED)
+        if half:
+            stream_in_half(encoder)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            sums = PackedEncoder(encoder)(batch)
+        (sums.mlm_loss + sums.nsp_loss).backward()
+        assert all(torch.isfinite(gradient).all() for gradient in gradients(encoder).values())
+        losses.append(sums.mlm_loss.item())
+    assert losses[0] != losses[1], "bf16 was used"
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
+@families
+def test_layers_compile_without_a_break(model_type: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    encoder = small_encoder(model_type, attention.PADDED)
+    packed, batch = PackedEncoder(encoder), pack(masked_rows(5, 3))
+    plain = packed(batch).mlm_loss.item()
+    compile_model(packed, encoder, "layers", backend="aot_eager")
+    assert packed(batch).mlm_loss.item() == pytest.approx(plain, rel=1e-6)
+    assert not counters["graph_break"]
+    undo(packed)

@@ -17,6 +17,7 @@ from small_encoders import small_encoder, write_config
 from torch import nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer, TrainingArguments, pipeline
 
+from prep.tokens.tokenizer_source import load_tokenizer
 from shards.dataset import open_data_set
 from shards.schema import Rows
 from train.checkpoint import RECORD
@@ -84,6 +85,19 @@ def held_out(data: Path) -> Rows:
     manifest = open_data_set(str(data))
     (shard,) = manifest.splits["eval"].shards
     return decode(manifest, "eval", shard, (data / shard.path).read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["roberta", "albert"])
+def test_every_family_exports_any_tokenizer(kind: str, tokenizer_folders: dict[str, Path], tmp_path: Path) -> None:
+    """transformers chooses the class by the files of the model: whichever it is, the ids are those of the data."""
+    prepared = load_tokenizer(str(tokenizer_folders[kind]), cased=False)
+    prepared.save(str(tmp_path))
+    for model_type in FAMILIES:
+        write_config(tmp_path / "config.json", model_type)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+        for text in ("Fellow-Citizens of the  Senate,\n and the House", "größe naïve 漢字 😀 don't", " leading blank"):
+            assert tokenizer(text)["input_ids"] == prepared.reference.encode(text).ids, model_type
+        assert tokenizer.mask_token_id == prepared.special_ids["mask"]
 
 
 @families

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shards.errors import UserError
-from train import torch_versions
+from train.device import torch_versions
 from train.optimizers.make import make_optimizer, state_tensors
 from train.settings import OptimizerName
 

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy, linear
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.nn.parallel import DistributedDataParallel
 
-from train import torch_versions
-from train.torch_versions import chunked_cross_entropy, faster_flash, muon, varlen_attention, without_buffer_sync
+from train.device import torch_versions
+from train.device.torch_versions import chunked_cross_entropy, faster_flash, muon, varlen_attention, without_buffer_sync
 
 CPU = torch.device("cpu")
 VARLEN = "torch.nn.attention.varlen.varlen_attn"

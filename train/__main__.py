@@ -62,11 +62,13 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
 def _rehearse(settings: Settings, ranks: "Ranks") -> int:
     """`--dry-run`."""
     from train.dry_run import describe, rehearse
+    from train.micro_batch import settle
     from train.run import join_ranks, prepare
 
     interrupt_once()
+    settings, settled = settle(settings, ranks)
     run, messages = ranks.agreed(lambda: prepare(settings, ranks))
-    messages += join_ranks(run)
+    messages += settled + join_ranks(run)
     for line in (*messages, *describe(run), *rehearse(run)):
         if ranks.rank == 0:
             print(printable(line), flush=True)
@@ -76,13 +78,15 @@ def _rehearse(settings: Settings, ranks: "Ranks") -> int:
 def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
     from train.loop import Trainer
     from train.metrics import Reporter
+    from train.micro_batch import settle
     from train.resume import claimed, resume
     from train.row_log import RowLog
     from train.run import join_ranks, prepare
 
+    settings, settled = settle(settings, ranks)
     run, messages = ranks.agreed(lambda: prepare(settings, ranks))
     with claimed(run):
-        messages += resume(run, say)
+        messages += settled + resume(run, say)
         messages += join_ranks(run)
         row_log = RowLog(settings.row_log, ranks)
         reporter = ranks.agreed(lambda: Reporter(run))

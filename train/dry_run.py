@@ -44,9 +44,8 @@ def _busiest(run: Run) -> int:
     return len(run.order.micro_batches_of(0, run.ranks.world_size))
 
 
-def largest_batch(run: Run) -> PackedBatch:
-    """A micro-batch with as many rows, tokens, sequences and masked tokens as the data set allows."""
-    shape: Shape = run.shape
+def largest_batch(run: Run, shape: Shape) -> PackedBatch:
+    """A micro-batch with as many rows, tokens, sequences and masked tokens as the shape allows."""
     lengths = np.full(shape.sequences, shape.tokens // shape.sequences)
     lengths[: shape.tokens % shape.sequences] += 1
     lengths = np.tile(np.minimum(lengths, shape.longest), shape.rows).astype(np.uint16)
@@ -69,7 +68,7 @@ def largest_batch(run: Run) -> PackedBatch:
 
 def rehearse(run: Run) -> Iterator[str]:
     """Runs the largest micro-batch twice, with updates, and reports time and memory. The model is not usable afterwards."""
-    batch = largest_batch(run)
+    batch = largest_batch(run, run.shape)
     counts = Counts(batch.tokens, batch.masked, batch.pairs, batch.attended)
     for _ in range(2):  # the first time includes compilation and allocation
         started = time.perf_counter()

@@ -14,7 +14,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(
         prog=program("bert-export", "train.export"),
-        description="Write a checkpoint as a Hugging Face folder: BertForPreTraining.from_pretrained(DIR) loads it.",
+        description="Write a checkpoint as a Hugging Face folder: AutoModelForMaskedLM, AutoTokenizer and pipelines load it.",
         epilog="Exit codes: 0 done, 2 bad input (one line names it), 130 interrupted.",
     )
     parser.add_argument(

@@ -23,13 +23,13 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import UserError
+from train.device.torch_versions import without_buffer_sync
 from train.settings import Precision
-from train.torch_versions import without_buffer_sync
 
 Value = TypeVar("Value")
 _POLL_S = 0.02
 _CONNECT_LIMIT = timedelta(seconds=60)  # to reach the store that torchrun holds; it exists before its processes do
-_NO_MEMORY = "can't allocate memory"  # torch's error on the CPU, which has no class of its own
+NO_MEMORY = "can't allocate memory"  # torch's error on the CPU, which has no class of its own
 # torch's errors, in several wordings, when the process at the other end is gone.
 _LOST = re.compile(r"gloo|NCCL|[Pp]eer|process group|Broken pipe")
 
@@ -180,10 +180,13 @@ def _full_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and NO_MEMORY not in str(error):
             raise
         reason = str(error).splitlines()[0][:200]
-        raise UserError(f"a micro-batch does not fit the device's memory ({reason}); lower --micro-batch") from error
+        raise UserError(
+            f"a micro-batch does not fit the device's memory ({reason}); set a smaller --micro-batch, or "
+            "--activation-checkpointing"
+        ) from error
 
 
 def _init_process_group(device: torch.device, rank: int, world_size: int) -> None:

@@ -35,6 +35,7 @@ from train.data.shard_uses import lanes_of, uses_in_training
 from train.data.tokenizer import check_vocabulary
 from train.device import attention, compiling
 from train.device.compiling import How
+from train.device.memory import MOST_LOGITS, keep_inputs_only
 from train.device.precision import stream_in_half
 from train.models.config import dropout_of
 from train.models.encoder import make_encoder
@@ -42,7 +43,7 @@ from train.models.families import layers_of, max_positions, num_token_types, sav
 from train.models.packed import PackedEncoder
 from train.optimizers.make import make_optimizer, state_tensors
 from train.ranks import Ranks, autocast, use_half
-from train.settings import MaskSource, Settings
+from train.settings import MaskSource, Settings, default_micro_batch
 from train.step import clear_gradients
 
 SPLIT = "train"
@@ -185,6 +186,8 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
         check_sizes(settings.data, manifest, split)
     is_dynamic, rule = choose_masking(settings.masking, settings.data, manifest)
     settings = dataclasses.replace(settings, masking="dynamic" if is_dynamic else "stored")
+    if settings.micro_batch <= 0:
+        settings = dataclasses.replace(settings, micro_batch=default_micro_batch(settings.global_batch))
     masking = rule if is_dynamic else None
     order = Order(RowGroups.of(manifest.splits[SPLIT]), settings.seed, settings.global_batch, settings.micro_batch)
     half = use_half(settings.precision, ranks.device)
@@ -194,10 +197,11 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     )
     settings = dataclasses.replace(settings, dropout=dropout_of(encoder.config))
     attention_name = attention.choose(settings.attention, ranks.device, half, encoder)
-    how = compiling.choose(settings.compile, settings.cuda_graphs, ranks.device, ranks.world_size, encoder)
+    how = compiling.choose(settings, ranks.device, ranks.world_size, encoder)
     if half:
         stream_in_half(encoder)
     packed = PackedEncoder(encoder).to(ranks.device).train()
+    packed.most_logits = MOST_LOGITS if ranks.device.type == "cuda" else None
     shape = Shape.of(manifest, SPLIT, settings.micro_batch, masking, settings.ignore_pairs)
     shape = dataclasses.replace(shape, window=window_of(encoder))
     _require_memory(settings, manifest, ranks, shape, encoder)
@@ -269,6 +273,8 @@ def join_ranks(run: Run) -> list[str]:
     the order in which gradients are summed.
     """
     messages = compile_on_all(run) if run.how != "plain" else []
+    if run.how == "plain" and run.settings.activation_checkpointing:
+        keep_inputs_only(run.encoder)
     run.model = run.ranks.wrap(run.packed)
     run.pass_once(run.model, run.empty_batch())
     return messages
@@ -279,6 +285,8 @@ def compile_on_all(run: Run) -> list[str]:
     started = time.perf_counter()
     clear_gradients(run.encoder, run.keeps_gradients)
     compiling.compile_model(run.packed, run.encoder, run.how)
+    if run.settings.activation_checkpointing:
+        keep_inputs_only(run.encoder)
     fault = compiling.warm_up(run.batches_of_all_shapes(), lambda batch: run.pass_once(run.packed, batch), run.how)
     fault = next((fault for fault in run.ranks.gather(fault) if fault is not None), None)
     if fault is None:

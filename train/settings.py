@@ -33,10 +33,12 @@ WARMUP_SHARE = 0.06
 # As in BERT's own code.
 BETAS = (0.9, 0.999)
 EPSILON = 1e-6
+# Values of micro_batch until it is settled: see train/micro_batch.py.
+DEFAULT_ROWS, AUTO_ROWS = 0, -1
 _MANY = 2**40  # no run is longer; larger values are slips
 _RANGES = {
     "global_batch": (1, 2**24),
-    "micro_batch": (0, 2**24),
+    "micro_batch": (AUTO_ROWS, 2**24),
     "steps": (0, _MANY),
     "epochs": (0, _MANY),
     "warmup_steps": (-1, _MANY),
@@ -71,10 +73,12 @@ class Settings:
     ignore_pairs: bool = option("train on masked tokens alone where the data set has sentence pairs", False)
     global_batch: int = option("rows per step, over all processes", 256, metavar="ROWS")
     micro_batch: int = option(
-        "rows per forward and backward pass; must divide --global-batch",
-        0,
-        metavar="ROWS",
-        shown="the largest divisor that is at most 32 and at most an eighth of --global-batch",
+        "rows per forward and backward pass; must divide --global-batch. auto: what is fastest, tried when the run begins",
+        DEFAULT_ROWS,
+        metavar="ROWS|auto",
+        shown="on a GPU by the size of model and memory, else the largest divisor that is at most 32 and at most an eighth of "
+        "--global-batch",
+        words={"auto": AUTO_ROWS},
     )
     steps: int = option("length of the run in steps", 0, metavar="N", shown="set by --epochs")
     epochs: int = option("length of the run in passes over the data", 0, metavar="N", shown="set by --steps")
@@ -156,8 +160,6 @@ class Settings:
                 # 1 and 1.0 are the same setting: a run resumes with either
                 object.__setattr__(self, f.name, float(value) if abs(value) < 2**1000 else math.inf)
         check_ranges(self, _RANGES)
-        if not self.micro_batch:
-            object.__setattr__(self, "micro_batch", default_micro_batch(self.global_batch))
         if self.dropout != -1.0 and not 0.0 <= self.dropout <= 0.9:  # -1: the model's own
             raise UserError(f"--dropout is {self.dropout}, must be from 0.0 to 0.9")
         if not 0.0 < self.lr < 100.0:
@@ -166,7 +168,7 @@ class Settings:
             raise UserError(f"--betas is {' '.join(map(str, self.betas))}, must be two numbers above 0 and below 1")
         if not 0.0 <= self.end_lr <= self.lr:
             raise UserError(f"--end-lr is {self.end_lr}, must be from 0 to --lr, which is {self.lr}")
-        if self.global_batch % self.micro_batch:
+        if self.micro_batch > 0 and self.global_batch % self.micro_batch:
             raise UserError(f"--micro-batch {self.micro_batch} does not divide --global-batch {self.global_batch}")
         if bool(self.steps) == bool(self.epochs):
             raise UserError("set exactly one of --steps and --epochs, to 1 or more")

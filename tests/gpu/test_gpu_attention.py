@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from gpu.on_device import GPU, SHAPE, bert, counts_of, difference, gradient_of, pack, padded_losses, rows_of
 from train.device import attention
 from train.device.precision import stream_in_half
+from train.device.torch_versions import faster_flash, varlen_attention
 from train.models.packed import PackedEncoder
 from train.ranks import autocast
 from train.step import Counts, backward
 from train.throughput import step_flops
-from train.torch_versions import faster_flash, varlen_attention
 
 # The gradient's difference from transformers' padded model in fp32, as a share of its norm.
 LARGEST_FP32, LARGEST_BF16 = 1e-5, 1e-2

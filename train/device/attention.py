@@ -21,8 +21,10 @@ from transformers import AttentionInterface, PreTrainedModel
 from shards.errors import UserError
 from train.data.batch import PackedBatch
 from train.data.layout import Layout
+from train.device.local_attention import attend_in_blocks, is_worth_it
+from train.device.torch_versions import varlen_attention
+from train.models.families import attention_features, window_of
 from train.settings import Attention
-from train.torch_versions import varlen_attention
 
 PADDED, VARLEN = "packed_padded", "packed_varlen"
 _attend = varlen_attention()
@@ -83,15 +85,14 @@ def _padded(
         x_SF: Tensor = _Permute.apply(x_NF, slots.token_of_slot, slots.slot_of_token, None)  # type: ignore[no-untyped-call]
         return x_SF.view(-1, batch.longest, heads, features).transpose(1, 2)
 
-    out_QHLD = scaled_dot_product_attention(
-        to_slots(query),
-        to_slots(key),
-        to_slots(value),
-        _keys_of_slots(batch, sliding_window),
-        dropout_p=dropout,
-        scale=scaling,
-        enable_gqa=key.shape[1] != heads,
-    )
+    in_slots = to_slots(query), to_slots(key), to_slots(value)
+    if sliding_window is not None and is_worth_it(sliding_window, batch.longest):
+        out_QHLD = attend_in_blocks(*in_slots, slots, sliding_window, dropout, scaling)
+    else:
+        keys = _keys_of_slots(batch, sliding_window)
+        out_QHLD = scaled_dot_product_attention(
+            *in_slots, keys, dropout_p=dropout, scale=scaling, enable_gqa=key.shape[1] != heads
+        )
     out_SF = out_QHLD.transpose(1, 2).reshape(-1, heads * features)
     holds_token_S1 = slots.is_token.view(-1, 1)
     out_NF: Tensor = _Permute.apply(  # type: ignore[no-untyped-call]
@@ -152,9 +153,10 @@ AttentionInterface.register(VARLEN, _varlen)
 
 def choose(attention: Attention, device: torch.device, half: bool, encoder: PreTrainedModel) -> str:
     """Sets a model's attention as `--attention` asks, and returns its name. Raises UserError where it cannot run."""
-    features = encoder.config.hidden_size // encoder.config.num_attention_heads
+    features = attention_features(encoder.config) // encoder.config.num_attention_heads
     fits_kernels = features % 8 == 0 and features <= 256
-    can_varlen = _attend is not None and device.type == "cuda" and half and fits_kernels and _has_flash(device)
+    can_attend = varlen_attention(needs_window=window_of(encoder) > 0) is not None
+    can_varlen = can_attend and device.type == "cuda" and half and fits_kernels and _has_flash(device)
     if attention == "varlen" and not can_varlen:
         raise UserError(
             "--attention varlen needs an NVIDIA device of compute capability 8.0 or higher, bf16, and heads of a multiple of 8 "

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from shards.errors import UserError
 from train.data.batch import PackedBatch
 from train.models.families import layers_of
-from train.settings import Switch
+from train.settings import Settings
 
 How = Literal["plain", "layers", "graphs"]
 
@@ -28,21 +28,23 @@ _MOST_GRAPHS = 64
 _PASSES = {"layers": 1, "graphs": 3}
 
 
-def choose(compile: Switch, graphs: Switch, device: torch.device, world_size: int, encoder: PreTrainedModel) -> How:
+def choose(settings: Settings, device: torch.device, world_size: int, encoder: PreTrainedModel) -> How:
     """How `--compile` and `--cuda-graphs` mean to run a model. Raises UserError for what cannot be together."""
+    graphs = settings.cuda_graphs
     if graphs == "on":
-        _check_graphs(compile, device, world_size)
+        _check_graphs(settings, device, world_size)
         return "graphs"
-    if compile == "off" or (compile == "auto" and device.type != "cuda"):
+    if settings.compile == "off" or (settings.compile == "auto" and device.type != "cuda"):
         return "plain"
     num_weights = sum(parameter.numel() for layer in layers_of(encoder) for parameter in layer.parameters())
-    can_graph = graphs == "auto" and device.type == "cuda" and world_size == 1
-    return "graphs" if can_graph and num_weights < _LAUNCH_BOUND else "layers"
+    may_graph = graphs == "auto" and device.type == "cuda" and world_size == 1 and not settings.activation_checkpointing
+    return "graphs" if may_graph and num_weights < _LAUNCH_BOUND else "layers"
 
 
-def _check_graphs(compile: Switch, device: torch.device, world_size: int) -> None:
-    if compile == "off":
-        raise UserError("--cuda-graphs on needs --compile on or auto")
+def _check_graphs(settings: Settings, device: torch.device, world_size: int) -> None:
+    if settings.compile == "off" or settings.activation_checkpointing:
+        other = "--compile off" if settings.compile == "off" else "--activation-checkpointing"
+        raise UserError(f"--cuda-graphs on does not go together with {other}; leave out one of them")
     if device.type != "cuda":
         raise UserError(f"--cuda-graphs on needs a GPU, the device is {device}; use auto or off")
     if world_size > 1:

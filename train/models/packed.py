@@ -7,8 +7,10 @@ Losses are sums, because what to divide them by is known only over all micro-bat
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from train.data.batch import IGNORED, PackedBatch
@@ -31,6 +33,7 @@ class PackedEncoder(nn.Module):
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
         self.encoder = encoder
+        self.most_logits: int | None = None  # of masked tokens, held at the same time
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """The last hidden states, [rows, tokens per row, features]."""
@@ -54,8 +57,7 @@ class PackedEncoder(nn.Module):
         """
         family = family_of(self.encoder.config)
         hidden_NF = self.hidden_states(batch).flatten(0, 1)
-        logits_MV = family.mlm_head(self.encoder, hidden_NF.index_select(0, batch.masked_at))
-        mlm_loss, mlm_right = self._predicted(logits_MV, batch.masked_labels)
+        mlm_loss, mlm_right = self._masked(hidden_NF.index_select(0, batch.masked_at), batch.masked_labels)
         if family.pair_head is None:
             return BatchSums(
                 mlm_loss, mlm_loss.new_zeros(()), mlm_right, None if mlm_right is None else mlm_right.new_zeros(())
@@ -63,6 +65,23 @@ class PackedEncoder(nn.Module):
         logits_S2 = family.pair_head(self.encoder, hidden_NF.index_select(0, batch.cls_at))
         nsp_loss, nsp_right = self._predicted(logits_S2, batch.next_sentence_label)
         return BatchSums(mlm_loss, nsp_loss, mlm_right, nsp_right)
+
+    def _masked(self, hidden_MF: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The summed loss of masked tokens, with no more than `most_logits` logits at a time: backward computes them again."""
+
+        def predict(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+            return self._predicted(family_of(self.encoder.config).mlm_head(self.encoder, hidden), labels)
+
+        vocab_size = int(self.encoder.config.vocab_size)
+        if self.most_logits is None or len(labels_M) * vocab_size <= self.most_logits:
+            return predict(hidden_MF, labels_M)
+        size = max(1, self.most_logits // vocab_size)
+        parts = [
+            checkpoint(predict, hidden, labels, use_reentrant=False, preserve_rng_state=False)
+            for hidden, labels in zip(torch.split(hidden_MF, size), torch.split(labels_M, size), strict=True)
+        ]
+        losses, right = zip(*parts, strict=True)
+        return torch.stack(losses).sum(), None if self.training else torch.stack(right).sum()
 
     def _predicted(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         """The summed loss and, in evaluation, the number of right predictions."""

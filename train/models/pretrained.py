@@ -45,7 +45,8 @@ def pretrained_weights(name: str, config: PreTrainedConfig) -> tuple[PreTrainedM
     }
     family = family_of(config)
     encoder, info = _loaded(name, lambda: family.model_class().from_pretrained(name, config=config, **options))
-    missing = sorted(key for key in info["missing_keys"] if not _is_of_a_head(key, family))
+    parameters = {name for name, _ in encoder.named_parameters()}  # transformers computes buffers that a file lacks
+    missing = sorted(key for key in info["missing_keys"] if key in parameters and not _is_of_a_head(key, family))
     if missing:
         raise UserError(
             f"--model {name}: its weights are not those of a {config.model_type} model: {len(missing)} are missing, such as "
@@ -84,10 +85,13 @@ def _check_index(name: str) -> None:
 
 
 def _is_of_a_head(key: str, family: Family) -> bool:
-    return not key.startswith(f"{family.model_class().base_model_prefix}.") or key.startswith(family.pair_parts)
+    is_in_base = key.startswith(f"{family.model_class().base_model_prefix}.")
+    return not is_in_base or key.startswith((*family.pair_parts, *family.unused_parts))
 
 
 def _heads(keys: Sequence[str], family: Family) -> Iterator[str]:
     """The heads that these weights belong to."""
     for key in keys:
+        if key.startswith(family.unused_parts) or not _is_of_a_head(key, family):
+            continue
         yield "the pair head" if key.startswith(family.pair_parts) else "the MLM head"

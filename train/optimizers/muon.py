@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shards.errors import UserError
-from train import torch_versions
+from train.device import torch_versions
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
