@@ -16,7 +16,6 @@ from prep.job import Job, make_job
 from prep.settings import Settings
 from prep.tasks import (
     TaskPart,
-    TokenizeTasks,
     find_task_part,
     merge_tasks,
     pair_documents,
@@ -26,6 +25,7 @@ from prep.tasks import (
 )
 from prep.tokens.encoder import resolve_engine
 from prep.tokens.fast import REFERENCE
+from prep.tokens.task import TokenizeTasks
 from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
 from shards import storage
 from shards.command.console import say

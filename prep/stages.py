@@ -18,12 +18,12 @@ from prep.pairing.pair import find_pair, pair_partition
 from prep.pairing.task import PAIR_STAGE, PairTask
 from prep.progress import Progress, StageDisplay
 from prep.records import MAX_LISTED_FAULTS, MergeRecord, PairRecord, TotalRecord, UnitRecord
-from prep.tasks import TokenizeTasks, Tokens
+from prep.tasks import Tokens
 from prep.tokens.fast import installed_engine
 from prep.tokens.merge import MERGE_STAGE, MergeTask, merge_units
 from prep.tokens.sources import Sources, digest_of, load_sources, make_sources, publish_sources
 from prep.tokens.store import LAST_PLACE
-from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask
+from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask, TokenizeTasks
 from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer, is_saved, load_prepared
 from prep.tokens.vocabulary import VocabularyTask, make_vocabulary

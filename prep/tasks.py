@@ -5,8 +5,8 @@ Every process makes the same tasks from the same settings, so any process can ru
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast, overload
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 from prep import output
 from prep.corpus.documents import InputFile
@@ -15,7 +15,7 @@ from prep.corpus.warc import extractor_version
 from prep.pairing.recipes import RECIPES
 from prep.pairing.task import BYTES_PER_TOKEN, PairTask, Recipe
 from prep.partitions import TaskDocuments, choose_exchange, hold_out, merges, plan_pairs
-from prep.plan import Plan, Unit, Units
+from prep.plan import Plan, Unit
 from prep.records import UnitRecord
 from prep.settings import Settings
 from prep.tokens.long_texts import VERSION as LONG_TEXTS
@@ -23,7 +23,7 @@ from prep.tokens.merge import MergeTask
 from prep.tokens.sentences import SPLITTER
 from prep.tokens.sources import Sources, digest_of, sources_url
 from prep.tokens.store import STORE_VERSION, Places
-from prep.tokens.task import TokenizeTask
+from prep.tokens.task import TokenizeTask, TokenizeTasks
 from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer
 from prep.tokens.vocabulary import VocabularyTask
 from shards import storage
@@ -52,43 +52,6 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
         skip_faults=settings.on_error == "skip",
         url=storage.join(settings.scratch, f"vocabulary-{key[:32]}"),
     )
-
-
-class TokenizeTasks(Sequence[TokenizeTask]):
-    """Tokenize tasks of units, each made when it is asked for; a slice of them is another such sequence."""
-
-    def __init__(self, model: TokenizeTask, units: Units, keys: Sequence[str], numbers: range, num_corpora: int) -> None:
-        """`model` has all that the tasks have in common; `keys` are those of all units, `numbers` the units of these tasks."""
-        self._model, self._units, self._keys, self._numbers = model, units, keys, numbers
-        self.num_corpora = num_corpora
-
-    @property
-    def store(self) -> str:
-        """The token store of all these tasks."""
-        return self._model.store
-
-    @property
-    def keys(self) -> list[str]:
-        """The keys of the units."""
-        return [self._keys[number] for number in self._numbers]
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of the units as listed."""
-        return int(self._units.bytes[self._numbers].sum())
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> TokenizeTask: ...
-    @overload
-    def __getitem__(self, index: slice) -> "TokenizeTasks": ...
-    def __getitem__(self, index: int | slice) -> "TokenizeTask | TokenizeTasks":
-        if isinstance(index, slice):
-            return TokenizeTasks(self._model, self._units, self._keys, self._numbers[index], self.num_corpora)
-        number = self._numbers[index]
-        return replace(self._model, unit=self._units[number], key=self._keys[number])
 
 
 def tokenize_tasks(

@@ -1,9 +1,14 @@
-"""The input of a tokenize task: a unit of the corpus, the rules for its documents, and where their tokens go."""
+"""The input of a tokenize task: a unit of the corpus, the rules for its documents, and where their tokens go.
 
-from dataclasses import dataclass
+`TokenizeTasks` are those of a corpus, of which no more than a few are in memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import overload
 
 from prep.corpus.documents import HARMLESS, Rule
-from prep.plan import Unit
+from prep.plan import Unit, Units
 from prep.records import UnitRecord
 from prep.settings import Splitting
 from prep.tokens.sources import source_url
@@ -47,3 +52,40 @@ class TokenizeTask:
     def accepts(self, record: UnitRecord) -> bool:
         """Whether an earlier record is valid here: without `--on-error skip`, it must not have left out broken documents."""
         return self.on_error == "skip" or all(reason in HARMLESS for reason in record.dropped)
+
+
+class TokenizeTasks(Sequence[TokenizeTask]):
+    """Tokenize tasks of units, each made when it is asked for; a slice of them is another such sequence."""
+
+    def __init__(self, model: TokenizeTask, units: Units, keys: Sequence[str], numbers: range, num_corpora: int) -> None:
+        """`model` has all that the tasks have in common; `keys` are those of all units, `numbers` the units of these tasks."""
+        self._model, self._units, self._keys, self._numbers = model, units, keys, numbers
+        self.num_corpora = num_corpora
+
+    @property
+    def store(self) -> str:
+        """The token store of all these tasks."""
+        return self._model.store
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the units."""
+        return [self._keys[number] for number in self._numbers]
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of the units as listed."""
+        return int(self._units.bytes[self._numbers].sum())
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenizeTask: ...
+    @overload
+    def __getitem__(self, index: slice) -> "TokenizeTasks": ...
+    def __getitem__(self, index: int | slice) -> "TokenizeTask | TokenizeTasks":
+        if isinstance(index, slice):
+            return TokenizeTasks(self._model, self._units, self._keys, self._numbers[index], self.num_corpora)
+        number = self._numbers[index]
+        return replace(self._model, unit=self._units[number], key=self._keys[number])
