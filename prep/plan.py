@@ -52,6 +52,14 @@ class Units(Sequence[Unit]):
         self._inputs, self._spans, self._order, self._edges = inputs, spans, order, edges
         self.bytes: npt.NDArray[np.int64] = np.add.reduceat(spans.bytes[order], edges[:-1])
 
+    def num_requests(self, block_bytes: int) -> int:
+        """About how many requests read all spans from a server, which sends blocks: two look at the file, and a part of a file
+        takes one for its first bytes.
+        """
+        starts = self._spans.start
+        last = np.maximum(starts + self._spans.bytes - 1, starts)
+        return int((3 + (starts > 0) + last // block_bytes - starts // block_bytes).sum())
+
     def __len__(self) -> int:
         return len(self._edges) - 1
 

@@ -145,8 +145,7 @@ def estimate(settings: Settings, plan: Plan, fast: bool) -> Estimate:
     shards = math.ceil(shard_bytes / settings.shard_bytes)
     pair_writes = num_pairs * (shards * put_requests(min(shard_bytes, settings.shard_bytes)) + 1)
     tokenize_writes = num_units * (1 + put_requests(stored / num_units))
-    input_requests = int((2 + -(-plan.inputs.bytes // BLOCK_BYTES)).sum())
-    by_tokenize = num_units * FIND_MISSING + input_requests + tokenize_writes
+    by_tokenize = num_units * FIND_MISSING + plan.units.num_requests(BLOCK_BYTES) + tokenize_writes
     by_pair = chosen.pair_requests + pair_writes
     writes = tokenize_writes + chosen.merge_writes + pair_writes
     reads = by_tokenize + chosen.merge_requests + by_pair - writes
