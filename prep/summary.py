@@ -136,7 +136,7 @@ def estimate(settings: Settings, plan: Plan, fast: bool) -> Estimate:
     tokens = text_bytes * TOKENS_PER_TEXT_BYTE
     stored = text_bytes * STORE_BYTES_PER_TEXT_BYTE
     num_units = len(plan.units)
-    num_train = max(plan.num_partitions, math.ceil(tokens / MAX_TOKENS))
+    num_train = max(1, plan.num_partitions, math.ceil(tokens / MAX_TOKENS))
     num_pairs = num_train * settings.copies + math.ceil(num_train * settings.eval_fraction)
     exchange = choose_exchange(settings.exchange, num_units, num_pairs, int(stored), storage.is_local(settings.scratch))
     other = choose_exchange(_OTHER[exchange.num_groups > 0], num_units, num_pairs, int(stored), False)
