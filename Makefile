@@ -49,7 +49,7 @@ test-all: $(VENV)/.servers $(VENV)/.demo
 
 # Installs nothing: it runs on the torch of the machine, with $(VENV) where there is one, else with $(PYTHON).
 test-gpu:
-	$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m pytest --confcutdir=tests/gpu -m gpu tests/gpu $(ARGS)
+	$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m pytest -W default --confcutdir=tests/gpu -m gpu tests/gpu $(ARGS)
 
 # In an environment of its own, with the versions of constraints.txt but for torch and what comes with it.
 test-torch: $(VENV)-torch-$(TORCH)/.made

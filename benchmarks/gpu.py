@@ -64,6 +64,7 @@ LINES = (
     Line("large-512", "ours", "large", longest=512),
     Line("transformers-512-compiled", "transformers", longest=512, rows=32, settings={"compile": True}),
     Line("base-512-padded", "ours", longest=512, settings={"attention": "padded"}),
+    Line("command-base-128-auto", "command", rows=256, settings={"micro_batch": "auto"}),
     Line("tiny-128", "ours", "tiny"),
     Line("small-128-rows-512", "ours", "small", rows=512),
     Line("modernbert-base-128", "ours", "modernbert-base", settings={"ignore_pairs": True}),

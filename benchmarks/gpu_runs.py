@@ -25,6 +25,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.common import ROOT
 from benchmarks.kernels import KernelProfile, Times
+from shards.command.options import flag
 from shards.manifest import Manifest
 from train.data.batch import IGNORED
 from train.loop import Trainer
@@ -235,8 +236,8 @@ def measure_command(line: Line, place: Place) -> Result:
         "--log-every": place.steps,
         "--checkpoint-every": CHECKPOINT_EVERY * place.steps,
         "--eval-every": 0,
-    }
-    command = [sys.executable, "-m", "train", *(str(part) for flag in flags.items() for part in flag)]
+    } | {flag(name): value for name, value in line.settings.items()}
+    command = [sys.executable, "-m", "train", *(str(word) for words in flags.items() for word in words)]
     hidden = {} if place.device.type == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
     begun = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=os.environ | hidden, capture_output=True, text=True, check=False)
@@ -246,6 +247,7 @@ def measure_command(line: Line, place: Place) -> Result:
     values = [json.loads(text) for text in (out / "metrics.jsonl").read_text().splitlines()]
     lines = [value for value in values if value["kind"] == "train"]
     notes = ["each interval: " + ", ".join(f"{value['tokens_per_s']:,.0f}" for value in lines), f"{seconds:.0f} s in all"]
+    notes += [text.strip() for text in done.stderr.splitlines() if text.startswith(("micro-batch:", "compiled", "attention:"))]
     mfus = [value["mfu"] for value in lines if value["mfu"] is not None]
     shutil.rmtree(out)
     return Result([value["tokens_per_s"] for value in lines], max(mfus, default=None), notes=notes)

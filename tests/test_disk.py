@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,9 +29,19 @@ disk.publish(Path(sys.argv[1]), b"whole")
 """
 
 
-def start_writer(path: Path) -> "subprocess.Popen[str]":
+UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def can_unshare() -> bool:
+    """Whether processes may get numbers of their own, as in a container."""
+    return (
+        bool(shutil.which(UNSHARE[0])) and not subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode
+    )
+
+
+def start_writer(path: Path, *container: str) -> "subprocess.Popen[str]":
     """A process that is in the middle of writing `path`; a line on its input lets it go on."""
-    command = [sys.executable, "-c", WRITER, str(path)]
+    command = [*container, sys.executable, "-c", WRITER, str(path)]
     writer = subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
     return writer
@@ -49,6 +60,17 @@ def test_the_file_of_a_live_process_stays_and_that_of_a_dead_one_goes(tmp_path: 
     assert temporary_files(tmp_path) == [f".live.tmp-{disk._boot()}-0"]
     live.communicate("go on\ngo on\n")
     assert live.returncode == 0 and (tmp_path / "live").read_bytes() == b"whole" and not temporary_files(tmp_path)
+
+
+@pytest.mark.skipif(not can_unshare(), reason="needs the right to make a PID namespace")
+def test_a_process_in_another_container_keeps_its_file(tmp_path: Path) -> None:
+    """It has the same host name, and its number is nobody's here."""
+    live = start_writer(tmp_path / "live", *UNSHARE)
+    for _ in range(20):
+        storage.tidy(str(tmp_path), re.compile(".*"))
+    assert temporary_files(tmp_path) == [f".live.tmp-{disk._boot()}-0"]
+    live.communicate("go on\ngo on\n")
+    assert live.returncode == 0 and (tmp_path / "live").read_bytes() == b"whole"
 
 
 def test_only_named_files_of_this_program_are_removed(tmp_path: Path) -> None:

@@ -385,3 +385,33 @@ def test_the_page_makes_a_tokenizer_of_letters(tmp_path: Path, monkeypatch: pyte
         rebuilt.update(tuple(ids[start : start + 62]) for start in range(0, len(ids), 62))
     assert pieces_in(tmp_path / "data" / "proteins") == rebuilt
     assert run_prep("show", tmp_path / "data" / "proteins", "-n", 1).returncode == 0
+
+
+# Long rows
+
+
+@pytest.mark.parametrize(("capacity", "max_seq_len"), [(8_192, 8_192), (65_535, 65_535), (65_535, 64)])
+def test_long_rows(
+    capacity: int, max_seq_len: int, build: BuildRunner, tmp_path: Path, tokenizers: dict[str, PreparedTokenizer]
+) -> None:
+    """Lengths and positions are uint16, and a row of the full length uses all of it."""
+    words = ["the", "nation", "of", "states", "1861,", "\n", "great"]
+    rng = np.random.default_rng(5)
+    contents = [" ".join(rng.choice(words, size)) for size in (70_000, 9_000, 70, 5, 3)]
+    for number, content in enumerate(contents):
+        (tmp_path / "corpus").mkdir(exist_ok=True)
+        (tmp_path / "corpus" / f"{number:03}.txt").write_bytes(content.encode())
+    tokenizers["roberta"].save(str(tmp_path / "roberta"))
+    arguments = ("--document", "file", "--pairing", "document", "--tokenizer", tmp_path / "roberta")
+    lengths = ("--max-seq-len", max_seq_len, "--pack-to", capacity, "--eval-fraction", 0)
+    out = build(tmp_path / "corpus", *arguments, *lengths)
+    assert run_prep("verify", out).stdout.endswith("nothing wrong\n")
+    train = manifest_of(out)["splits"]["train"]
+    assert train["max_sequence_tokens"] == max_seq_len and train["max_row_tokens"] > 0.9 * capacity
+    expected: Counter[Any] = Counter()
+    for content in contents:
+        ids = tokenizers["roberta"].reference.encode(content, add_special_tokens=False).ids
+        expected.update(tuple(ids[start : start + max_seq_len - 2]) for start in range(0, len(ids), max_seq_len - 2))
+    assert pieces_in(out) == expected
+    for command in ("report", "show"):
+        assert run_prep(command, out, *(("-n", 1) if command == "show" else ())).returncode == 0

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 
 from train.device import attention
 from train.device.compiling import compile_model, undo
+from train.device.memory import keep_inputs_only
 from train.device.precision import stream_in_half
 from train.models.families import FAMILIES, layers_of, norms_of
 from train.models.packed import PackedEncoder
@@ -22,6 +23,25 @@ families = pytest.mark.parametrize("model_type", FAMILIES)
 @families
 def test_losses_hidden_states_and_every_gradient_equal_the_padded_model(model_type: str) -> None:
     check(model_type)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("albert", {"num_hidden_groups": 3, "inner_group_num": 2}),
+        ("distilbert", {"sinusoidal_pos_embds": True}),
+        ("electra", {"embedding_size": 32}),
+        ("esm", {"position_embedding_type": "absolute", "emb_layer_norm_before": True}),
+        ("esm", {"token_dropout": False}),
+        ("eurobert", {"head_dim": 16, "tie_word_embeddings": True}),
+        ("modernbert", {"local_attention": 16, "attention_bias": True, "mlp_bias": True}),
+        ("modernbert", {"tie_word_embeddings": False, "decoder_bias": False}),
+        ("nomic_bert", {"type_vocab_size": 1}),
+        ("roberta", {"type_vocab_size": 2}),
+    ],
+)
+def test_other_switches_too(model_type: str, changes: dict[str, Any]) -> None:
+    check(model_type, **changes)
 
 
 @families
@@ -85,6 +105,19 @@ def test_bf16_between_layers_stays_near(model_type: str) -> None:
         losses.append(sums.mlm_loss.item())
     assert losses[0] != losses[1], "bf16 was used"
     assert losses[1] == pytest.approx(losses[0], rel=5e-3)
+
+
+@families
+def test_layers_that_are_computed_twice_give_the_same_gradients(model_type: str) -> None:
+    results = []
+    for twice in (False, True):
+        encoder = small_encoder(model_type, attention.PADDED)
+        if twice:
+            keep_inputs_only(encoder)
+        sums = PackedEncoder(encoder)(pack(masked_rows(5, 3)))
+        (sums.mlm_loss + sums.nsp_loss).backward()
+        results.append(gradients(encoder))
+    assert all(torch.equal(gradient, results[1][name]) for name, gradient in results[0].items())
 
 
 @pytest.mark.long

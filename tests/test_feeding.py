@@ -11,6 +11,7 @@ from batches import SHAPE, masked_rows, pack
 from rows_of_ids import SPECIAL
 
 from shards.errors import UserError
+from shards.schema import Rows
 from train.data.batch import PackedBatch, tensors_of
 from train.data.feeding import Feeder, Packer, _PinnedBuffers
 from train.data.reader import StepRows
@@ -54,6 +55,23 @@ def test_a_fault_arrives_at_its_step_and_not_before() -> None:
     with pytest.raises(UserError, match="step 2 cannot be read"):
         feeder.next()
     feeder.close()
+
+
+def test_a_step_waits_for_its_own_copies_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The computing stream waits for whatever was copied so far, so no copy of the next step may have been started."""
+    num_packed, waits = [0], []
+
+    def pack_one(self: Packer, rows: Rows) -> PackedBatch:
+        num_packed[0] += 1
+        return pack(rows)
+
+    monkeypatch.setattr(Packer, "pack", pack_one)
+    monkeypatch.setattr(Packer, "receive", lambda self, batches: waits.append(num_packed[0]))
+    feeder = feeder_of(steps())
+    for _ in range(NUM_STEPS):
+        feeder.next()
+    feeder.close()
+    assert waits == [2 * (step + 1) for step in range(NUM_STEPS)]
 
 
 def test_a_step_is_packed_while_the_one_before_is_used() -> None:

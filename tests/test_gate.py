@@ -266,6 +266,71 @@ def test_a_bomb_costs_no_memory(
     assert "cannot be decoded" in error and int(megabytes) < 600, done.stderr
 
 
+def rewritten(element: pa.DataType = None, nullable: bool = False, **options: Any) -> Callable[[bytes], bytes]:
+    """The same rows as another program might write them as Parquet."""
+    usual = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True, "compression": "zstd"}
+
+    def rewrite(data: bytes) -> bytes:
+        table = pq.read_table(pa.BufferReader(data))
+        fields = []
+        for field in table.schema:
+            values = pa.field("element", element or field.type.value_type, nullable=False)
+            kind = pa.large_list(values) if options.get("large") else pa.list_(values)
+            fields.append(pa.field(field.name, kind, nullable=nullable))
+        table = table.cast(pa.schema(fields, metadata=table.schema.metadata))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=16, **usual | {k: v for k, v in options.items() if k != "large"})
+        return sink.getvalue().to_pybytes()
+
+    return rewrite
+
+
+def with_byte(at: int) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        place = at % len(data)
+        return data[:place] + bytes([data[place] ^ 8]) + data[place + 1 :]
+
+    return change
+
+
+OTHER_WRITERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "dictionaries": ("parquet", rewritten(use_dictionary=True)),
+    "large lists": ("parquet", rewritten(large=True)),
+    "columns that may be null": ("parquet", rewritten(nullable=True)),
+    "signed numbers": ("parquet", rewritten(element=pa.int32())),
+    "deltas": ("parquet", rewritten(column_encoding="DELTA_BINARY_PACKED", element=pa.int32())),
+    "pages of version 2": ("parquet", rewritten(data_page_version="2.0")),
+    "pages without checksums": ("parquet", rewritten(write_page_checksum=False)),
+    "a damaged head of Parquet": ("parquet", with_byte(1)),
+    "a damaged head of gzip": ("webdataset", with_byte(1)),
+    "an unknown flag of gzip": ("webdataset", with_byte(3)),
+    "a damaged checksum of gzip": ("webdataset", with_byte(-8)),
+    "a damaged length of gzip": ("webdataset", with_byte(-1)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_WRITERS)
+def test_verify_passes_nothing_that_training_or_other_readers_refuse(
+    name: str, originals: dict[str, Path], tmp_path: Path
+) -> None:
+    """All digests fit, and the decoded rows are the same."""
+    form, rewrite = OTHER_WRITERS[name]
+    folder = copy(originals, tmp_path, form)
+    manifest = manifest_of(folder)
+    shard = manifest["splits"]["train"]["shards"][0]
+    data = rewrite((folder / shard["path"]).read_bytes())
+    groups = None
+    if "head" not in name and form == "parquet":
+        groups = []
+        footer = pq.read_metadata(pa.BufferReader(data))
+        for group in map(footer.row_group, range(footer.num_row_groups)):
+            columns = [group.column(number) for number in range(group.num_columns)]
+            start = min(c.dictionary_page_offset or c.data_page_offset for c in columns)
+            groups.append([group.num_rows, start, sum(c.total_compressed_size for c in columns)])
+    put_shard(folder, manifest, data, groups)
+    assert verify(str(folder), workers=1)
+
+
 def test_a_footer_that_ends_pyarrow_is_refused(originals: dict[str, Path], tmp_path: Path) -> None:
     """The histogram of levels of a column is longer than its type asks for: pyarrow calls std::terminate."""
     folder = copy(originals, tmp_path)

@@ -115,6 +115,16 @@ def words_of(ids: list[int]) -> list[list[int]]:
     return words
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_word_never_reaches_over_a_separator(seed: int) -> None:
+    """B may begin in the middle of a word, where its front was cut. In the published code it joins the last word of A."""
+    begins, continues = int(np.flatnonzero(FLAGS == STARTS_WORD)[5]), int(np.flatnonzero(FLAGS == 0)[5])
+    rows = make_rows([[begins, continues]], [1])  # [CLS] begins [SEP] ##continues [SEP]
+    masked = mask_rows(rows, keys_of(rows, seed), by_words("word", 0.2))
+    assert masked.masked_positions is not None and len(masked.masked_positions) == 1
+    assert masked.masked_positions[0] in (1, 3)
+
+
 WORD_UNITS: st.SearchStrategy[MaskUnit] = st.sampled_from(["word", "ngram", "span"])
 
 

@@ -19,6 +19,7 @@ SHORTER = (
     (r"--steps \d+", "--steps 1"),
     (r"train:\d+", "train:300"),
     (r"train-bpe:\d+", "train-bpe:300"),
+    (r"(--max-seq-len|--pack-to) 1024", r"\1 256"),
     (r"--model base", "--model tiny"),
     (r"--model (roberta|albert|modernbert|esm2)-\w+", r"--model \1-tiny"),
     (r"--global-batch \d+", "--global-batch 2 --micro-batch 1"),

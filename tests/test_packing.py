@@ -21,6 +21,16 @@ def test_packs_lose_and_repeat_nothing_and_hold_no_more_than_fits(lengths: list[
 @given(st.lists(st.integers(1, 32), max_size=120))
 @settings(deadline=None)
 def test_each_row_is_what_a_plain_best_fit_makes(lengths: list[int]) -> None:
+    check_plain_best_fit(lengths, 40)
+
+
+@given(st.lists(st.integers(1, 1500), max_size=120), st.sampled_from([1500, 2047, 2048, 2049, 65_535]))
+@settings(deadline=None)
+def test_each_long_row_is_what_a_plain_best_fit_makes(lengths: list[int], capacity: int) -> None:
+    check_plain_best_fit(lengths, capacity)
+
+
+def check_plain_best_fit(lengths: list[int], capacity: int) -> None:
     """A fullest row with room, longest sequence first: the fill of the rows is the same whichever of equal ones is taken."""
     room: list[int] = []
     for length in sorted(lengths, reverse=True):
@@ -28,10 +38,10 @@ def test_each_row_is_what_a_plain_best_fit_makes(lengths: list[int]) -> None:
         if fitting:
             room[room.index(min(fitting))] -= length
         else:
-            room.append(40 - length)
-    order, starts = pack(np.array(lengths, np.int64), 40)
+            room.append(capacity - length)
+    order, starts = pack(np.array(lengths, np.int64), capacity)
     sums = [sum(lengths[i] for i in order[a:b]) for a, b in pairwise(starts)]
-    assert sorted(40 - total for total in sums) == sorted(room)
+    assert sorted(capacity - total for total in sums) == sorted(room)
 
 
 def test_real_lengths_fill_rows() -> None:

@@ -168,6 +168,11 @@ def test_weights_without_a_layer_are_not_a_bert(opened: tuple[str, Manifest], tm
             "cannot be trained on packed rows: its attention computes relative positions itself; the",
         ),
         ({"model_type": "neobert"}, "is a neobert model, and the families are bert, ernie, roberta"),
+        ({"model_type": "esm"}, "its vocab_size is None, must be a number"),
+        ({"model_type": "albert", "inner_group_num": 10**7}, "its inner_group_num is 10000000, must be from 1 to 1000"),
+        ({"model_type": "albert", "num_hidden_groups": 10**7}, "must be an encoder (is_decoder false) of 1 to 1000 layers"),
+        ({"model_type": "modernbert", "layer_types": ["odd"]}, "refuses the configuration"),
+        ({"model_type": "eurobert", "num_attention_heads": 0}, "refuses the configuration"),
         ({"model_type": ["bert"]}, "is a ['bert'] model, and the families are"),
         ({"position_embedding_type": "relative_key"}, "its position_embedding_type is 'relative_key', which transformers"),
         (
@@ -186,6 +191,8 @@ def test_a_model_that_the_data_set_does_not_fit(
     changes: dict[str, Any], message: str, random_data: Path, tmp_path: Path
 ) -> None:
     config = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "pad_token_id": 0}
+    if changes == {"model_type": "esm"}:
+        del config["vocab_size"]
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     assert message in refused(*tiny(random_data, tmp_path / "run"), "--model", tmp_path / "config.json")
 

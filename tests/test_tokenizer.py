@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
+from prep.tokens.tokenizer import PreparedTokenizer, load_prepared, prepare, wordpiece
 from prep.tokens.tokenizer_source import load_tokenizer
 
 
@@ -31,6 +31,20 @@ def test_transformers_loads_what_is_saved(tokenizer_folders: dict[str, Path], tm
         ids = theirs("the state", "the union")["input_ids"]
         assert theirs.mask_token_id == prepared.special_ids["mask"] and theirs.pad_token_id == prepared.special_ids["pad"]
         assert tuple(ids[: len(template.prefix)]) == template.prefix and tuple(ids[-len(template.suffix) :]) == template.suffix
+
+
+def test_words_that_the_library_treats_in_another_way_than_the_published_code() -> None:
+    """Where `tokenizers` and transformers agree and the published Python differs: they decide, and prep follows them."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "w", "##w", "\u03bf\u03b4\u03bf\u03c3", "\u03bf\u03b4\u03bf\u03c2"]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    prepared = prepare(wordpiece(vocab, lowercase=True), {}, "test")
+
+    def pieces(text: str) -> list[str]:
+        return list(prepared.tokenizer.encode(text, add_special_tokens=False).tokens)
+
+    assert len(pieces("w" * 100)) == 100 and pieces("w" * 101) == ["[UNK]"]  # the published code cuts up to 200 characters
+    assert pieces("w\ue000w") == ["w", "##w"]  # private use: dropped, there [UNK]
+    assert pieces("\u039f\u0394\u039f\u03a3") == ["\u03bf\u03b4\u03bf\u03c3"]  # a final capital sigma, there the final form
 
 
 def test_a_saved_tokenizer_loads_in_the_tokenizers_library(tokenizer: PreparedTokenizer, tmp_path: Path) -> None:

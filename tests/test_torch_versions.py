@@ -1,19 +1,17 @@
 """What differs between versions of torch: every branch, by hiding the name that an older one lacks."""
 
 import sys
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.nn.parallel import DistributedDataParallel
 
 from train.device import torch_versions
-from train.device.torch_versions import chunked_cross_entropy, faster_flash, muon, varlen_attention, without_buffer_sync
+from train.device.torch_versions import faster_flash, muon, varlen_attention, without_buffer_sync
 
 CPU = torch.device("cpu")
 VARLEN = "torch.nn.attention.varlen.varlen_attn"
@@ -163,35 +161,6 @@ def test_without_the_switch_or_without_cuda_torchs_own_kernels_run(monkeypatch: 
     assert faster_flash(CPU) is None
     monkeypatch.delattr("torch.nn.attention.activate_flash_attention_impl")
     assert faster_flash(torch.device("cuda")) is None
-
-
-def gradients(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
-
-
-def test_the_chunked_loss_and_its_gradients_are_those_of_the_logits() -> None:
-    """Unused places are ignored. More rows than features, so that there are several chunks."""
-    loss = chunked_cross_entropy()
-    if loss is None:
-        pytest.skip("this torch has no linear_cross_entropy")
-    torch.manual_seed(0)
-    hidden, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((64, 16), (50, 16), (50,)))
-    labels = torch.randint(0, 50, (64,)).masked_fill(torch.rand(64) < 0.2, -100)
-    ours = gradients(loss(hidden, weight, bias, labels, -100), (hidden, weight, bias))
-    plain = cross_entropy(linear(hidden, weight, bias), labels, ignore_index=-100, reduction="sum")
-    for x, y in zip(ours, gradients(plain, (hidden, weight, bias)), strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["torch.nn.functional.linear_cross_entropy", "torch.nn.LinearCrossEntropyOptions"])
-def test_a_torch_without_the_chunked_loss_has_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(name, raising=False)
-    assert chunked_cross_entropy() is None
-
-
-def test_a_chunked_loss_without_options_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.nn.functional.linear_cross_entropy", lambda x, weight, target: 0, raising=False)
-    assert chunked_cross_entropy() is None
 
 
 def test_muon_is_torchs_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from train.data.reader import gather
 from train.data.row_groups import DecodedGroups, check_sizes
 from train.data.shard_uses import uses_in_sequence
 from train.device import attention
+from train.device.memory import MOST_LOGITS
 from train.device.precision import stream_in_half
 from train.metrics import finite
 from train.models.config import check_fit
@@ -274,6 +275,7 @@ def _load(arguments: argparse.Namespace, ranks: Ranks, half: bool) -> tuple[Mani
     if half:
         stream_in_half(encoder)
     packed = PackedEncoder(encoder)
+    packed.most_logits = MOST_LOGITS if ranks.device.type == "cuda" else None
     check_fit(arguments.checkpoint, encoder.config, manifest, _ignores_pairs(saved, packed))
     if ranks.device.type == "cpu":
         shape, model = Shape.of(manifest, SPLIT, arguments.micro_batch, None), encoder.config

@@ -58,13 +58,14 @@ def saved_rows(settings: Settings) -> int | None:
 
 def _provisional(settings: Settings, ranks: Ranks) -> Run:
     """A run whose micro-batch is not the one to come, for its model and the shape of its rows."""
-    run, _ = prepare(replace(settings, micro_batch=default_micro_batch(settings.global_batch)), ranks)
+    rows = default_micro_batch(settings.global_batch)
+    run, _ = prepare(replace(settings, micro_batch=rows, cache="", cache_bytes=0), ranks)
     return run
 
 
 def _measure(settings: Settings, ranks: Ranks) -> int:
     alone = Ranks(0, 1, ranks.device)
-    run = _provisional(replace(settings, compile="off", cuda_graphs="off", cache="", cache_bytes=0), alone)
+    run = _provisional(replace(settings, compile="off", cuda_graphs="off"), alone)
     join_ranks(run)
     most = min(settings.global_batch // ranks.world_size, _MOST_TOKENS // run.shape.tokens)
     candidates = [rows for rows in divisors(settings.global_batch) if rows <= max(1, most)]

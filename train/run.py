@@ -33,7 +33,7 @@ from train.data.reader import RankSlice, empty_rows
 from train.data.row_groups import check_sizes
 from train.data.shard_uses import lanes_of, uses_in_training
 from train.data.tokenizer import check_vocabulary
-from train.device import attention, compiling
+from train.device import attention, compiling, kernels
 from train.device.compiling import How
 from train.device.memory import MOST_LOGITS, keep_inputs_only
 from train.device.precision import stream_in_half
@@ -196,7 +196,8 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
         settings.model, manifest, settings.data, settings.dropout, settings.seed, settings.ignore_pairs
     )
     settings = dataclasses.replace(settings, dropout=dropout_of(encoder.config))
-    attention_name = attention.choose(settings.attention, ranks.device, half, encoder)
+    attention.choose(settings.attention, ranks.device, half, encoder)
+    messages += kernels.start(encoder, ranks.device)
     how = compiling.choose(settings, ranks.device, ranks.world_size, encoder)
     if half:
         stream_in_half(encoder)
@@ -216,8 +217,6 @@ def prepare(settings: Settings, ranks: Ranks) -> tuple[Run, list[str]]:
     messages += not_cached(settings.cache, settings.data)
     if not manifest.splits["eval"].shards:
         messages.append(f"{settings.data}: has no held-out split, so there will be no scores")
-    if attention_name == attention.VARLEN and settings.dropout:
-        messages.append("attention: varlen, whose kernels have no dropout; --dropout applies to hidden states only")
     return run, messages
 
 
@@ -267,17 +266,31 @@ def _for_model(tokenizer_config: bytes, config: PreTrainedConfig, url: str) -> b
 
 
 def join_ranks(run: Run) -> list[str]:
-    """Compiles the model, wraps it in DDP, and runs an empty micro-batch through it once. Returns messages for the user.
+    """Settles attention, compiles the model, wraps it in DDP, and runs an empty micro-batch through it once.
+
+    Returns messages for the user.
 
     DDP orders its buckets by the first backward pass. With an empty batch they are the same wherever a run starts, and so is
     the order in which gradients are summed.
     """
-    messages = compile_on_all(run) if run.how != "plain" else []
+    messages = settle_attention(run)
+    if run.how != "plain":
+        messages += compile_on_all(run)
     if run.how == "plain" and run.settings.activation_checkpointing:
         keep_inputs_only(run.encoder)
     run.model = run.ranks.wrap(run.packed)
     run.pass_once(run.model, run.empty_batch())
     return messages
+
+
+def settle_attention(run: Run) -> list[str]:
+    """With `--attention auto`: the fastest of those that can be, on every rank that of rank 0. Returns messages."""
+    totals = run.manifest.splits[SPLIT].totals()
+    filled_share = totals["tokens"] / max(1, totals["sequences"] * run.shape.longest)
+    if run.settings.attention != "auto" or not kernels.may_be_padded(run.encoder, filled_share):
+        return []
+    seconds = run.ranks.from_first(lambda: kernels.times(run.encoder, run.shape, run.ranks.device, run.settings.dropout))
+    return [kernels.choose_fastest(run.encoder, seconds)]
 
 
 def compile_on_all(run: Run) -> list[str]:

@@ -8,7 +8,8 @@ from prep.corpus.read import read_documents
 from prep.records import UnitRecord
 from prep.tokens.task import TokenizeTask
 
-BATCH_BYTES = 1 << 20
+# A little more than the smallest unit (1 MB), so that such a unit is one batch.
+BATCH_BYTES = 5 << 18
 # The memory that any document takes, however short.
 _DOCUMENT_BYTES = 64
 

@@ -18,7 +18,7 @@ from shards.schema import lengths_to_offsets, token_dtype
 # One of this many sentences is compared, and as many again of those that hold a rare token: 1 % in all, which costs a tenth.
 CHECK_EVERY = 200
 _BATCH_CHARS = 1 << 20
-_WINDOW_CHARS = 1 << 12
+_WINDOW_CHARS = 1 << 11
 # Texts on which tokenizers differ: special tokens, accents, wide spaces, CJK, title case, long words, numbers, controls.
 _PROBES = [
     "a [MASK] b[SEP]",

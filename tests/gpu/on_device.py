@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM, PreTrainedModel
 
 from benchmarks.random_data import SPECIAL_IDS, masked, random_rows
 from shards.schema import Rows
@@ -62,6 +62,22 @@ def bert(device: torch.device, dropout: float = 0.0, seed: int = 0) -> BertForPr
     return BertForPreTraining(config).to(device).train()
 
 
+def modernbert(device: torch.device) -> ModernBertForMaskedLM:
+    """Three layers, one with global attention and two with a window of 16 tokens."""
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=192,
+        local_attention=16,
+        pad_token_id=SPECIAL_IDS["pad"],
+        attn_implementation="sdpa",
+    )
+    return ModernBertForMaskedLM(config).to(device).train()
+
+
 def padded_losses(model: BertForPreTraining, rows: Rows, device: torch.device) -> Tensor:
     """[MLM, NSP] by transformers' own model, each sequence padded."""
     batch = {name: values.to(device) for name, values in pad_batch(rows, LONGEST, SPECIAL_IDS["pad"]).items()}
@@ -113,9 +129,18 @@ def settings_of(data: str, steps: int, **values: Any) -> Settings:
     return Settings(data=data, out="memory-of-no-run", steps=steps, **defaults | values)
 
 
-def train(settings: Settings, device: torch.device, watch: Watch) -> Run:
-    """A run of the trainer's own loop, without checkpoints and scores."""
+def without_attention_dropout(encoder: PreTrainedModel) -> None:
+    """Dropout of attention weights depends on how many places the layout of a batch has: compiled code has more."""
+    for layer in encoder.base_model.encoder.layer:
+        layer.attention.self.dropout.p = 0.0
+
+
+def train(
+    settings: Settings, device: torch.device, watch: Watch, change: Callable[[PreTrainedModel], None] = lambda encoder: None
+) -> Run:
+    """A run of the trainer's own loop, without checkpoints and scores. `change` is applied to the model first."""
     run, messages = prepare(settings, Ranks(0, 1, device))
+    change(run.encoder)
     watch.messages += messages
     join_ranks(run)
     TrainerWithoutOutput(run, watch, RowLog("", run.ranks), StopRequest()).train()  # type: ignore[arg-type]

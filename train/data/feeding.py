@@ -96,8 +96,8 @@ class Feeder:
         step = self._next.result()
         if step is None:
             raise StopIteration
+        self._packer.receive(step.batches)  # before the next copies start: it waits for all that were started
         self._next = self._thread.submit(self._pack_next)
-        self._packer.receive(step.batches)
         return step
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ Shapes: B rows, T tokens per row, N = B * T, H heads, D features per head, F = H
 S = Q * L.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ def _varlen(
     attention_mask: None,
     *,
     batch: PackedBatch,
-    dropout: float = 0.0,  # the kernels have none: `prepare` tells the user
+    dropout: float = 0.0,  # the kernels have none: `kernels.start` tells the user
     scaling: float | None = None,
     sliding_window: int | None = None,
     position_ids: Tensor | None = None,
@@ -147,8 +147,14 @@ def _refuse_unknown(others: Mapping[str, object]) -> None:
             raise TypeError(f"attention on packed rows does not support {name}={value!r}, which the model passes to it")
 
 
-AttentionInterface.register(PADDED, _padded)
-AttentionInterface.register(VARLEN, _varlen)
+_FUNCTIONS = {PADDED: _padded, VARLEN: _varlen}
+for _name, _function in _FUNCTIONS.items():
+    AttentionInterface.register(_name, _function)
+
+
+def attention_function(name: str) -> Callable[..., tuple[Tensor, None]]:
+    """The function of that name, which is `PADDED` or `VARLEN`."""
+    return _FUNCTIONS[name]
 
 
 def choose(attention: Attention, device: torch.device, half: bool, encoder: PreTrainedModel) -> str:

@@ -6,7 +6,7 @@ cluster may lack what its number promises, or have what a newer one brought.
     without_buffer_sync   DDP's argument that stops it from sending buffers in every step
     varlen_attention      attention over packed sequences; None where torch has none
     faster_flash          switches that attention to flash 4 or 3, where they are installed and run
-    chunked_cross_entropy a linear layer and its cross-entropy without the whole logits; None where torch has none
+    slower_flash          switches back
     muon                  the optimizer; None where torch has none
 """
 
@@ -32,15 +32,6 @@ class VarlenAttention(Protocol):
         self, query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float | None, window: int | None
     ) -> Tensor:
         """[N, H, D] each -> [N, H, D]. `starts` [K + 1] int32: offsets in N. `window`: the most that |i - j| may be."""
-
-
-class ChunkedCrossEntropy(Protocol):
-    """A linear layer and the sum of its cross-entropies."""
-
-    def __call__(
-        self, hidden_MF: Tensor, weight_VF: Tensor, bias_V: Tensor | None, labels_M: Tensor, ignore_index: int
-    ) -> Tensor:
-        """The sum for the logits `hidden_MF @ weight_VF.T + bias_V`. All but the labels must have one type."""
 
 
 def without_buffer_sync() -> dict[str, Any]:
@@ -80,6 +71,12 @@ def faster_flash(device: torch.device) -> str | None:
     return _switch_flash(attend, device)
 
 
+def slower_flash() -> None:
+    """Switches back to torch's own flash attention."""
+    if _find("torch.nn.attention", "current_flash_attention_impl") and attention.current_flash_attention_impl() is not None:
+        attention.restore_flash_attention_impl()
+
+
 def _switch_flash(attend: VarlenAttention, device: torch.device) -> str | None:
     expected = _try_out(attend, device)
     for name in _FLASH:
@@ -93,31 +90,6 @@ def _switch_flash(attend: VarlenAttention, device: torch.device) -> str | None:
         if attention.current_flash_attention_impl() is not None:
             attention.restore_flash_attention_impl()
     return None
-
-
-def chunked_cross_entropy() -> ChunkedCrossEntropy | None:
-    """torch's linear layer with cross-entropy that never holds the logits of all positions. None before torch 2.13.
-
-    It is no operation of autocast and takes no part in torch.compile: the caller casts, and compiled code breaks at it.
-    """
-    function: Any = _find("torch.nn.functional", "linear_cross_entropy")
-    make_options: Any = _find("torch.nn", "LinearCrossEntropyOptions")
-    if function is None or make_options is None or "options" not in _parameters(function):
-        return None
-
-    def loss(hidden_MF: Tensor, weight_VF: Tensor, bias_V: Tensor | None, labels_M: Tensor, ignore_index: int) -> Tensor:
-        summed: Tensor = function(
-            hidden_MF,
-            weight_VF,
-            labels_M,
-            linear_bias=bias_V,
-            reduction="sum",
-            ignore_index=ignore_index,
-            options=make_options(),
-        )
-        return summed
-
-    return loss
 
 
 def muon() -> type[torch.optim.Optimizer] | None:

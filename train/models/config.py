@@ -70,6 +70,18 @@ def make_config(values: dict[str, Any], place: str) -> PreTrainedConfig:
         config: PreTrainedConfig = kind.from_dict({name: value for name, value in values.items() if name not in _IGNORED_KEYS})
     except Exception as error:  # the library checks values with errors of many kinds
         raise UserError(f"{place}: transformers refuses the configuration: {' '.join(str(error).split())}") from error
+    _check_fields(config, family, place)
+    return config
+
+
+def _check_fields(config: PreTrainedConfig, family: Family, place: str) -> None:
+    """What transformers does not check."""
+    if not isinstance(config.vocab_size, int):
+        raise UserError(f"{place}: its vocab_size is {config.vocab_size!r}, must be a number; correct it")
+    if not 1 <= getattr(config, "inner_group_num", 1) <= _MAX_LAYERS:
+        raise UserError(
+            f"{place}: its inner_group_num is {config.inner_group_num}, must be from 1 to {_MAX_LAYERS}; correct it"
+        )
     if family.skips_positions and not isinstance(config.pad_token_id, int):
         raise UserError(f"{place}: its pad_token_id is {config.pad_token_id!r}, and its positions begin after it; correct it")
     # transformers passes over kinds of positions that it no longer has: the model would be another one.
@@ -78,7 +90,6 @@ def make_config(values: dict[str, Any], place: str) -> PreTrainedConfig:
         raise UserError(
             f"{place}: its position_embedding_type is {positions!r}, which transformers {transformers.__version__} lacks"
         )
-    return config
 
 
 def _known_family(model_type: object, place: str) -> Family:
@@ -139,7 +150,8 @@ def longest_sequence(manifest: Manifest) -> int:
 
 def check_fit(name: str, config: PreTrainedConfig, manifest: Manifest, ignores_pairs: bool = False) -> None:
     """Raises UserError when the model cannot be trained on the data set."""
-    if getattr(config, "is_decoder", False) or not 1 <= config.num_hidden_layers <= _MAX_LAYERS:
+    num_layers = max(config.num_hidden_layers, getattr(config, family_of(config).num_layers))
+    if getattr(config, "is_decoder", False) or not 1 <= config.num_hidden_layers <= num_layers <= _MAX_LAYERS:
         raise UserError(
             f"--model {name}: must be an encoder (is_decoder false) of 1 to {_MAX_LAYERS} layers; correct its config.json"
         )

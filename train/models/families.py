@@ -71,8 +71,11 @@ def _esm_embeddings(encoder: Any, batch: PackedBatch) -> Tensor | None:
     places = torch.arange(is_mask_BT.numel(), device=starts.device)
     run_of_place = torch.bucketize(places, starts[1:], right=True)
     factor_BT = ((1 - 0.15 * 0.8) / (1 - share_K))[run_of_place].view_as(is_mask_BT)
-    embeddings_BTF: Tensor = own.word_embeddings(batch.input_ids).masked_fill(is_mask_BT[..., None], 0.0)
-    return embeddings_BTF * factor_BT[..., None]
+    embeddings_BTF = own.word_embeddings(batch.input_ids).masked_fill(is_mask_BT[..., None], 0.0) * factor_BT[..., None]
+    # Given embeddings, the module adds what is left: positions (ESM-1b) and a norm.
+    position_ids_BT = batch.position_ids + first_position(encoder.config)
+    complete_BTF: Tensor = own(inputs_embeds=embeddings_BTF, position_ids=position_ids_BT)
+    return complete_BTF
 
 
 def _robertas(model: str) -> Family:
