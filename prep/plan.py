@@ -179,8 +179,9 @@ def _cut(inputs: Inputs, rule: Rule) -> SpanColumns:
 
 
 def span_bytes(file_bytes: int) -> int:
-    """The size that a file is cut by: 2 MiB times the root of its size in MiB, so that 1 GiB makes 16 spans."""
-    return min(2 * math.isqrt(file_bytes * MIB), MAX_SPAN_BYTES)
+    """The size that a file is cut by. 16 parts of 1 GB and 10 of 100 MB: an even number, so that two workers get as much."""
+    parts = min(2 * (math.isqrt(math.isqrt(4 * file_bytes // MIB)) + 1), math.ceil(file_bytes / CUT_FROM))
+    return min(math.ceil(file_bytes / max(1, parts)), MAX_SPAN_BYTES)
 
 
 def _group(places: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64]) -> Iterator[int]:

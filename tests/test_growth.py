@@ -53,7 +53,7 @@ def test_a_corpus_that_changes_is_that_of_a_build_from_scratch(
     elif change == "remove":
         (corpus / "0007.txt").unlink()
     else:
-        extra = ["--corpus", write(tmp_path / "more", {"0007.txt": "Another corpus. It has one file.\n"})]
+        extra = ["--corpus", corpus, write(tmp_path / "more", {"0007.txt": "Another corpus. It has one file.\n"})]
     grown = build(corpus, *extra, name="after")
     added = documents_of_units(tmp_path / "scratch").keys() - units.keys()
     assert len(added) <= 3

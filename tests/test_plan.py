@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prep import plan
@@ -60,17 +60,16 @@ def test_spans_tile_every_file(sizes: list[int], unit_bytes: int, compressed: bo
     st.text("abc", min_size=1, max_size=6),
     st.integers(0, 20 << 20),
 )
-@settings(deadline=None)
-def test_a_file_that_is_added_or_mended_moves_no_other(sizes: dict[str, int], name: str, size: int) -> None:
-    before = {content(unit) for unit in make_units(input_files(sizes), LINES)}
-    after = {content(unit) for unit in make_units(input_files(sizes | {name: size}), LINES)}
-    for unit in before ^ after:
-        assert name in sizes or any(name in map(str, names(after, unit)) for _ in unit)
-
-
-def names(units: set[tuple[tuple[str, int, int | None], ...]], unit: tuple[tuple[str, int, int | None], ...]) -> set[str]:
-    """The names in the units that share a span with this one."""
-    return {name for other in units if set(other) & set(unit) for name, _, _ in other} | {name for name, _, _ in unit}
+@settings(deadline=None, max_examples=50)
+def test_a_file_changes_no_units_but_those_that_its_parts_join(sizes: dict[str, int], name: str, size: int) -> None:
+    others = {other: size for other, size in sizes.items() if other != name}
+    assume(others)
+    without = {content(unit) for unit in make_units(input_files(others), LINES)}
+    units = {content(unit) for unit in make_units(input_files(others | {name: size}), LINES)}
+    parts = {span for unit in units for span in unit if span[0] == name}
+    assert len(without - units) <= len(parts), "each part splits at most one unit"
+    changed = {span for unit in without - units for span in unit}
+    assert {span for unit in units - without for span in unit} == changed | parts
 
 
 def test_one_file_added_to_a_thousand_changes_one_unit_in_fifty() -> None:
@@ -88,7 +87,8 @@ def test_units_and_partitions_of_any_corpus_are_of_a_bounded_size() -> None:
         assert min(total, 2 << 20) <= text or text == 2 << 20
         assert text <= MAX_PARTITION_BYTES
         assert span_bytes(total) <= MAX_SPAN_BYTES
-    assert span_bytes(1 << 30) == 64 << 20 and span_bytes(16 << 20) == 8 << 20
+    parts = {size: math.ceil(size / span_bytes(size)) for size in (5 * 10**6, 10**8, 10**9, 10**10)}
+    assert parts == {5 * 10**6: 2, 10**8: 10, 10**9: 16, 10**10: 75}
 
 
 def test_many_small_files_make_few_units() -> None:

@@ -138,7 +138,7 @@ def test_the_vocabulary_comes_first(settings: dict[str, Any], tmp_path: Path) ->
     assert not list((tmp_path / "scratch").glob("vocabulary-*"))
     stage(trained, "vocabulary", "0/2")
     stage(trained, "tokenize", "0/2")
-    assert len(list((tmp_path / "scratch").rglob("unit-*.json"))) == 3
+    assert len(list((tmp_path / "scratch").glob("tokens-*/*.json"))) == 3
 
 
 def command(settings: dict[str, Any], *arguments: object) -> subprocess.Popen[str]:

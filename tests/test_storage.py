@@ -90,7 +90,7 @@ def test_a_build_in_a_bucket_is_the_build_on_a_disk(bucket: Any, corpus: Path, v
 
     remote = json.loads(client.get_object(Bucket="bucket", Key="out/manifest.json")["Body"].read())
     assert remote == local
-    again = run_prep("build", "--corpus", "s3a://bucket/texts", *places, "--tokenizer", "s3://bucket/tokenizer.json")
+    again = run_prep("build", "--corpus", "s3a://bucket/texts/*.txt", *places, "--tokenizer", "s3://bucket/tokenizer.json")
     assert again.returncode == 0 and "is finished" in again.stderr
     refused = run_prep("build", "--corpus", "s3://nobucket/texts", "--out", "s3://nobucket/out", "--workers", 1)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "Traceback" not in refused.stderr

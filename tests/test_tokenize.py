@@ -83,7 +83,10 @@ def test_the_file_and_the_record_do_not_depend_on_batches_and_runs(
     monkeypatch.setattr(merge.RunMerger, "end_run", lambda merger: runs.append(end_run(merger)))
     small_task = changed(task, store=f"{task.store}-small")
     small = tokenize_unit(small_task)
-    assert len(runs) == 5 and small == whole
+    assert len(runs) == 5
+    for record in (small, whole):  # faults are listed by batches: those of reading before those of splitting
+        record.faults.sort(key=lambda fault: fault["position"])
+    assert small == whole
     files = [Path(each.files_of(whole)[0][0]).read_bytes() for each in (task, small_task)]
     assert files[0] == files[1]
 
