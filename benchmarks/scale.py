@@ -35,20 +35,21 @@ import s3fs
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from benchmarks.common import machine, met, own_folder, say, table
-from prep import partitions, plan, stages, summary
+from prep import estimate as estimates
+from prep import partitions, plan, stages
 from prep.build import build
 from prep.corpus.documents import Rule
 from prep.corpus.inputs import InputsBuilder, Kind, Root
+from prep.estimate import Estimate, estimate
 from prep.job import make_job
 from prep.pairing.pair import pair_partition
 from prep.pairing.task import PairTask
 from prep.plan import Plan, make_units
 from prep.records import PairRecord
 from prep.settings import ExchangeName, Settings
-from prep.summary import Estimate, estimate
 from prep.tasks import vocabulary_task
 from prep.tokens import sources, vocabulary
-from shards.command.console import short, size
+from shards.command.numbers import short, size
 
 CORPORA = {"1 TB": (1000, 10**9), "10 TB": (10_000, 10**9), "100 TB": (25_000, 4 * 10**9), "1 PB": (62_500, 16 * 10**9)}
 MODEL_BYTES = (128 << 10, 2 << 20, 32 << 20)
@@ -210,7 +211,7 @@ def model_sizes() -> Iterator[None]:
         (partitions, "MERGE_BYTES", partitions.MERGE_BYTES // MODEL_SCALE),
         (partitions, "MIN_DOCUMENTS", 2),
         (sources, "WHOLE_BYTES", 0),
-        (summary, "WHOLE_BYTES", 0),
+        (estimates, "WHOLE_BYTES", 0),
     ]
     patches = [patch.object(module, name, value) for module, name, value in changes]
     for each in patches:

@@ -151,6 +151,7 @@ TESTED_BY = {
     ),
     "test_pair": ("prep.pairing.task",),
     "test_plan": ("prep.corpus.inputs",),
+    "test_summary": ("prep.estimate",),
     "test_store": ("prep.tokens.layout", "prep.tokens.sources"),
     "test_masking": ("shards.checks", "shards.mask_units", "shards.mask_spans"),
     "test_recipes": ("shards.template",),

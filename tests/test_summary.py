@@ -12,9 +12,10 @@ import pytest
 from commands import run_prep
 from conftest import BuildRunner
 
+from prep.estimate import Estimate, describe_estimate, estimate
 from prep.plan import make_plan
 from prep.settings import Settings
-from prep.summary import Estimate, describe_estimate, estimate, summary
+from prep.summary import summary
 from shards.manifest import Manifest
 
 FILES = 10_000

@@ -12,7 +12,7 @@ from prep.inspect.sample import SampleCounts, read_sample
 from prep.pairing.recipes import recipe_of
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
-from shards.command.console import short, size
+from shards.command.numbers import short, size
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import MANIFEST_NAME

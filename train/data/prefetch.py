@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shards import storage
-from shards.command.console import size
+from shards.command.numbers import size
 from shards.dataset import fetch_whole
 from shards.errors import UserError
 from shards.manifest import ShardInfo
