@@ -107,7 +107,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    from prep.scratch import clean
+    from prep.tokens.scratch import clean
 
     interrupt_once()
     print(printable(clean(arguments.scratch)))

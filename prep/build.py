@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
-from prep import output, scratch, stages
+from prep import output, stages
 from prep.engines.engine import Engine
 from prep.engines.open import open_engine
 from prep.job import Job, make_job
@@ -23,6 +23,7 @@ from prep.tasks import (
     tokenize_tasks,
     vocabulary_task,
 )
+from prep.tokens import scratch
 from prep.tokens.encoder import resolve_engine
 from prep.tokens.fast import REFERENCE
 from prep.tokens.task import TokenizeTasks

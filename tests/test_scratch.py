@@ -5,7 +5,7 @@ import pytest
 from commands import run_prep
 from conftest import BuildRunner
 
-from prep import scratch
+from prep.tokens import scratch
 from shards.errors import UserError
 from shards.storage import disk
 

@@ -10,6 +10,6 @@
 
     files of the token store  --sources-->  the documents of any range of places; --merge-->  a file of several units
 
-`layout` is a document's bytes there. `special_tokens` finds out what the tokens of a tokenizer are for: roles, templates, and
-where words start.
+`layout` is a document's bytes there; `scratch` is the folder around it. `special_tokens` finds out what the tokens of a
+tokenizer are for: roles, templates, and where words start.
 """
