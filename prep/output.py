@@ -49,14 +49,16 @@ def check(out: str, recipe: dict[str, Any], inputs: Inputs) -> Manifest | None:
         manifest, faults = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
         if faults:
             raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {out}`, or choose another --out")
-        changes = _changes(manifest.recipe_version, manifest.settings, recipe)
+        _check_version(out, manifest.recipe_version)
+        changes = differences(manifest.settings, recipe)
         _refuse(out, changes + _input_changes(manifest.inputs, summarize(inputs, recipe["corpus_weight"])))
         return None if lost_files(out) else manifest
     build_url = storage.join(out, BUILD_NAME)
     if storage.find(build_url):
         try:
             claim = json.loads(storage.read_bytes(build_url))
-            _refuse(out, _changes(claim["recipe_version"], claim["settings"] | {"on_error": recipe["on_error"]}, recipe))
+            _check_version(out, claim["recipe_version"])
+            _refuse(out, differences(claim["settings"] | {"on_error": recipe["on_error"]}, recipe))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{build_url}: is damaged ({error!r}); remove the folder or choose another --out") from error
         return None
@@ -83,11 +85,13 @@ def lost_files(out: str) -> list[str]:
     return lost + [path for path in tokenizer if path not in sizes]
 
 
-def _changes(old_version: int, old_settings: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
-    changes = differences(old_settings, recipe)
-    if old_version != RECIPE_VERSION:
-        changes.append(f"recipe version: {old_version} -> {RECIPE_VERSION}")
-    return changes
+def _check_version(out: str, version: int) -> None:
+    """Raises UserError if the data are of a release that gives other data for the same settings."""
+    if version != RECIPE_VERSION:
+        raise UserError(
+            f"--out {out}: was built with recipe version {version}; this release has version {RECIPE_VERSION}, which gives "
+            "other data; choose another --out, or remove this one"
+        )
 
 
 def _input_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -143,13 +143,20 @@ def test_a_finished_data_set_is_left_and_other_settings_are_refused(corpus: Path
     corpus_changed.write_text(corpus.read_text(encoding="utf8") + "One more.\n", encoding="utf8")
     other = run_prep("build", "--corpus", corpus_changed, *places[2:], *tokenizer)
     assert other.returncode == 2 and f"inputs: {corpus.name}: {corpus.stat().st_size} -> " in other.stderr
+    (out / "manifest.json").unlink()
+    claim = json.loads((out / "build.json").read_text())
+    (out / "build.json").write_text(json.dumps(claim | {"recipe_version": 1}))
+    older = run_prep("build", *places, *tokenizer)
+    assert older.returncode == 2 and older.stderr.count("\n") == 1
+    assert f"--out {out}: was built with recipe version 1; this release has version 2, which gives other data" in older.stderr
 
 
 def test_a_later_build_of_the_corpus_reuses_its_tokens(corpus: Path, build: BuildRunner, tmp_path: Path) -> None:
     build(corpus)
-    stores = {path: path.stat().st_mtime_ns for path in (tmp_path / "scratch").rglob("unit-*")}
+    stores = {path: path.stat().st_mtime_ns for path in (tmp_path / "scratch").glob("tokens-*/*")}
+    assert any(path.suffix == ".tokens" for path in stores)
     build(corpus, "--max-seq-len", 64, "--seed", 4, "--copies", 2, "--masking", "dynamic", name="second")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "scratch").rglob("unit-*")} == stores
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "scratch").glob("tokens-*/*")} == stores
 
 
 def test_copies_pair_and_mask_anew(paragraphs: list[str], build: BuildRunner, tmp_path: Path) -> None:
