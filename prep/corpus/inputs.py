@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from prep.corpus.documents import InputFile, name_key
 from prep.corpus.names import FormatName
+from shards.schema import lengths_to_offsets
 from shards.storage.redaction import redacted
 
 _BATCH = 1 << 16
@@ -51,8 +52,8 @@ class Inputs(Sequence[InputFile]):
 
     def __init__(self, roots: Sequence[Root], kinds: Sequence[Kind], table: pa.Table) -> None:
         self._roots, self._kinds, self._table = roots, kinds, table
-        self.bytes: npt.NDArray[np.int64] = table["bytes"].to_numpy()
-        self.hashes: npt.NDArray[np.uint64] = table["hash"].to_numpy()
+        self.bytes: npt.NDArray[np.int64] = _numbers(table["bytes"])
+        self.hashes: npt.NDArray[np.uint64] = _numbers(table["hash"])
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -64,7 +65,7 @@ class Inputs(Sequence[InputFile]):
     def __getitem__(self, index: int | slice) -> "InputFile | Inputs":
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
-            return Inputs(self._roots, self._kinds, self._table.take(pa.array(range(start, stop, step), pa.int64())))
+            return Inputs(self._roots, self._kinds, self._table.take(_array(range(start, stop, step), pa.int64())))
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return next(self._files(self._table.slice(index % len(self), 1)))
@@ -83,7 +84,7 @@ class Inputs(Sequence[InputFile]):
 
     def kinds(self) -> dict[Kind, npt.NDArray[np.int64]]:
         """The formats and compressions that occur, each with the indices of its files."""
-        numbers = self._table["kind"].to_numpy()
+        numbers = _numbers(self._table["kind"])
         each = {kind: np.flatnonzero(numbers == number) for number, kind in enumerate(self._kinds)}
         return {kind: indices for kind, indices in each.items() if len(indices)}
 
@@ -118,14 +119,14 @@ class InputsBuilder:
 
     def _flush(self) -> None:
         columns = zip(*self._rows, strict=True) if self._rows else [[]] * len(_SCHEMA)
-        arrays = [pa.array(column, field.type, memory_pool=_POOL) for column, field in zip(columns, _SCHEMA, strict=True)]
+        arrays = [_array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
         self._rows = []
 
     def places(self) -> npt.NDArray[np.uint64]:
         """The places of all files so far."""
         self._flush()
-        return np.asarray(pa.Table.from_batches(self._batches, _SCHEMA)["place"].to_numpy())
+        return _numbers(pa.Table.from_batches(self._batches, _SCHEMA)["place"])
 
     def finish(self) -> Inputs:
         """The files, sorted by name; where two names are equal, the later file gets a suffix."""
@@ -138,24 +139,37 @@ class InputsBuilder:
         for name in table.column_names:  # one by one, so that not all are in memory twice
             columns[name] = pc.take(table[name].combine_chunks(_POOL), order, memory_pool=_POOL)
             table = table.drop_columns([name])
-        return Inputs(roots, kinds, pa.table(columns))
+        return Inputs(roots, kinds, pa.Table.from_arrays(list(columns.values()), list(columns)))
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """The values of a column. pa.array and to_numpy would import pandas, where that is installed."""
+    if kind != pa.large_binary():
+        return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.array(values, kind.to_pandas_dtype()))])
+    offsets = lengths_to_offsets(np.array([len(value) for value in values], np.int64))
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))])
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """The numbers of a column."""
+    return np.from_dlpack(column.combine_chunks())
 
 
 def _order(table: pa.Table, roots: Sequence[Root]) -> pa.Array:
     """The indices of the files in the order of their names."""
-    labels = pa.array([root.label.encode(errors="surrogateescape") for root in roots], pa.large_binary())
+    labels = _array([root.label.encode(errors="surrogateescape") for root in roots], pa.large_binary())
     nothing = pa.scalar(b"", pa.large_binary())
     names = pc.binary_join_element_wise(pc.take(labels, table["root"]), table["path"], nothing, memory_pool=_POOL)
-    names = pa.table({"name": names, "suffix": table["suffix"]})
+    names = pa.Table.from_arrays([names, table["suffix"]], ["name", "suffix"])
     return pc.sort_indices(names, [("name", "ascending"), ("suffix", "ascending")])
 
 
 def _with_unique_names(table: pa.Table, roots: Sequence[Root]) -> pa.Table:
     """The files with a suffix at each name that an earlier file has."""
-    if len(np.unique(table["hash"].to_numpy())) == len(table):
+    if len(np.unique(_numbers(table["hash"]))) == len(table):
         return table
     table = table.sort_by([("corpus", "ascending"), ("place", "ascending")])
-    hashes = table["hash"].to_numpy().copy()
+    hashes = _numbers(table["hash"]).copy()
     unique, first = np.unique(hashes, return_index=True)
     suffixes = np.zeros(len(hashes), np.int32)
     names = set(unique.tolist())
@@ -167,7 +181,7 @@ def _with_unique_names(table: pa.Table, roots: Sequence[Root]) -> pa.Table:
             suffixes[row] += 1
         names.add(value)
         hashes[row] = value
-    columns = {"hash": pa.array(hashes, pa.uint64()), "suffix": pa.array(suffixes, pa.int32())}
+    columns = {"hash": _array(hashes, pa.uint64()), "suffix": _array(suffixes, pa.int32())}
     for name, column in columns.items():
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return table
