@@ -158,7 +158,7 @@ def _numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 def _order(table: pa.Table, roots: Sequence[Root]) -> pa.Array:
     """The indices of the files in the order of their names."""
     labels = _array([root.label.encode(errors="surrogateescape") for root in roots], pa.large_binary())
-    nothing = pa.scalar(b"", pa.large_binary())
+    nothing = _array([b""], pa.large_binary())[0]
     names = pc.binary_join_element_wise(pc.take(labels, table["root"]), table["path"], nothing, memory_pool=_POOL)
     names = pa.Table.from_arrays([names, table["suffix"]], ["name", "suffix"])
     return pc.sort_indices(names, [("name", "ascending"), ("suffix", "ascending")])
