@@ -211,7 +211,7 @@ def _vocabulary(overview: Overview) -> Section:
 def _files(overview: Overview) -> Section:
     facts, charts = [], []
     for name, split in overview.manifest.splits.items():
-        sizes = sorted(shard.bytes for shard in split.shards)
+        sizes = sorted(split.shards.sizes())
         if not sizes:
             continue
         weight = f"{sum(sizes) / split.totals()['tokens']:.2f} bytes per token"
