@@ -75,6 +75,25 @@ def changed(tokenizer: PreparedTokenizer, change: Callable[[Definition], Any]) -
     return json.dumps(definition)
 
 
+FIRST_OF_TWO = {
+    "normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\xfc\xff\xff\xff\0\0\0\0\0").decode()},
+    "padding": {"strategy": {"Fixed": 10**9}},
+    "model": {"type": "WordLevel", "vocab": {"a": 2**31}, "unk_token": "a"},
+    "vocab": {"zzz": 2**31},
+}
+
+
+@pytest.mark.parametrize("field", FIRST_OF_TWO)
+def test_a_field_that_is_there_twice_is_refused(field: str, tokenizer: PreparedTokenizer, tmp_path: Path) -> None:
+    """The library reads the first one too, and Python shows only the last."""
+    text = tokenizer.json_text.replace(f'"{field}":', f'"{field}": {json.dumps(FIRST_OF_TWO[field])}, "{field}":', 1)
+    (tmp_path / "tokenizer.json").write_text(text)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    for load in (load_prepared, lambda folder: load_tokenizer(folder, cased=False)):
+        with pytest.raises(UserError, match=f"the field '{field}' is there twice"):
+            load(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", BOMBS | STATES)
 def test_a_saved_tokenizer_that_is_a_bomb_is_one_line(name: str, tokenizer: PreparedTokenizer, tmp_path: Path) -> None:
     change, message = (BOMBS | STATES)[name]

@@ -52,7 +52,7 @@ def compare_tokenizers(model: str, data_url: str, manifest: Manifest) -> Iterato
         model_tokenizer = _load_definition(follow_flags(definition, _config(model), "tokenizer_config.json"), str(file))
     else:
         with _one_line(str(file)):
-            model_tokenizer = AutoTokenizer.from_pretrained(file.parent)
+            model_tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False)
     for sample in SAMPLES:
         for text in (*sample.split(" "), sample):  # words first: the example is then short
             ids, own_ids = _encode(data_tokenizer, text, url), _encode(model_tokenizer, text, str(file))
