@@ -8,12 +8,14 @@ from typing import Any
 
 from shards import storage
 from shards.errors import UserError
+from shards.memory import require_memory
 
 METRICS_NAME = "metrics.jsonl"
 RUN_NAME = "run.json"
 _TEXT_FIELDS = ("kind", "device")
 # No value of a run is larger. A larger one would overflow where it is drawn, so it counts as "no finite number".
 _MAX_VALUE = 1e30
+_PARSED_BYTES = 12  # memory per byte of metrics
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ def read_history(url: str) -> History:
     metrics = storage.join(url, METRICS_NAME)
     settings_url = storage.join(url, RUN_NAME)
     has_settings = bool(url) and storage.find(settings_url) is not None
-    if not url or not storage.find(metrics):
+    info = storage.find(metrics) if url else None
+    if info is None:
         hint = f"the run has no {METRICS_NAME} yet; wait for its first step" if has_settings else "check the path"
         raise UserError(f"{url or repr(url)}: no run has reported anything here (no {METRICS_NAME}); {hint}")
+    require_memory(_PARSED_BYTES * info.bytes, f"{metrics}: reading it", "use a machine with more memory")
     values = [_parse(line) for line in storage.read_bytes(metrics).splitlines()]
     lines = [line for line in values if line is not None]
     starts, train, evals = ([line for line in lines if line["kind"] == kind] for kind in ("start", "train", "eval"))
@@ -95,7 +99,7 @@ def _is_number(value: Any) -> bool:
 
 def _settings(url: str) -> dict[str, Any]:
     try:
-        settings: dict[str, Any] = json.loads(storage.read_bytes(url))["settings"]
+        settings: dict[str, Any] = json.loads(storage.read_small(url))["settings"]
         return {**settings}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{url}: is damaged ({error!r}); remove it to see the report without the settings") from error

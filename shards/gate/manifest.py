@@ -16,6 +16,12 @@ SPLITS = ("train", "eval")
 _SHA256 = "[0-9a-f]{64}"
 _MAX_SHARD_BYTES = 1 << 40
 _MAX_TEMPLATE = 256  # tokens of one side
+# A shard has at most so many bytes: before its row groups and at its end; in its footer, per row group; beside the values of a
+# row; and per value that a maximum counts (input_ids; two lengths and a label; a position and a label), with a reserve of a fourth.
+_GAP_BYTES = 1 << 16
+_FOOTER_BYTES = 1 << 13
+_ROW_OVERHEAD_BYTES = 1 << 13
+_MOST_BYTES = {"max_row_tokens": 5, "max_sequences_per_row": 7, "max_masked_per_row": 8}
 _SHARD_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}"
 
 
@@ -117,21 +123,27 @@ def _check_shard(shard: Field, path: str, max_seq_len: int, capacity: int) -> No
     shard["sequences"].require(rows <= sequences <= tokens, "must be from its rows to its tokens")
     shard["masked_tokens"].integer(0, tokens)
     shard["forced_not_next"].integer(0, shard["not_next"].integer(0, sequences))
-    total = _check_row_groups(shard["row_groups"], num_bytes, capacity)
+    row_bytes = sum(most[name] * size for name, size in _MOST_BYTES.items()) + _ROW_OVERHEAD_BYTES
+    total = _check_row_groups(shard["row_groups"], num_bytes, capacity, row_bytes)
     shard["rows"].require(rows == total, f"must be the {total} rows of its row groups")
 
 
-def _check_row_groups(groups: Field, num_bytes: int, capacity: int) -> int:
-    """Returns the sum of their rows."""
+def _check_row_groups(groups: Field, num_bytes: int, capacity: int, row_bytes: int) -> int:
+    """Returns the sum of their rows, of which each has at most `row_bytes`. Few rows must not claim a large file."""
     end = total = 0
     most = min(MAX_GROUP_ROWS, max(1, MAX_GROUP_TOKENS // capacity))
     for group in groups.items():
         numbers = [number.integer() for number in group.items(3)]
         group.require(len(numbers) == 3, "must be [rows, offset, bytes]")
         group.require(1 <= numbers[0] <= most, f"must have from 1 to {most} rows")
-        group.require(numbers[1] >= end, "must begin after the row group before it")
+        group.require(0 <= numbers[1] - end <= _GAP_BYTES, "must begin after the row group before it")
+        group.require(numbers[2] <= _GAP_BYTES + numbers[0] * row_bytes, f"must have at most {row_bytes} bytes per row")
         total, end = total + numbers[0], numbers[1] + numbers[2]
-    groups.require(end <= num_bytes, f"must end within the {num_bytes} bytes of the shard")
+    rest = num_bytes - end
+    most_rest = _GAP_BYTES + len(groups.items()) * _FOOTER_BYTES
+    groups.require(
+        0 <= rest <= most_rest, f"must end within the {num_bytes} bytes of the shard, {most_rest} before its end at most"
+    )
     return total
 
 

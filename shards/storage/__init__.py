@@ -14,7 +14,7 @@ from shards.storage.disk import FileInfo
 from shards.storage.faults import BusyError, MissingError, StorageError, translated
 from shards.storage.files import find, flush_names, glob, list_files, locked, publish, remove, temporary_folder, tidy
 from shards.storage.on_fsspec import absolute, relative
-from shards.storage.reading import open_read, read_bytes, read_into, read_ranges
+from shards.storage.reading import open_read, read_bytes, read_into, read_ranges, read_small
 from shards.storage.redaction import redacted
 from shards.storage.urls import is_local, join, local_path
 
@@ -37,6 +37,7 @@ __all__ = [
     "read_bytes",
     "read_into",
     "read_ranges",
+    "read_small",
     "redacted",
     "relative",
     "remove",
