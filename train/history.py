@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,10 +50,11 @@ class History:
 
     def steady(self) -> Iterator[dict[str, Any]]:
         """Training lines without the first after each start, during which a run warms up."""
-        begun = {int(line["step"]) for line in self.starts}
+        begun = sorted({int(line["step"]) for line in self.starts})
         before: int = -1
         for line in self.train:
-            if not any(before <= step < int(line["step"]) for step in begun) or len(self.train) <= len(begun):
+            is_first = bisect_left(begun, before) < bisect_left(begun, int(line["step"]))
+            if not is_first or len(self.train) <= len(begun):
                 yield line
             before = int(line["step"])
 
