@@ -17,7 +17,7 @@ _SHA256 = "[0-9a-f]{64}"
 _MAX_SHARD_BYTES = 1 << 40
 _MAX_TEMPLATE = 256  # tokens of one side
 # A shard has at most so many bytes: before its row groups and at its end; in its footer, per row group; beside the values of a
-# row; and per value that a maximum counts (input_ids; two lengths and a label; a position and a label), with a reserve of a fourth.
+# row; and per value that a maximum counts (input_ids; two lengths and a label; a position and a label), with a fourth more.
 _GAP_BYTES = 1 << 16
 _FOOTER_BYTES = 1 << 13
 _ROW_OVERHEAD_BYTES = 1 << 13

@@ -76,6 +76,8 @@ def _loaded(name: str, load: Callable[[], Any]) -> Any:
 def _check_files(name: str) -> None:
     """transformers reads configurations of several names from a folder, whole and whatever they are."""
     for path in Path(name).glob("*.json") if Path(name).is_dir() else ():
+        if path.name == "adapter_config.json":  # with peft installed, transformers loads the model that it names
+            raise UserError(f"--model {name}: is an adapter ({path.name}); merge it into its model, and save that")
         if not path.is_file():
             raise UserError(f"--model {name}: {path.name} is no regular file; remove it")
         if (num_bytes := path.stat().st_size) > MAX_BYTES:
