@@ -133,6 +133,8 @@ def _growth_faults(components: list[Mapping[str, Any]]) -> Iterator[str]:
             growth *= max(1.0, content / matched) + (pattern.get("Regex") is not None and content > 1)
         elif component["type"] == "Prepend" and len(component["prepend"]) > MAX_GROWTH:
             yield f"prepends {len(component['prepend'])} characters, at most {MAX_GROWTH} are allowed"
+        elif component["type"] == "FixedLength" and not component["length"]:
+            yield "its FixedLength has the length 0"
         elif component["type"] == "Precompiled":
             yield from _charsmap_faults(component["precompiled_charsmap"])
     if growth > MAX_GROWTH:

@@ -46,6 +46,7 @@ BOMBS: dict[str, tuple[Callable[[Definition], Any], str]] = {
     "negative-id": (lambda d: d["model"]["vocab"].update(zzz=-1), "has the id -1"),
     "id-no-integer": (lambda d: d["model"]["vocab"].update(zzz=1.5), "has the id 1.5"),
     "gap": (lambda d: d["model"]["vocab"].update(zzz=9_000_000), "may be unused"),
+    "length-0": (lambda d: d.update(pre_tokenizer={"type": "FixedLength", "length": 0}), "has the length 0"),
     "no-model": (lambda d: d.pop("model"), "not a tokenizer.json"),
 }
 STATES: dict[str, tuple[Callable[[Definition], Any], str]] = {

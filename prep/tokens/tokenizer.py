@@ -117,7 +117,8 @@ class PreparedTokenizer:
     @cached_property
     def cuts(self) -> dict[str, Cut]:
         """Where a long text may be cut into parts that are encoded one by one (`prep.tokens.long_texts`)."""
-        return find_cuts(self.reference)
+        with library_errors("--tokenizer: cannot encode a text", "use another tokenizer"):
+            return find_cuts(self.reference)
 
     def describe(self) -> dict[str, Any]:
         """The manifest's entry for the tokenizer."""
