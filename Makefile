@@ -81,6 +81,7 @@ bench: $(VENV)/.dev $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.reader
 	$(VENV)/bin/python -m benchmarks.train
 	$(VENV)/bin/python -m benchmarks.order
+	$(VENV)/bin/python -m benchmarks.many_shards
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,9 +2,10 @@
 
     python -m benchmarks.cluster [--megabytes 200] [--repeats 3] [--workers 2] [--scratch FOLDER] [--write]
 
-A Dask scheduler and so many workers of one thread each run all the time on this machine, so their start is not counted: what
-is, is the wall clock of the command. The engines take turns, in the other direction every second time. Shown are medians and
-their ratio; the data of all builds must be the same. The text is that of `benchmarks.prep`. Needs the extra `dask`.
+A Dask scheduler and its workers, of one thread each, run all the time on this machine, so their start is not counted.
+Measured is the wall clock of the command. The engines take turns, in the other direction every second time.
+Shown are medians and their ratio; the data of all builds must be the same. The text is that of `benchmarks.prep`. Needs the
+extra `dask`.
 """
 
 import argparse

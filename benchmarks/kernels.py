@@ -1,4 +1,4 @@
-"""Where a step's time goes on the device: kernels by kind, from torch's profiler.
+"""How a step's time on the device is spent: kernels by kind, from torch's profiler.
 
     torch.profiler -> (name, microseconds) of each kernel -> kind by its name -> microseconds by kind
 

@@ -100,7 +100,7 @@ def paragraphs() -> Iterator[bytes]:
 
 
 def write_text(path: Path, num_bytes: int) -> Path:
-    """Writes about so many bytes of lines, unless it is there; compressed for .zst. A short text is the start of a long one."""
+    """Writes about `num_bytes` of lines, unless it exists; compressed for .zst. A short text is the start of a long one."""
     if path.exists():
         return path
     say(f"writing {num_bytes / 1e6:,.1f} MB of text into {path.name}")
@@ -115,7 +115,7 @@ def write_text(path: Path, num_bytes: int) -> Path:
 
 
 def write_documents(path: Path, num_bytes: int) -> Path:
-    """Writes about so many bytes of documents of 3 to 40 lines, with a blank line after each."""
+    """Writes documents of 3 to 40 lines, about `num_bytes` bytes, with a blank line after each."""
     generator, left, lines = random.Random(1), num_bytes, paragraphs()
     with path.open("wb") as file:
         while left > 0:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from prep.pairing.packing import pack
 from shards import storage
-from shards.dataset import open_data_set
+from shards.dataset import open_data_set, publish_manifest
 from shards.formats import FORMATS
 from shards.manifest import Manifest, ShardInfo, Split, fingerprint
 from shards.masking import Masking, mask_rows
@@ -102,7 +102,7 @@ def write_data_set(url: str, num_rows: int, longest: int, vocab_size: int, seed:
     }
     inputs = {"files": 0, "bytes": 0, "sha256": "0" * 64, "listed": []}
     manifest = Manifest(settings, tokenizer, inputs, splits, _empty_ledger(), {}, recipe_version=1)
-    storage.publish(storage.join(url, "manifest.json"), manifest.to_json())
+    publish_manifest(url, manifest)
     return open_data_set(url)
 
 
@@ -197,7 +197,7 @@ def _empty_ledger() -> dict[str, Any]:
 
 
 def padding_share(manifest: Manifest, padded_to: int) -> float:
-    """The share of padding where each sequence of the training split is padded to so many tokens."""
+    """The share of padding where each sequence of the training split is padded to `padded_to` tokens."""
     totals = manifest.splits["train"].totals()
     return 1.0 - totals["tokens"] / (totals["sequences"] * padded_to)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.reader [--megabytes 200] [--sequences 40000] [--repeats N] [--peer-python PATH] [--scratch DIR]
 
-ours    The train split of the demo corpus, 128 packed into 512, so many copies of it that its shards have about --megabytes
+ours    The train split of the demo corpus, 128 packed into 512, repeated until its shards have about --megabytes
         as Parquet; an epoch, as rows (`read_steps`) and as batches (`ShardStream(packed=True)`), with the sizes of a step
         that `python -m train` has by default. Every shard is hashed, page checksums are verified, each row group is
         decoded once, and the order is that of training. Its windows hold at least 64 x 1024 rows; a warning is printed
@@ -89,7 +89,7 @@ def run(python: str, action: str, reader: str, source: Path) -> Any:
 
 
 def make_sample(folder: Path, manifest: Manifest, num_sequences: int) -> tuple[int, int]:
-    """The first shards with so many sequences, in both formats and as plain arrays; how many sequences and tokens it has."""
+    """Writes the first shards, with `num_sequences` sequences, in both formats and as arrays. Returns sequences and tokens."""
     sample = folder / "sample"
     sample.mkdir()
     blocks, found = [], 0

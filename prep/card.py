@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from prep.pairing.recipes import recipe_of
 from prep.settings import Settings
-from shards.command.console import printable, size
+from shards.command.console import printable
+from shards.command.numbers import size
 from shards.command.options import flag
 from shards.formats import FORMATS
 from shards.manifest import Manifest

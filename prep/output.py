@@ -5,6 +5,7 @@ tokenizer/     tokenizer.json and the files that other loaders need
 train/ eval/   shards
 README.md      the data set's card
 _build/        records of the pair tasks that are done; removed by the commit
+shards.npz     the shards of a data set that has more than 1,000
 manifest.json  written last: the data set is complete
 """
 
@@ -23,16 +24,18 @@ from prep.pairing.task import RECIPE_VERSION
 from prep.records import PairRecord, UnitRecord, make_ledger
 from prep.tokens.tokenizer import PreparedTokenizer
 from shards import storage
-from shards.dataset import BUILD_NAME
+from shards.dataset import BUILD_NAME, LostIndexError, publish_manifest, read_manifest, sizes_of_files
 from shards.errors import UserError
-from shards.manifest import MANIFEST_NAME, SPLITS, TOKENIZER_FOLDER, Manifest, Split, differences, fingerprint
+from shards.manifest import INDEX_NAME, MANIFEST_NAME, SPLITS, TOKENIZER_FOLDER, Manifest, Split, differences, fingerprint
 
 RECORDS = "_build"
 # The paths that a build writes before its manifest and may remove again: nothing else in the folder is touched.
 _OURS = re.compile(r"_build/(lock|[0-9a-f]{32}/pair-[0-9]{6,}\.json)|(train|eval)/[0-9]{6,}-[0-9]{4,}(\.parquet|\.tar\.gz)")
 _OUR_FOLDERS = re.compile(r"train|eval|_build(/[0-9a-f]{32})?")
 # Files of which a dead build may have left a half-written one.
-_WRITTEN = re.compile(rf"{_OURS.pattern}|{TOKENIZER_FOLDER}/[a-z_]+\.(json|txt|npy)|build\.json|manifest\.json|README\.md")
+_WRITTEN = re.compile(
+    rf"{_OURS.pattern}|{TOKENIZER_FOLDER}/[a-z_]+\.(json|txt|npy)|build\.json|manifest\.json|shards\.npz|README\.md"
+)
 _LISTED_INPUTS = 1000
 _MADE_WITH = ("numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")
 
@@ -44,8 +47,8 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
     unfinished again.
     """
     manifest_url = storage.join(out, MANIFEST_NAME)
-    if storage.find(manifest_url):
-        manifest, faults = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
+    if storage.find(manifest_url) and lost_files(out) != [INDEX_NAME]:
+        manifest, faults = read_manifest(out)
         if faults:
             raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {out}`, or choose another --out")
         changes = _changes(manifest.recipe_version, manifest.settings, recipe)
@@ -70,16 +73,15 @@ def lost_files(out: str) -> list[str]:
 
     Their content is not read: `prep verify` does that.
     """
-    manifest_url = storage.join(out, MANIFEST_NAME)
-    if not storage.find(manifest_url):
+    if not storage.find(storage.join(out, MANIFEST_NAME)):
         return []
-    manifest, _ = Manifest.from_json(storage.read_bytes(manifest_url), manifest_url)
-    folders = [storage.join(out, name) for name in (*SPLITS, TOKENIZER_FOLDER)]
-    sizes = {storage.relative(info.url, out): info.bytes for folder in folders for info in storage.list_files(folder)}
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    tokenizer = [f"{TOKENIZER_FOLDER}/{name}" for name in manifest.tokenizer["files"]]
-    lost = [shard.path for shard in shards if sizes.get(shard.path) != shard.bytes]
-    return lost + [path for path in tokenizer if path not in sizes]
+    try:
+        manifest, _ = read_manifest(out)
+    except LostIndexError:
+        return [INDEX_NAME]
+    sizes = sizes_of_files(out, (*SPLITS, TOKENIZER_FOLDER))
+    lost = [path for split in manifest.splits.values() for path, _ in split.shards.lost(sizes)]
+    return lost + [path for name in manifest.tokenizer["files"] if (path := f"{TOKENIZER_FOLDER}/{name}") not in sizes]
 
 
 def _changes(old_version: int, old_settings: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
@@ -179,7 +181,7 @@ def commit(
         settings=recipe,
         tokenizer=tokenizer.describe(),
         inputs=summarize(inputs, recipe["corpus_weight"]),
-        splits={name: Split(tuple(shard for pair in pairs if pair.split == name for shard in pair.shards)) for name in SPLITS},
+        splits={name: Split(shard for pair in pairs if pair.split == name for shard in pair.shards) for name in SPLITS},
         ledger=make_ledger(total, pairs, recipe["corpus_weight"]),
         made_with=_made_with(total),
         recipe_version=RECIPE_VERSION,
@@ -189,12 +191,11 @@ def commit(
             f"the corpus gives no sequence with --pairing {recipe['pairing']}; check that its documents are not copies of each "
             "other, or of one sentence each"
         )
-    _remove_ours(out, SPLITS, kept={shard.path for split in manifest.splits.values() for shard in split.shards})
+    _remove_ours(out, SPLITS, kept={path for split in manifest.splits.values() for path in split.shards.paths()})
     storage.publish(storage.join(out, CARD_NAME), make_card(manifest))
     folders = [storage.join(out, name) for name in (*SPLITS, TOKENIZER_FOLDER)]
     storage.flush_names(*folders, out)  # after a power cut, too, the manifest must not be there without them
-    storage.publish(storage.join(out, MANIFEST_NAME), manifest.to_json())
-    storage.flush_names(out)
+    publish_manifest(out, manifest)
     tidy(out)
     return manifest
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from rich import progress as bars
 from rich.console import Console
 
-from shards.command.console import clock, say, short
+from shards.command.console import say
+from shards.command.numbers import clock, short
 
 _RECORD = struct.Struct("<6q")  # stage, task, and the four amounts of Progress
 _PLAIN_EVERY_S = 10.0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shards import storage
-from shards.command.console import size
+from shards.command.numbers import size
 from shards.errors import UserError
 
 _LOCK = ".prep-lock"

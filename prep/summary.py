@@ -14,7 +14,7 @@ from prep.tasks import find_task_part
 from prep.tokens.fast import REFERENCE, installed_engine
 from prep.tokens.tokenize import SEGMENT_BYTES
 from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
-from shards.command.console import clock, short, size
+from shards.command.numbers import clock, short, size
 from shards.manifest import Manifest
 
 # Orders of magnitude, measured on web text and books.

@@ -1,6 +1,6 @@
 """A finished data set: its manifest, opened first, and its shards, read whole or by row group. All through the gate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -11,13 +11,13 @@ import numpy.typing as npt
 from shards import storage
 from shards.errors import UserError
 from shards.formats import FORMATS
-from shards.gate.manifest import SINGLE_SEGMENT
+from shards.gate.manifest import MAX_MANIFEST_BYTES, SINGLE_SEGMENT
 from shards.gate.rows import Limits, check_rows
-from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from shards.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, ShardInfo
 from shards.masking import Masking
 from shards.memory import require_memory
+from shards.npz import decode_npy
 from shards.schema import COLUMNS, MASKED_COLUMNS, Rows
-from shards.tar import decode_npy
 from shards.tokenizer_check import expand_runs
 
 # The settings of a build, written at its start.
@@ -25,11 +25,15 @@ BUILD_NAME = "build.json"
 # A flag for each token id (see `mask_units`), in the tokenizer's folder.
 WORDS_NAME = "word_starts.npy"
 _BLOCK_BYTES = 4 << 20
-_MAX_MANIFEST_BYTES = 1 << 30
 _PARSED_BYTES = 12  # memory per byte of a manifest: most are numbers in small lists
+_COPIES_OF_INDEX = 4  # while it is read: its bytes, its columns, and what the checks and the order of a run take
 _NPY_OVERHEAD_BYTES = 1024
 # Fills a buffer with the bytes of a shard from `start`.
 Ranges = Callable[[int, memoryview], None]
+
+
+class LostIndexError(UserError):
+    """The index of a data set's shards is missing, or has another size than the manifest says."""
 
 
 class AlteredError(UserError):
@@ -51,10 +55,43 @@ def read_manifest(url: str) -> tuple[Manifest, list[str]]:
     info = storage.find(place)
     if not info:
         raise not_finished(url)
-    if info.bytes > _MAX_MANIFEST_BYTES:
-        raise UserError(f"{place}: has {info.bytes} bytes, a manifest has at most {_MAX_MANIFEST_BYTES}; ask whoever made it")
+    if info.bytes > MAX_MANIFEST_BYTES:
+        raise UserError(f"{place}: has {info.bytes} bytes, a manifest has at most {MAX_MANIFEST_BYTES}; ask whoever made it")
     require_memory(_PARSED_BYTES * info.bytes, f"{place}: reading it", "use a machine with more memory")
-    return Manifest.from_json(storage.read_bytes(place), place)
+    return Manifest.from_json(storage.read_bytes(place), place, partial(_read_index, url))
+
+
+def _read_index(url: str, num_bytes: int) -> bytes:
+    place = storage.join(url, INDEX_NAME)
+    info = storage.find(place)
+    if info is None or info.bytes != num_bytes:
+        actual = f"has {info.bytes} bytes" if info else "is missing"
+        raise LostIndexError(f"{place}: {actual}, the manifest says {num_bytes}; restore it or build the data set again")
+    require_memory(_COPIES_OF_INDEX * num_bytes, f"{place}: reading it", "use a machine with more memory")
+    return storage.read_bytes(place)
+
+
+def publish_manifest(url: str, manifest: Manifest) -> None:
+    """Completes the data set at `url`: writes its index of shards, if it needs one, and then its manifest."""
+    place, index = storage.join(url, INDEX_NAME), manifest.index()
+    if index is not None:
+        storage.remove(storage.join(url, MANIFEST_NAME))  # of a data set that lost a file: it must not name another index
+        storage.publish(place, index)
+        storage.flush_names(url)  # after a power cut, too, the manifest must not be there without it
+    elif storage.find(place):
+        storage.remove(place)
+    storage.publish(storage.join(url, MANIFEST_NAME), manifest.to_json())
+    storage.flush_names(url)
+
+
+def sizes_of_files(url: str, folders: Iterable[str]) -> dict[str, int]:
+    """The bytes of every file in these folders of the data set at `url`, by its path in the data set."""
+    sizes, prefix = dict[str, int](), ""
+    for info in (info for name in folders for info in storage.list_files(storage.join(url, name))):
+        if not prefix or not info.url.startswith(prefix):  # the same for all: it costs more than the listing
+            prefix = info.url.removesuffix(storage.relative(info.url, url))
+        sizes[info.url.removeprefix(prefix)] = info.bytes
+    return sizes
 
 
 def not_finished(url: str) -> UserError:

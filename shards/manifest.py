@@ -1,76 +1,41 @@
-"""`manifest.json`: what a data set holds, and the record that it is complete."""
+"""`manifest.json`, and `shards.npz` if there are many shards: what a data set holds, and the record that it is complete."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from shards.errors import UserError
 from shards.gate.fields import Field, parse
 from shards.gate.manifest import SPLITS as SPLITS
+from shards.gate.manifest import SUFFIXES, check_manifest
 from shards.gate.manifest import TOKENIZER_FOLDER as TOKENIZER_FOLDER
-from shards.gate.manifest import check_manifest
+from shards.gate.shards import Columns, check_columns, read_listed
 from shards.schema import FORMAT_VERSION
+from shards.shard_list import RowGroup as RowGroup
+from shards.shard_list import ShardInfo as ShardInfo
+from shards.shard_list import Shards as Shards
+from shards.shard_list import decode_index, encode_index
 
 MANIFEST_NAME = "manifest.json"
+# The shards of a data set that has more than the manifest lists, for people to read.
+INDEX_NAME = "shards.npz"
+MOST_LISTED = 1000
+# Reads the index, which has so many bytes.
+ReadIndex = Callable[[int], bytes]
 
 
-@dataclass(frozen=True)
-class RowGroup:
-    """Rows that can be decoded on their own: their number, and their byte range in the shard."""
-
-    rows: int
-    offset: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """One shard: its path relative to the manifest, its contents, and the digests of its file and its columns."""
-
-    path: str
-    bytes: int
-    sha256: str
-    columns_sha256: str
-    rows: int
-    sequences: int
-    tokens: int
-    masked_tokens: int
-    not_next: int
-    forced_not_next: int
-    max_row_tokens: int
-    max_sequence_tokens: int
-    max_sequences_per_row: int
-    max_masked_per_row: int
-    row_groups: tuple[RowGroup, ...]
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> "ShardInfo":
-        """The inverse of `to_json`. Other fields are ignored."""
-        values = {f.name: value[f.name] for f in fields(ShardInfo)}
-        return ShardInfo(**values | {"row_groups": tuple(RowGroup(*group) for group in value["row_groups"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, row groups as [rows, offset, bytes]."""
-        value = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**value, "row_groups": [[group.rows, group.offset, group.bytes] for group in self.row_groups]}
-
-
-_SUMS = ("rows", "sequences", "tokens", "masked_tokens", "not_next", "forced_not_next", "bytes")
-_MAXIMA = ("max_row_tokens", "max_sequence_tokens", "max_sequences_per_row", "max_masked_per_row")
-
-
-@dataclass(frozen=True)
 class Split:
     """The shards of one split, in order, with their totals."""
 
-    shards: tuple[ShardInfo, ...]
+    def __init__(self, shards: Iterable[ShardInfo]) -> None:
+        """`Shards` are taken as they are."""
+        self.shards = shards if isinstance(shards, Shards) else Shards.of(shards)
 
     def totals(self) -> dict[str, int]:
         """Sums and maxima over the shards; 0 if there are none."""
-        sums = {name: sum(getattr(shard, name) for shard in self.shards) for name in _SUMS}
-        return sums | {name: max((getattr(shard, name) for shard in self.shards), default=0) for name in _MAXIMA}
+        return self.shards.totals
 
 
 @dataclass(frozen=True)
@@ -94,14 +59,21 @@ class Manifest:
     @property
     def data_fingerprint(self) -> str:
         """Digest of the decoded columns of all shards in order: the same in every format."""
-        return fingerprint({name: [s.columns_sha256 for s in split.shards] for name, split in self.splits.items()})
+        return fingerprint({name: split.shards.digests("columns_sha256") for name, split in self.splits.items()})
+
+    def index(self) -> bytes | None:
+        """The bytes of the index, or None if the shards are so few that the manifest lists them."""
+        shards = {name: split.shards for name, split in self.splits.items()}
+        return encode_index(shards) if sum(map(len, shards.values())) > MOST_LISTED else None
 
     def to_json(self) -> bytes:
-        """The file's bytes; `sha256` is the digest of everything else in it."""
-        splits = {
-            name: split.totals() | {"shards": [shard.to_json() for shard in split.shards]}
-            for name, split in self.splits.items()
-        }
+        """The file's bytes; `sha256` is the digest of everything else in it. `index` has the rest of a large data set."""
+        index = self.index()
+        splits: dict[str, dict[str, Any]] = {name: {**split.totals()} for name, split in self.splits.items()}
+        if index is None:
+            splits = {
+                name: total | {"shards": [s.to_json() for s in self.splits[name].shards]} for name, total in splits.items()
+            }
         value = {
             "format_version": self.format_version,
             "recipe_version": self.recipe_version,
@@ -114,13 +86,16 @@ class Manifest:
             "made_with": self.made_with,
             "splits": splits,
         }
+        if index is not None:
+            value["index"] = {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
         return json.dumps(value | {"sha256": fingerprint(value)}, indent=1).encode()
 
     @staticmethod
-    def from_json(data: bytes, url: str) -> tuple["Manifest", list[str]]:
+    def from_json(data: bytes, url: str, read_index: ReadIndex | None = None) -> tuple["Manifest", list[str]]:
         """The manifest, and one line for each of its contradictions. `url` is for the messages.
 
-        Raises UserError when it is of another format version, or does not pass the gate.
+        `read_index` is called if the shards are not listed. Raises UserError when the manifest is of another format version,
+        or does not pass the gate, and what `read_index` raises.
         """
         try:
             value = parse(data)
@@ -131,16 +106,33 @@ class Manifest:
             remedy = "build it again, into another folder" if version < FORMAT_VERSION else "use the release that made it"
             raise UserError(f"{url}: format_version is {version}, this release reads {FORMAT_VERSION}; {remedy}")
         try:
-            check_manifest(Field(value))
+            bounds = check_manifest(Field(value))
+            columns = _columns(value, read_index)
+            for name in SPLITS:
+                check_columns(columns[name], name, SUFFIXES[value["settings"]["format"]], *bounds)
         except ValueError as error:
             raise UserError(f"{url}: {error}; rebuild the data set, or ask whoever made it") from error
         manifest = Manifest(
             **{f.name: value[f.name] for f in fields(Manifest) if f.name != "splits"},
-            splits={
-                name: Split(tuple(ShardInfo.from_json(shard) for shard in value["splits"][name]["shards"])) for name in SPLITS
-            },
+            splits={name: Split(Shards(columns[name])) for name in SPLITS},
         )
         return manifest, list(_contradictions(value, manifest))
+
+
+def _columns(value: dict[str, Any], read_index: ReadIndex | None) -> dict[str, Columns]:
+    """The columns of each split, from the manifest or its index. Raises ValueError."""
+    if "index" not in value:
+        return {name: read_listed(Field(value)["splits"][name]["shards"]) for name in SPLITS}
+    if read_index is None:
+        raise ValueError(f"its shards are in {INDEX_NAME}, beside it")
+    data = read_index(value["index"]["bytes"])
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != value["index"]["sha256"]:
+        raise ValueError(f"the sha256 of {INDEX_NAME} is {digest}, must be {value['index']['sha256']}")
+    try:
+        return decode_index(data, SPLITS)
+    except ValueError as error:
+        raise ValueError(f"{INDEX_NAME}: {error}") from error
 
 
 def _contradictions(value: dict[str, Any], manifest: Manifest) -> Iterable[str]:

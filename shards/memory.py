@@ -7,7 +7,7 @@ memory that it does not have, and ends a process later; so an error in one line 
 import resource
 from pathlib import Path
 
-from shards.command.console import size
+from shards.command.numbers import size
 from shards.errors import UserError
 
 _SMALL_BYTES = 256 << 20  # so much is there, or nothing works: it is not looked up

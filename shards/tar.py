@@ -2,38 +2,24 @@
 
 The gzip stream is flushed in full at each row group, so a reader can decompress a group from its own byte range. It is
 still one stream, because that is all that tarfile's streaming mode (WebDataset's reader) understands.
-
-zipfile and numpy take 130 microseconds to write a row and 470 to read it. The code for `.npz` here takes a tenth of that,
-because the headers of all rows are few or fixed. Nothing is ever unpickled.
 """
 
-import io
-import re
-import struct
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from shards.gate.rows import FORMAT_LIMITS, Limits
 from shards.manifest import RowGroup
+from shards.npz import decode_npz, encode_npz
 from shards.schema import Ints, Offsets, Rows, lengths_to_offsets, rows_from_columns
 
 SUFFIX = ".tar.gz"
 _COMPRESSION_LEVEL = 6
 _BLOCK = 512
 _END = b"\0" * (2 * _BLOCK)
-_LOCAL = struct.Struct("<4s5H3L2H")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_ZIP_END = struct.Struct("<4s4H2LH")
-_VERSION, _STORED, _TIME, _DATE = 20, 0, 0, 33  # 1980-01-01, zip's first day: no clock reaches a shard
-_NPY_PREFIX = 10  # magic, version, and the header's length
-_NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '([|<]u[124])', 'fortran_order': False, 'shape': \((\d{1,10}),\), \} *\n", re.DOTALL
-)
 _GZIP = 31  # zlib's window bits for a gzip stream
 _ROW_OVERHEAD_BYTES = 8192  # headers and padding of tar, zip and npy, at most
 _INFLATE_BYTES = 1 << 20
@@ -127,67 +113,3 @@ def _members(plain: bytes) -> Iterator[dict[str, Ints]]:
             raise ValueError("a member of the tar is no file, or is larger than its row group")
         yield decode_npz(plain[at : at + member.size])
         at += member.size + -member.size % _BLOCK
-
-
-@lru_cache(maxsize=1 << 16)
-def _npy_header(dtype: str, length: int) -> bytes:
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": (length,)})
-    return header.getvalue()
-
-
-@lru_cache(maxsize=1 << 16)
-def _parse_npy_header(header: bytes) -> tuple[np.dtype[np.integer], int]:
-    """Type and length of an array. numpy's own parser raises errors of many kinds for the headers of strangers."""
-    match = _NPY_HEADER.fullmatch(header)
-    if not match:
-        raise ValueError("a member does not hold a row of unsigned integers, as a .npy file of version 1.0")
-    return np.dtype(match[1].decode()), int(match[2])
-
-
-def decode_npy(data: bytes) -> Ints:
-    """The array of a `.npy` file. Raises ValueError when it is damaged or holds no list of unsigned integers."""
-    header_end = _NPY_PREFIX + int.from_bytes(data[8:_NPY_PREFIX], "little")
-    dtype, length = _parse_npy_header(data[:header_end])
-    if len(data) != header_end + length * dtype.itemsize:
-        raise ValueError("a .npy file is longer or shorter than its header says")
-    return np.frombuffer(data, dtype, length, header_end)
-
-
-def encode_npz(columns: dict[str, Ints]) -> bytes:
-    """The archive with a member `NAME.npy` for each array."""
-    out, directory = bytearray(), bytearray()
-    for name, values in columns.items():
-        member = f"{name}.npy".encode()
-        data = (
-            _npy_header(values.dtype.newbyteorder("<").str, len(values))
-            + values.astype(values.dtype.newbyteorder("<")).tobytes()
-        )
-        fields = (_VERSION, 0, _STORED, _TIME, _DATE, zlib.crc32(data), len(data), len(data), len(member), 0)
-        directory += _CENTRAL.pack(b"PK\1\2", _VERSION, *fields, 0, 0, 0, 0, len(out)) + member
-        out += _LOCAL.pack(b"PK\3\4", *fields) + member + data
-    end = _ZIP_END.pack(b"PK\5\6", 0, 0, len(columns), len(columns), len(directory), len(out), 0)
-    return bytes(out + directory + end)
-
-
-def decode_npz(data: bytes) -> dict[str, Ints]:
-    """The arrays by name. Raises ValueError when the archive is damaged or is none that `encode_npz` makes."""
-    columns: dict[str, Ints] = {}
-    at = 0
-    try:
-        while data[at : at + 4] == b"PK\3\4":
-            _, _, flags, method, _, _, crc, size, _, name_length, extra = _LOCAL.unpack_from(data, at)
-            start = at + _LOCAL.size + name_length
-            content = data[start : start + size]
-            if flags or method != _STORED or extra or len(content) != size or zlib.crc32(content) != crc:
-                raise ValueError("a member is damaged, compressed or was written by another program")
-            name = data[at + _LOCAL.size : start].decode().removesuffix(".npy")
-            if name in columns:
-                raise ValueError("two members have the same name")
-            columns[name] = decode_npy(content)
-            at = start + size
-    except struct.error as error:
-        raise ValueError(f"the archive ends early ({error})") from error
-    if data[at : at + 4] != b"PK\1\2":
-        raise ValueError("the archive ends early")
-    return columns

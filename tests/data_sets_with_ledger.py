@@ -8,7 +8,7 @@ from datasets_of_rows import INPUTS, write_data_set
 
 from prep.inspect.figures import Overview, make_overview
 from prep.inspect.sample import read_sample
-from shards import storage
+from shards.dataset import publish_manifest
 from shards.manifest import Manifest
 
 LEDGER: dict[str, Any] = {
@@ -35,7 +35,7 @@ def write(folder: Path, ledger: dict[str, Any] | None = None, **options: Any) ->
     manifest = replace(
         write_data_set(folder, **options), ledger=LEDGER | (ledger or {}), inputs=INPUTS | {"files": 3, "bytes": 9000}
     )
-    storage.publish(str(folder / "manifest.json"), manifest.to_json())
+    publish_manifest(str(folder), manifest)
     return manifest
 
 

@@ -10,6 +10,7 @@ from rows_of_ids import SPECIAL, VOCAB_SIZE, keys_of, make_rows, masking
 
 from prep.tokens.tokenizer import PreparedTokenizer, prepare, wordpiece
 from shards import storage
+from shards.dataset import publish_manifest
 from shards.formats import FORMATS
 from shards.manifest import Manifest, ShardInfo, Split
 from shards.masking import mask_rows
@@ -100,7 +101,7 @@ def write_data_set(
         "seed": seed,
     }
     manifest = Manifest(settings, prepared.describe(), INPUTS, splits, LEDGER, {}, recipe_version=1)
-    storage.publish(storage.join(str(url), "manifest.json"), manifest.to_json())
+    publish_manifest(str(url), manifest)
     return manifest
 
 

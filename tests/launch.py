@@ -29,7 +29,7 @@ def tiny(data: Path, out: Path, epochs: int = 4, every: int = 2) -> tuple[object
 
 
 def torchrun(ranks: int, *arguments: object, restarts: int = 0, module: str = "train") -> subprocess.Popen[str]:
-    """A run of so many processes as users start one."""
+    """A run of `ranks` processes, started as users start one."""
     launcher = [*TORCHRUN, "--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [*launcher, "-m", module, *map(str, arguments)]

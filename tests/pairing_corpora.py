@@ -41,7 +41,7 @@ def random_fraction(key: int, index: int) -> float:
 
 
 def random_integer(key: int, index: int, low: int, high: int) -> int:
-    """Of low, ..., high, like random.randint."""
+    """A random number from low to high, like random.randint."""
     return low + ((random_bits(key, index) >> 32) * (high - low + 1) >> 32)
 
 
@@ -105,7 +105,7 @@ def corpora(draw: st.DrawFn) -> Corpus:
 
 
 def random_corpus(num_documents: int, seed: int) -> Corpus:
-    """Of sentences old and new, and now and then a document once more."""
+    """Documents of old and new sentences; some documents occur twice."""
     rng = random.Random(seed)
     sentences = [rng.choices(range(50), k=rng.randint(1, 40)) for _ in range(2000)]
     documents: list[Document] = []

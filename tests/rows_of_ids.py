@@ -13,7 +13,7 @@ SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
 
 def make_rows(sequences: list[list[int]], row_sizes: list[int]) -> Rows:
-    """Sequences of ordinary ids, as `[CLS] A [SEP] B [SEP]` with A the first half, in rows of so many sequences."""
+    """Sequences of ordinary ids, as `[CLS] A [SEP] B [SEP]` with A the first half, in rows of `row_sizes` sequences."""
     built, a_lengths = [], []
     for ids in sequences:
         a = (len(ids) + 1) // 2

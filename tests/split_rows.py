@@ -11,7 +11,7 @@ from train.data.order import RowGroups
 
 
 def row_groups(shards: list[list[int]]) -> RowGroups:
-    """Row groups of so many rows, by shard."""
+    """Row groups with the given numbers of rows, by shard."""
     counts = [len(groups) for groups in shards]
     shard = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
     in_shard = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])

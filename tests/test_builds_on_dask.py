@@ -99,6 +99,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_a_build_through_dask_into_a_bucket_is_the_local_one(
     cluster: Cluster, bucket: Any, corpus: Path, vocabulary: Path, expected: dict[str, Any]
 ) -> None:

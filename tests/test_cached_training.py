@@ -15,7 +15,7 @@ from launch import SMALL, metrics, row_log, run
 from slow_proxy import SlowProxy
 from streams import keys, stream
 
-from shards.command.console import size
+from shards.command.numbers import size
 from shards.command.options import flag
 from shards.errors import UserError
 from shards.manifest import Manifest

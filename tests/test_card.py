@@ -20,7 +20,7 @@ LEDGER = {"documents": {"in": 3, "used": 2, "dropped": {"no_sentence": 1}}}
 MANY = {"files": 12, "bytes": 5, "sha256": "", "listed": [{"name": f"{n}.txt", "bytes": 1} for n in range(12)]}
 
 
-SHARD = ShardInfo("train/000000-0000.parquet", 9, "", "", 1, 1, 9, 1, 0, 0, 9, 9, 1, 1, ())
+SHARD = ShardInfo("train/000000-0000.parquet", 9, "0" * 64, "0" * 64, 1, 1, 9, 1, 0, 0, 9, 9, 1, 1, ())
 SPLITS = {"train": Split((SHARD,)), "eval": Split(())}
 
 

@@ -364,7 +364,7 @@ def gone(processes: Sequence[psutil.Process]) -> bool:
     return not alive
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_an_interrupted_build_ends_at_once_and_can_go_on(number: int, corpus: Path, vocabulary: Path, tmp_path: Path) -> None:
     running = start(corpus, tmp_path / "out", "--tokenizer", vocabulary, "--workers", 2, "--tokenizer-engine", "reference")
     children = wait_for_workers(running)

@@ -118,7 +118,7 @@ def encoders() -> Iterator[tuple[str, BertForPreTraining]]:
     ],
 )
 def test_default_rows(gigabytes: int, world_size: int, keep_all: bool, rows: dict[str, int]) -> None:
-    """Of a batch of 256 rows of 512 tokens."""
+    """The memory of a batch of 256 rows of 512 tokens."""
     shape = Shape(32, 512, 128, 19, 82, 4.0)
     for name, encoder in encoders():
         assert default_rows(256, world_size, shape, encoder, gigabytes << 30, keep_all) == rows[name], name

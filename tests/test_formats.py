@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows_of_ids import IDS, keys_of, make_rows, masking
 
-from shards import tar
+from shards import npz
 from shards.formats import FORMATS
 from shards.masking import mask_rows
 from shards.schema import Rows, columns_sha256, concatenate
@@ -80,27 +80,27 @@ def test_a_truncated_shard_is_an_error(name: str) -> None:
 
 
 def test_golden_bytes_of_an_npz() -> None:
-    data = tar.encode_npz({"a": np.array([1, 2, 258], np.uint16)})
+    data = npz.encode_npz({"a": np.array([1, 2, 258], np.uint16)})
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         assert arrays["a"].tolist() == [1, 2, 258]
     assert data[:10].hex() == "504b0304140000000000" and zlib.crc32(data) == GOLDEN_NPZ
-    assert tar.decode_npz(data)["a"].tolist() == [1, 2, 258]
+    assert npz.decode_npz(data)["a"].tolist() == [1, 2, 258]
 
 
 GOLDEN_NPZ = 1957560157
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", tar.encode_npz({"a": np.array([1, 2], np.uint16)})[:70]])
+@pytest.mark.parametrize("content", [b"", b"not a zip", npz.encode_npz({"a": np.array([1, 2], np.uint16)})[:70]])
 def test_what_is_no_npz_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"archive|member"):
-        tar.decode_npz(content)
+        npz.decode_npz(content)
 
 
 def test_pickled_members_are_refused() -> None:
     archive = io.BytesIO()
     np.savez(archive, a=np.array([{"x": 1}], object), allow_pickle=True)
     with pytest.raises(ValueError, match="member"):
-        tar.decode_npz(archive.getvalue())
+        npz.decode_npz(archive.getvalue())
 
 
 def test_parquet_is_plain_to_other_readers() -> None:

@@ -186,6 +186,7 @@ def wait_for_metrics(process: RankProcesses | subprocess.Popen[str], out: Path) 
         time.sleep(0.01)
 
 
+@pytest.mark.long
 def test_max_restarts_goes_on_by_itself_after_a_killed_rank(random_data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = torchrun(2, *tiny(random_data, out), restarts=2)

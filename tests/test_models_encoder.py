@@ -113,6 +113,7 @@ def test_the_stream_feeds_transformers_trainer(model_type: str, masks_only: Path
     assert 0.0 < trainer.train().training_loss < 20.0
 
 
+@pytest.mark.long
 def test_a_run_of_modernbert_under_torchrun_is_killed_and_resumes_bit_for_bit(masks_only: Path, tmp_path: Path) -> None:
     flags = ("--data", masks_only, "--model", "modernbert-tiny", "--steps", 12, *SMALL, "--checkpoint-every", 2)
     killed = torchrun(2, *flags, "--out", tmp_path / "run")

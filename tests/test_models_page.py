@@ -14,7 +14,8 @@ from train.models.families import FAMILIES
 from train.models.sizes import SIZES
 
 PAGE = ROOT / "docs" / "models.md"
-PRETRAINED = "answerdotai/ModernBERT-base"
+PRETRAINED, ESM = "answerdotai/ModernBERT-base", "facebook/esm2_t6_8M_UR50D"
+AMINO_ACIDS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
 SHORTER = (
     (r"--steps \d+", "--steps 1"),
     (r"train:\d+", "train:300"),
@@ -46,6 +47,8 @@ def write_corpora(folder: Path) -> None:
             (folder / name / f"{number}.{extension}").write_text(text, encoding="utf8")
     letters = "".join("ACGT"[ord(letter) % 4] for text in texts for letter in text)
     (folder / "dna.txt").write_text("\n".join(letters[start : start + 300] for start in range(0, 24_000, 300)))
+    letters = "".join(AMINO_ACIDS[ord(letter) % 20] for text in texts for letter in text)
+    (folder / "proteins.txt").write_text("\n".join(letters[start : start + 150] for start in range(0, 12_000, 150)))
 
 
 def save_pretrained(folder: Path) -> None:
@@ -57,17 +60,27 @@ def save_pretrained(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
+def save_esm(folder: Path) -> None:
+    """The same for ESM-2, whose tokenizer is a list of letters and code in transformers."""
+    vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *AMINO_ACIDS, "<null_1>", "<mask>"]
+    ids = {"pad_token_id": 1, "mask_token_id": len(vocabulary) - 1}
+    small_encoder("esm", vocab_size=len(vocabulary), max_position_embeddings=1026, **ids).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "EsmTokenizer", "model_max_length": 1024}')
+
+
 def test_every_command_of_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_corpora(tmp_path)
     save_pretrained(tmp_path / PRETRAINED)
+    save_esm(tmp_path / ESM)
     monkeypatch.chdir(tmp_path)
     first, second = "\n".join(lines_of(PAGE, "python")).split("from transformers import pipeline")
-    exec(first, {})  # writes dna.json
+    exec(first, {})  # writes dna.json and esm2.json
     outputs = {line: run_line(shortened(line), tmp_path) for line in lines_of(PAGE, "sh")}
     names: dict[str, object] = {}
     exec("from transformers import pipeline" + second.replace("\nfill(", "\nbest = fill("), names)
     assert len(list(names["best"])) == 5  # type: ignore[call-overload]
-    assert sum("pretrained" in text for text in outputs.values()) == 2, "BERT's second phase, and ModernBERT continued"
+    assert sum("pretrained" in text for text in outputs.values()) == 3, "BERT's second phase, ModernBERT and ESM-2"
     assert "kept from an earlier run" in next(text for line, text in outputs.items() if "--out data/512" in line)
 
 

@@ -1,3 +1,4 @@
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 from conftest import ROOT, BuildRunner, manifest_of
 from engine_tasks import MarkTask, check_tasks, work
 
+from prep.engines import on_ray
 from prep.engines.engine import run_tasks
 from prep.engines.open import open_engine
 from shards.errors import UserError
@@ -21,3 +23,14 @@ def test_ray_on_this_machine(tmp_path: Path, build: BuildRunner, corpus: Path, m
     with open_engine("ray", 2) as engine:
         check_tasks(engine, [MarkTask(n, str(tmp_path), deaths=int(n == 1)) for n in range(6)], tmp_path)
     assert manifest_of(build(corpus, "--engine", "ray", name="ray")) == manifest_of(build(corpus, name="local"))
+
+
+def test_a_head_node_that_is_gone_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "_TRY_EVERY_S", -1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        head = on_ray._Head("ray:there", f"127.0.0.1:{server.getsockname()[1]}")
+        assert head.checked(lambda: 7) == 7
+    assert head.checked(lambda: pytest.fail("Ray would wait for that node")) == 1
+    monkeypatch.setattr(on_ray, "CONNECT_S", -1)
+    with pytest.raises(UserError, match="--engine ray:there: its head node is gone; finished tasks are kept, run the same"):
+        head.checked(lambda: 7)

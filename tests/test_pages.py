@@ -87,7 +87,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def data_set_page(tmp_path_factory: pytest.TempPathFactory, paragraphs: list[str]) -> Path:
-    """Of a corpus that holds markup and escapes in all its sentences, in a file and a folder whose names do too."""
+    """The page of a corpus that holds markup and escapes in all its sentences, in a file and a folder whose names do too."""
     folder = tmp_path_factory.mktemp("page")
     documents = [" ".join(f"So {word} says {HOSTILE} again." for word in text.split()[:30]) for text in paragraphs[:200]]
     (folder / "<b>a&b.txt").write_text("\n".join(documents), encoding="utf8")
@@ -102,7 +102,7 @@ def data_set_page(tmp_path_factory: pytest.TempPathFactory, paragraphs: list[str
 
 @pytest.fixture(scope="module")
 def runs_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of seven runs, one of them with everything that can happen in it, a name with markup and settings with escapes."""
+    """The page of seven runs, one of them with everything that can happen in it, a name with markup, settings with escapes."""
     folder = tmp_path_factory.mktemp("runs")
     steps = [train_line(step, skipped=int(step == 60), loss=None if step == 60 else 3.0) for step in range(10, 101, 10)]
     lines = [start_line(0), *steps[:5], eval_line(50), start_line(50, world_size=3), *steps[5:], eval_line(100)]
@@ -115,7 +115,7 @@ def runs_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of one run that went well."""
+    """The page of one run that went well."""
     folder = tmp_path_factory.mktemp("run")
     code, _, err = run(0, write_run(folder / "good"), "--html", folder / "page.html", module="train.report")
     assert code == 0, err

@@ -18,6 +18,7 @@ RECIPE = Recipe(
     seed=3,
     pairing="nsp",
     separator=None,
+    overlap=0,
     drop_duplicates=False,
     max_seq_len=32,
     short_seq_prob=0.1,

@@ -39,7 +39,7 @@ def empty_memory() -> Iterator[None]:
 
 
 def digests(steps: Iterator[StepRows], wait_for: Callable[[], bool] = lambda: True) -> list[str]:
-    """Of each step's rows; with the second step waits until something has happened."""
+    """The digest of each step's rows; with the second step waits until something has happened."""
     found = []
     for number, given in enumerate(steps):
         if number == 1:

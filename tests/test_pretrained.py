@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import Manifest
+from train.models.config import new_encoder, parse_config, set_dropout
 from train.models.encoder import make_encoder, restored_encoder
 
 
@@ -195,6 +196,23 @@ def test_weights_without_a_layer_are_not_a_bert(opened: tuple[str, Manifest], tm
         ({"model_type": ["bert"]}, "is a ['bert'] model, and the families are"),
         ({"position_embedding_type": "relative_key"}, "its position_embedding_type is 'relative_key', which transformers"),
         (
+            {"model_type": "nomic_bert", "n_embd": 384},
+            "has the field n_embd, which transformers' NomicBertConfig does not read",
+        ),
+        (
+            {
+                "model_type": "eurobert",
+                "rope_scaling": {
+                    "rope_type": "longrope",
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 512,
+                    "short_factor": [1.0] * 16,
+                    "long_factor": [2.0] * 16,
+                },
+            },
+            "its rope_type is 'longrope', which turns positions by the longest sequence of a batch",
+        ),
+        (
             {"model_type": "roberta"},
             "a roberta model has no head for the data set's sentence pairs; build it with --pairing none",
         ),
@@ -214,6 +232,33 @@ def test_a_model_that_the_data_set_does_not_fit(
         del config["vocab_size"]
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     assert message in refused(*tiny(random_data, tmp_path / "run"), "--model", tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "modernbert", "position_embedding_type": "sans_pos", "local_rope_theta": 160_000},  # mmBERT, Ettin
+        {"model_type": "modernbert", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        {"model_type": "eurobert", "rope_theta": 250_000, "rope_scaling": None, "hidden_dropout": 0.0},
+        {"model_type": "esm", "position_embedding_type": "rotary", "esmfold_config": None, "vocab_list": None},
+        {"model_type": "xlm-roberta", "position_embedding_type": "absolute", "output_past": True},
+    ],
+)
+def test_fields_of_published_configurations_are_accepted(changes: dict[str, Any]) -> None:
+    size = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 64}
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4}
+    config = parse_config(json.dumps(size | ids | changes).encode(), "config.json")
+    assert config.hidden_size == 64
+    if "rope_theta" in changes:
+        assert config.rope_parameters["rope_theta"] == 250_000
+
+
+def test_a_dropout_of_0_leaves_none() -> None:
+    """ALBERT's pair head has one of its own."""
+    config = parse_config(b'{"model_type": "albert", "hidden_size": 64, "num_attention_heads": 2}', "config.json")
+    set_dropout(config, 0.0)
+    model = new_encoder("config.json", config)
+    assert all(module.p == 0.0 for module in model.modules() if isinstance(module, torch.nn.Dropout))
 
 
 def test_pairs_are_ignored_on_request(random_data: Path, tmp_path: Path) -> None:

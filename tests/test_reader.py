@@ -44,7 +44,7 @@ def read(
 
 
 def digests(steps: list[StepRows]) -> list[str]:
-    """Of each row in turn."""
+    """The content of each row in turn."""
     return [columns_sha256(given.rows.slice(i, i + 1)) for given in steps for i in range(len(given.rows))]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from split_rows import row_groups
 
-from shards.manifest import ShardInfo
+from shards.manifest import ShardInfo, Shards
 from train.data.order import WINDOW_ROWS, Order
 from train.data.shard_uses import ShardUses, lanes_of, needed_bytes, uses_in_training, uses_of_epoch
 
@@ -112,9 +112,9 @@ def test_a_machine_of_many_reads_a_part_of_the_lanes() -> None:
 
 @pytest.mark.parametrize(("sizes", "lanes", "needed"), [([5, 9, 7], 1, 18), ([5, 9, 7], 4, 21), ([], 3, 0), ([3] * 100, 4, 24)])
 def test_two_shards_a_lane_are_needed(sizes: list[int], lanes: int, needed: int) -> None:
-    shards = [ShardInfo("", size, "", "", 100_000, *[0] * 9, row_groups=()) for size in sizes]
+    shards = Shards.of(ShardInfo("", size, "", "", 100_000, *[0] * 9, row_groups=()) for size in sizes)
     assert needed_bytes(shards, lanes) == needed
-    short = [replace(shard, rows=WINDOW_ROWS) for shard in shards]
+    short = Shards.of(replace(shard, rows=WINDOW_ROWS) for shard in shards)
     assert needed_bytes(short, lanes) == min(needed * 3 // 2, sum(sizes))
 
 

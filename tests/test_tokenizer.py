@@ -40,7 +40,7 @@ def test_words_that_the_library_treats_in_another_way_than_the_published_code() 
     prepared = prepare(wordpiece(vocab, lowercase=True), {}, "test")
 
     def pieces(text: str) -> list[str]:
-        return list(prepared.tokenizer.encode(text, add_special_tokens=False).tokens)
+        return list(prepared.reference.encode(text, add_special_tokens=False).tokens)
 
     assert len(pieces("w" * 100)) == 100 and pieces("w" * 101) == ["[UNK]"]  # the published code cuts up to 200 characters
     assert pieces("w\ue000w") == ["w", "##w"]  # private use: dropped, there [UNK]

@@ -119,6 +119,15 @@ def test_limits_and_other_fields_are_kept() -> None:
     assert saved(plain.for_length(1024)).model_max_length == 1024
 
 
+def test_bos_and_eos_are_kept_where_they_change_no_id() -> None:
+    """A token that is not special stays a word of the texts."""
+    config = {"bos_token": {"content": "[CLS]", "lstrip": False}, "eos_token": "a"}
+    prepared = prepare(with_normalizer("lowercase", 100), config, "test")
+    theirs = saved(prepared)
+    assert (theirs.bos_token, theirs.eos_token) == ("[CLS]", None)
+    check(prepared, theirs, "a b a [CLS]")
+
+
 class TestVocabTxt:
     @pytest.mark.parametrize(
         "config",

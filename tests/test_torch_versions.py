@@ -101,7 +101,7 @@ def test_a_torch_without_varlen_has_none(missing: str, monkeypatch: pytest.Monke
         monkeypatch.delattr(VARLEN)
     else:
         monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
-    assert varlen_attention() is None and faster_flash(torch.device("cuda")) is None
+    assert varlen_attention() is None and faster_flash(torch.device("cuda"), 64, None) is None
 
 
 def test_this_torch_has_varlen_with_a_window() -> None:
@@ -114,9 +114,20 @@ class Switches:
     def __init__(self, kernels: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         self.active: str | None = None
         self.kernels = kernels
+        self.takes = lambda head_features, window: True
 
-        def varlen(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, *_: object, scale: float | None, **__: object) -> Tensor:
-            out = within_runs(q, k, v, starts, scale)
+        def varlen(
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            starts: Tensor,
+            *_: object,
+            scale: float | None,
+            window_size: tuple[int, int] = (-1, -1),
+        ) -> Tensor:
+            if self.active == "FA4" and not self.takes(q.shape[-1], window_size[0]):
+                raise ValueError("not supported")
+            out = within_runs(q, k, v, starts, scale, window_size[0])
             return out if self.active is None else self.kernels[self.active](out)
 
         def activate(name: str) -> None:
@@ -154,13 +165,23 @@ def test_faster_kernels_are_taken_only_where_they_run(
     switches = Switches(kernels, monkeypatch)
     attend = varlen_attention()
     assert attend is not None
-    assert torch_versions._switch_flash(attend, CPU) == expected == switches.active
+    assert torch_versions._switch_flash(attend, CPU, 64, None) == expected == switches.active
+
+
+def test_faster_kernels_must_take_the_models_heads_and_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    switches = Switches({"FA4": lambda out: out}, monkeypatch)
+    attend = varlen_attention()
+    assert attend is not None
+    switches.takes = lambda head_features, window: head_features == 64 and window < 0
+    for head_features, window, expected in ((64, None, "FA4"), (64, 16, None), (24, None, None)):
+        switches.active = None
+        assert torch_versions._switch_flash(attend, CPU, head_features, window) == expected == switches.active
 
 
 def test_without_the_switch_or_without_cuda_torchs_own_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert faster_flash(CPU) is None
+    assert faster_flash(CPU, 64, None) is None
     monkeypatch.delattr("torch.nn.attention.activate_flash_attention_impl")
-    assert faster_flash(torch.device("cuda")) is None
+    assert faster_flash(torch.device("cuda"), 64, None) is None
 
 
 def test_muon_is_torchs_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

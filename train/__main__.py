@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=program("bert-train", "train"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train BERT (masked tokens and sentence pairs) from the shards that `prep build` wrote, on one process or\n"
+        description="Train an encoder, such as BERT, on the data set that `prep build` wrote, on one process or\n"
         "on any number of them:\n"
         "  torchrun --standalone --nproc-per-node N -m train ...\n"
         "  torchrun --standalone --nproc-per-node N --no-python bert-train ...\n"

@@ -257,7 +257,7 @@ class Snapshot:
     """Copies of tensors (file -> name -> tensor) as they are now.
 
     On a GPU they are copied on the device, in a few milliseconds, and `take` moves them to the CPU from a thread, beside the
-    steps that go on. Where the device has no memory for that, they are moved at once.
+    steps that continue. Where the device has no memory for that, they are moved at once.
     """
 
     def __init__(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from shards.command.console import clock, short, size
+from shards.command.numbers import clock, short, size
 from shards.schema import Rows, lengths_to_offsets
 from train.data.batch import PackedBatch, pack_batch
 from train.data.layout import Shape

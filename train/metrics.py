@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from shards import storage
-from shards.command.console import clock, say, short
+from shards.command.console import say
+from shards.command.numbers import clock, short
 from shards.errors import UserError
 from shards.manifest import fingerprint
 from shards.storage.redaction import redacted
@@ -138,7 +139,9 @@ class Reporter:
             columns = (TextColumn("{task.percentage:3.0f}%"), BarColumn(10), TextColumn("{task.fields[facts]}"))
             self._bar = Progress(*columns, console=console, refresh_per_second=4)
             self._row = self._bar.add_task("train", total=num_steps, completed=first_step, facts="")
-        self.log("start", first_step, {"steps": num_steps, "world_size": run.ranks.world_size, "device": str(run.ranks.device)})
+        start: dict[str, int | str] = {"steps": num_steps, "world_size": run.ranks.world_size, "device": str(run.ranks.device)}
+        start |= {"compiled": run.how, "attention": run.layout, "micro_batch": run.settings.micro_batch}
+        self.log("start", first_step, start)
         if self._bar is not None:
             self._bar.start()
 

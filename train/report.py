@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from shards.command.console import Parser, clock, guarded, interrupt_once, program, short
+from shards.command.console import Parser, guarded, interrupt_once, program
+from shards.command.numbers import clock, short
 from shards.errors import UserError
 from shards.report.html import print_and_publish
 from shards.report.sheet import Fact, Finding, FormatNumber, Line, Lines, Mark, Section, Sheet, brief

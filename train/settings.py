@@ -105,7 +105,7 @@ class Settings:
         "dropout of hidden states and, with padded attention, of attention weights (the varlen kernels have none)",
         -1.0,
         metavar="P",
-        shown="the model's own: 0.1 for BERT and RoBERTa, 0 for the others' published ones",
+        shown="the model's own; of the sizes, 0.1 for BERT and RoBERTa, 0 for the others",
     )
     precision: Precision = option("auto: bf16 on a GPU that has it, else fp32; weights stay fp32", "auto")
     attention: Attention = option("auto: varlen where possible (CUDA, bf16), else padded", "auto")

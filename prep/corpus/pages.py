@@ -20,7 +20,7 @@ def page_of(position: int, content: bytes, headers: Mapping[str, Sequence[str]])
     """The text of a record of text, or the main content of one of HTML, as a document at `position`.
 
     A page of another media type, without success or without text is left out. Never raises: a page must not stop a crawl
-    with an error that nobody can act on.
+    with an error that no user can act on.
     """
     media_type = _last(headers, "content-type")
     if media_type.startswith("application/http"):

@@ -51,7 +51,7 @@ def read_samples(file: BinaryIO, is_text: frozenset[str], is_record: frozenset[s
 
     Members whose names are equal up to the first dot are one sample, as in WebDataset, up to MAX_DOCUMENT_BYTES of them.
     If none has such an ending, all members of the sample come. Hidden members come too, as members of no sample. Raises
-    tarfile.TarError for a stream that is no tar, that ends before its end mark, or that goes on after it.
+    tarfile.TarError for a stream that is no tar, that ends before its end mark, or that continues after it.
     """
     sample: list[Member] = []
     try:

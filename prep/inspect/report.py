@@ -12,7 +12,7 @@ from prep.inspect.sample import SampleCounts, read_sample
 from prep.pairing.recipes import recipe_of
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
-from shards.command.console import short, size
+from shards.command.numbers import short, size
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.manifest import MANIFEST_NAME
@@ -211,7 +211,7 @@ def _vocabulary(overview: Overview) -> Section:
 def _files(overview: Overview) -> Section:
     facts, charts = [], []
     for name, split in overview.manifest.splits.items():
-        sizes = sorted(shard.bytes for shard in split.shards)
+        sizes = sorted(split.shards.sizes())
         if not sizes:
             continue
         weight = f"{sum(sizes) / split.totals()['tokens']:.2f} bytes per token"

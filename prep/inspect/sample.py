@@ -6,18 +6,17 @@ A row group is a fair sample, because the documents of a partition and the rows 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from prep.inspect.passages import TokenText, passage
 from shards.dataset import read_group
-from shards.manifest import Manifest, ShardInfo
+from shards.manifest import Manifest, Shards
 from shards.masking import unmask_rows
 from shards.randomness import Purpose, address
 from shards.report.sheet import Passage
-from shards.schema import Rows
+from shards.schema import Rows, lengths_to_offsets
 
 # A split with at most this many tokens is read completely.
 SAMPLE_TOKENS = {"train": 16 << 20, "eval": 4 << 20}
@@ -63,12 +62,6 @@ class Sample:
     passages: list[Passage]
 
 
-class _Group(NamedTuple):
-    shard: int
-    group: int
-    first_row: int
-
-
 def read_sample(url: str, manifest: Manifest, split: str, seed: int, texts: Mapping[int, TokenText]) -> Sample:
     """Count row groups of a split until they hold enough tokens. Raises UserError when one cannot be decoded."""
     shards = manifest.splits[split].shards
@@ -78,28 +71,27 @@ def read_sample(url: str, manifest: Manifest, split: str, seed: int, texts: Mapp
     sample = Sample(*counts, lengths, Actions(), Actions(), Actions(), 0, False, [])
     chosen = _choose(shards, seed, SAMPLE_TOKENS[split])
     for place in sorted(chosen):
-        shard = shards[place.shard]
-        rows = read_group(url, manifest, split, shard, place.group)
+        shard, group = shards[place[0]], place[1]
+        rows = read_group(url, manifest, split, shard, group)
         _count(sample, rows, manifest.tokenizer["special_ids"]["mask"])
         if place == chosen[0]:
-            sample.passages += _passages(rows, seed, split, shard.path, place.first_row, manifest, texts)
+            first_row = sum(other.rows for other in shard.row_groups[:group])
+            sample.passages += _passages(rows, seed, split, shard.path, first_row, manifest, texts)
     return sample
 
 
-def _choose(shards: tuple[ShardInfo, ...], seed: int, enough: int) -> list[_Group]:
-    """Row groups in an order drawn by the seed, until they hold `enough` tokens; all if they hold fewer."""
-    groups = []
-    for number, shard in enumerate(shards):
-        starts = np.cumsum([0, *(group.rows for group in shard.row_groups)])
-        groups += [_Group(number, group, int(starts[group])) for group in range(len(shard.row_groups))]
-    order = np.argsort(address(seed, Purpose.SHOW, 2, np.arange(len(groups), dtype=np.uint64)), kind="stable")
-    chosen, tokens = [], 0.0
-    for place in (groups[index] for index in order):
+def _choose(shards: Shards, seed: int, enough: int) -> list[tuple[int, int]]:
+    """Row groups, as (shard, group), in an order drawn by the seed, until they hold `enough` tokens; all if they hold fewer."""
+    columns, starts = shards.columns, lengths_to_offsets(shards.num_groups())
+    keys = address(seed, Purpose.SHOW, 2, np.arange(starts[-1], dtype=np.uint64))
+    chosen, tokens = list[tuple[int, int]](), 0.0
+    for group in np.argsort(keys, kind="stable").tolist():
         if tokens >= enough:
             break
-        shard = shards[place.shard]
-        tokens += shard.tokens * shard.row_groups[place.group].rows / max(1, shard.rows)
-        chosen.append(place)
+        shard = int(np.searchsorted(starts, group, side="right")) - 1
+        rows = int(columns["group_rows"][group])
+        tokens += int(columns["tokens"][shard]) * rows / max(1, int(columns["rows"][shard]))
+        chosen.append((shard, group - int(starts[shard])))
     return chosen
 
 

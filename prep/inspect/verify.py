@@ -1,7 +1,7 @@
 """`prep verify`: checks every hash, count and rule that the format promises, of the manifest, the tokenizer and each shard."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
@@ -12,11 +12,11 @@ from prep.pairing.recipes import recipe_of
 from prep.tokens.tokenizer import load_prepared
 from shards import storage
 from shards.checks import row_faults
-from shards.dataset import limits_of, masking_of, not_finished, read_manifest
+from shards.dataset import limits_of, masking_of, not_finished, read_manifest, sizes_of_files
 from shards.errors import UserError
 from shards.formats import FORMATS
 from shards.gate.rows import Limits
-from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from shards.manifest import MANIFEST_NAME, Manifest, ShardInfo, Split
 from shards.masking import Masking
 from shards.memory import free_bytes, require_memory
 from shards.schema import Rows, columns_sha256
@@ -61,30 +61,45 @@ def verify(url: str, workers: int) -> list[str]:
     faults += tokenizer_faults(url, manifest)
     faults += _foreign_files(url, manifest)
     try:
-        tasks = list(_tasks(url, manifest))
+        workers = _affordable(workers, url, manifest)
     except UserError as error:  # without its table of word starts no shard can be checked
         return [*faults, str(error)]
-    largest = max((_memory_of(task) for task in tasks), default=0)
-    workers = min(workers, max(1, len(tasks)), max(1, free_bytes() // max(1, largest)))
     with open_engine("local", workers) as engine:
-        faults_of = _check_all(engine, tasks)
-    return faults + [f"{task.url}: {fault}" for task in tasks for fault in faults_of[task.name]]
+        faults_of = _check_all(engine, url, manifest)
+    shard_urls = (storage.join(url, path) for split in manifest.splits.values() for path in split.shards.paths())
+    return faults + [f"{place}: {fault}" for place in shard_urls for fault in faults_of.get(place, ())]
+
+
+def _affordable(workers: int, url: str, manifest: Manifest) -> int:
+    """As many workers as there are shards and as the memory allows for."""
+    num_shards = sum(len(split.shards) for split in manifest.splits.values())
+    largest = {name: Split([split.shards.largest()]) for name, split in manifest.splits.items() if len(split.shards)}
+    most_bytes = max((_memory_of(task) for task in _tasks(url, replace(manifest, splits=largest))), default=0)
+    return min(workers, max(1, num_shards), max(1, free_bytes() // max(1, most_bytes)))
 
 
 def _memory_of(task: CheckTask) -> int:
     return task.shard.bytes + _BYTES_PER_DECODED_BYTE * task.limits.decoded_bytes(task.shard.rows)
 
 
-def _check_all(engine: Engine, tasks: list[CheckTask]) -> dict[str, list[str]]:
-    """Faults by the name of each task. A shard that ends the process that decodes it is a fault, not the end of the check."""
+def _check_all(engine: Engine, url: str, manifest: Manifest) -> dict[str, list[str]]:
+    """Faults by the URL of each shard that has any.
+
+    A shard that ends the process that decodes it is a fault, not the end of the check.
+    """
     faults: dict[str, list[str]] = {}
-    while left := [task for task in tasks if task.name not in faults]:
+    checked: set[str] = set()
+    while True:
         try:
-            for task, part in run_tasks(engine, shard_faults, left):
-                faults[task.name] = part
+            for task, part in run_tasks(engine, shard_faults, (t for t in _tasks(url, manifest) if t.url not in checked)):
+                checked.add(task.url)
+                if part:
+                    faults[task.url] = part
+            return faults
         except DeadlyTaskError as error:
-            faults[error.name] = ["cannot be checked: decoding it ends the process; it is damaged, or memory ran out"]
-    return faults
+            dead = next(task.url for task in _tasks(url, manifest) if task.name == error.name)
+            checked.add(dead)
+            faults[dead] = ["cannot be checked: decoding it ends the process; it is damaged, or memory ran out"]
 
 
 def _tasks(url: str, manifest: Manifest) -> Iterator[CheckTask]:
@@ -199,9 +214,8 @@ def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
 
 
 def _foreign_files(url: str, manifest: Manifest) -> Iterator[str]:
-    known = {shard.path for split in manifest.splits.values() for shard in split.shards}
+    known = {path for split in manifest.splits.values() for path in split.shards.paths()}
     known |= {f"{manifest.tokenizer['folder']}/{name}" for name in manifest.tokenizer["files"]}
-    for folder in (*manifest.splits, manifest.tokenizer["folder"]):
-        for info in storage.list_files(storage.join(url, folder)):
-            if storage.relative(info.url, url) not in known:
-                yield f"{info.url}: is not in the manifest"
+    for path in sizes_of_files(url, (*manifest.splits, manifest.tokenizer["folder"])):
+        if path not in known:
+            yield f"{storage.join(url, path)}: is not in the manifest"

@@ -46,5 +46,5 @@ def train_byte_level(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
-    """Texts with a line end after so many characters without a blank."""
+    """Texts with a line end inserted into every long run of characters without a blank."""
     return (_LONG_WORD.sub("\\1\n", text) for text in texts)

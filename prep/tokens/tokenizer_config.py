@@ -17,6 +17,8 @@ MAX_LIMIT = 1 << 30  # "no limit" is 1e30 in transformers
 BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert", "LayoutLM", "Lxmert")
 _SIDES = ("left", "right")
 _INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+# Roles of other models. RoBERTa's tokenizer has them beside cls and sep, with the same tokens.
+_OTHER_ROLES = ("bos_token", "eos_token")
 
 
 def is_bert_class(config: Mapping[str, Any]) -> bool:
@@ -55,6 +57,11 @@ def kept_options(config: Mapping[str, Any]) -> dict[str, Any]:
             options[field] = config[field]
     if type(config.get("clean_up_tokenization_spaces")) is bool:
         options["clean_up_tokenization_spaces"] = config["clean_up_tokenization_spaces"]
+    for name in _OTHER_ROLES:
+        token = config.get(name)
+        content = token.get("content") if isinstance(token, Mapping) else token
+        if isinstance(content, str):
+            options[name] = content
     inputs = config.get("model_input_names")
     if isinstance(inputs, list) and "input_ids" in inputs and all(name in _INPUTS for name in inputs):
         options["model_input_names"] = inputs
@@ -80,7 +87,9 @@ def make_config(
     else:
         # The class itself gives no token types.
         config["model_input_names"] = list(_INPUTS)
-    return config | dict(options)
+    # A token that is not special would become so, and a text that spells it out would have other ids.
+    special = {token["content"] for token in definition["added_tokens"] if token["special"]}
+    return config | {name: value for name, value in options.items() if name not in _OTHER_ROLES or value in special}
 
 
 def is_bert_tokenizer(

@@ -1,5 +1,6 @@
 """What the commands of `prep` and `train` share.
 
 options   a frozen dataclass of settings -> flags, help, `--config`, checked values
-console   argv -> Parser -> guarded(command) -> exit code; messages on stderr, numbers for people
+console   argv -> Parser -> guarded(command) -> exit code; messages on stderr
+numbers   counts, sizes and times -> text for people
 """

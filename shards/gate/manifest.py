@@ -1,9 +1,7 @@
 """The gate of `manifest.json`: every field that a reader uses has its type, its bounds, and agrees with the others."""
 
-import re
-
 from shards.gate.fields import Field
-from shards.gate.rows import MAX_GROUP_ROWS, MAX_GROUP_TOKENS, MAX_SEQ_LEN, MAX_UNUSED_IDS, MAX_VOCAB_SIZE
+from shards.gate.rows import MAX_SEQ_LEN, MAX_UNUSED_IDS, MAX_VOCAB_SIZE
 from shards.schema import token_dtype
 
 PAIRINGS = ("nsp", "paragraph", "sop", "none", "document")
@@ -14,35 +12,32 @@ TOKENIZER_FOLDER = "tokenizer"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "word_starts.npy")
 SPLITS = ("train", "eval")
 _SHA256 = "[0-9a-f]{64}"
-_MAX_SHARD_BYTES = 1 << 40
+MAX_MANIFEST_BYTES = 1 << 30  # and of its index of shards
 _MAX_TEMPLATE = 256  # tokens of one side
-# A shard has at most so many bytes: before its row groups and at its end; in its footer, per row group; beside the values of a
-# row; and per value that a maximum counts (input_ids; two lengths and a label; a position and a label), with a fourth more.
-_GAP_BYTES = 1 << 16
-_FOOTER_BYTES = 1 << 13
-_ROW_OVERHEAD_BYTES = 1 << 13
-_MOST_BYTES = {"max_row_tokens": 5, "max_sequences_per_row": 7, "max_masked_per_row": 8}
-_SHARD_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}"
 
 
-def check_manifest(manifest: Field) -> None:
-    """Raises ValueError that names the first field which is missing, of another type, or out of bounds."""
+def check_manifest(manifest: Field) -> tuple[int, int]:
+    """Raises ValueError that names the first field which is missing, of another type, or out of bounds.
+
+    The shards have a gate of their own. Returns its bounds: the most tokens of a sequence, and the capacity of a row.
+    """
     manifest["recipe_version"].integer(0, 1 << 31)
     max_seq_len, capacity = _check_settings(manifest["settings"])
     _check_tokenizer(manifest["tokenizer"], manifest["settings"]["pairing"].text())
     splits = manifest["splits"]
     splits.require(set(splits.object()) == set(SPLITS), "must have the fields train and eval")
-    suffix = SUFFIXES[manifest["settings"]["format"].text()]
-    for name, split in splits.fields():
-        shards = split["shards"].items()
-        for shard in shards:
-            _check_shard(shard, f"{name}/{_SHARD_NAME}{re.escape(suffix)}", max_seq_len, capacity)
-        paths = {shard["path"].text() for shard in shards}
-        split["shards"].require(len(paths) == len(shards), "must name each shard once")
+    for _, split in splits.fields():
+        split.require(
+            "index" not in manifest.object() or "shards" not in split.object(), "must not list shards beside an index"
+        )
+    if "index" in manifest.object():
+        manifest["index"]["bytes"].integer(1, MAX_MANIFEST_BYTES)
+        manifest["index"]["sha256"].text(_SHA256)
     _check_ledger(manifest["ledger"])
     _check_inputs(manifest["inputs"])
     for _, version in manifest["made_with"].fields():
         version.text()
+    return max_seq_len, capacity
 
 
 def _check_settings(settings: Field) -> tuple[int, int]:
@@ -101,50 +96,6 @@ def _check_unused_ids(runs: Field, vocab_size: int, special_ids: list[Field]) ->
         run.require(num_ids <= MAX_UNUSED_IDS, f"must not be beyond {MAX_UNUSED_IDS} ids in all runs")
         for number in special_ids:
             number.require(not edges[0] <= number.value < end, f"must not be in the unused ids {edges}")
-
-
-def _check_shard(shard: Field, path: str, max_seq_len: int, capacity: int) -> None:
-    shard["path"].text(path)
-    num_bytes = shard["bytes"].integer(1, _MAX_SHARD_BYTES)
-    for name in ("sha256", "columns_sha256"):
-        shard[name].text(_SHA256)
-    rows = shard["rows"].integer(1)
-    most = {}
-    for name, sum_name, bound in (
-        ("max_row_tokens", "tokens", capacity),
-        ("max_sequences_per_row", "sequences", capacity),
-        ("max_masked_per_row", "masked_tokens", capacity),
-    ):
-        most[name] = shard[name].integer(0, bound)
-        shard[sum_name].integer(0, rows * most[name])
-    sequences, tokens = shard["sequences"].value, shard["tokens"].value
-    longest = shard["max_sequence_tokens"].integer(0, min(max_seq_len, most["max_row_tokens"]))
-    shard["tokens"].integer(0, sequences * longest)
-    shard["sequences"].require(rows <= sequences <= tokens, "must be from its rows to its tokens")
-    shard["masked_tokens"].integer(0, tokens)
-    shard["forced_not_next"].integer(0, shard["not_next"].integer(0, sequences))
-    row_bytes = sum(most[name] * size for name, size in _MOST_BYTES.items()) + _ROW_OVERHEAD_BYTES
-    total = _check_row_groups(shard["row_groups"], num_bytes, capacity, row_bytes)
-    shard["rows"].require(rows == total, f"must be the {total} rows of its row groups")
-
-
-def _check_row_groups(groups: Field, num_bytes: int, capacity: int, row_bytes: int) -> int:
-    """Returns the sum of their rows, of which each has at most `row_bytes`. Few rows must not claim a large file."""
-    end = total = 0
-    most = min(MAX_GROUP_ROWS, max(1, MAX_GROUP_TOKENS // capacity))
-    for group in groups.items():
-        numbers = [number.integer() for number in group.items(3)]
-        group.require(len(numbers) == 3, "must be [rows, offset, bytes]")
-        group.require(1 <= numbers[0] <= most, f"must have from 1 to {most} rows")
-        group.require(0 <= numbers[1] - end <= _GAP_BYTES, "must begin after the row group before it")
-        group.require(numbers[2] <= _GAP_BYTES + numbers[0] * row_bytes, f"must have at most {row_bytes} bytes per row")
-        total, end = total + numbers[0], numbers[1] + numbers[2]
-    rest = num_bytes - end
-    most_rest = _GAP_BYTES + len(groups.items()) * _FOOTER_BYTES
-    groups.require(
-        0 <= rest <= most_rest, f"must end within the {num_bytes} bytes of the shard, {most_rest} before its end at most"
-    )
-    return total
 
 
 def _check_ledger(ledger: Field) -> None:

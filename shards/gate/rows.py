@@ -42,7 +42,7 @@ class Limits:
         return self.sequences if column in SEQUENCE_COLUMNS else self.masked
 
     def decoded_bytes(self, num_rows: int) -> int:
-        """The most bytes of the columns of so many rows."""
+        """The most bytes that the columns of `num_rows` rows can take."""
         dtypes = column_dtypes(self.vocab_size).items()
         return sum(min(num_rows * self.values(name), self.total(name)) * kind.itemsize for name, kind in dtypes)
 

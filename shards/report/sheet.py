@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from shards.command.console import printable, short
+from shards.command.console import printable
+from shards.command.numbers import short
 
 # Free room above and below the curves of a chart, as a share of its vertical axis.
 _ROOM = 0.05

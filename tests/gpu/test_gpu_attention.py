@@ -124,7 +124,7 @@ def test_faster_kernels_are_those_that_run_or_none(name: str) -> None:
     from torch.nn.attention import current_flash_attention_impl, restore_flash_attention_impl
 
     try:
-        assert faster_flash(torch.device(name, 0)) == current_flash_attention_impl()
+        assert faster_flash(torch.device(name, 0), 64, None) == current_flash_attention_impl()
         assert packed_gradient(torch.device(name, 0), True, attention.VARLEN)[0].isfinite().all()
     finally:
         if current_flash_attention_impl() is not None:

@@ -89,7 +89,7 @@ def pack_batch(
     `memory` [block_bytes] uint8: where the batch is written, such as pinned memory; without it, new memory.
     `num_slots`: the least number of sequences in the padded layouts, Q.
     """
-    num_sequences, num_tokens = len(rows.sequence_lengths), shape.rows * shape.tokens
+    num_sequences = len(rows.sequence_lengths)
     longest_row = int(np.diff(rows.token_offsets).max(initial=0))
     if len(rows) > shape.rows or longest_row > shape.tokens or int(rows.sequence_lengths.max(initial=0)) > shape.longest:
         raise ValueError(f"{len(rows)} rows of up to {longest_row} tokens do not fit {shape}")
@@ -100,10 +100,27 @@ def pack_batch(
     block = (torch.empty(size_of(parts), dtype=torch.uint8) if memory is None else memory)[: size_of(parts)]
     tensors = {name: view(block, part) for name, part in parts.items()}
     arrays: dict[str, npt.NDArray[Any]] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    _write_tokens(rows, shape, pad_id, arrays)
+    masked, pairs = _write_labels(rows, shape, arrays)
+    return PackedBatch(
+        **_fields(tensors),
+        layout=layout,
+        longest=shape.longest,
+        tokens=len(rows.input_ids),
+        masked=masked,
+        pairs=pairs,
+        attended=int(np.square(rows.sequence_lengths.astype(np.int64)).sum()),
+        nearby=_nearby_pairs(rows.sequence_lengths.astype(np.int64), shape.window),
+        block=block,
+    )
+
+
+def _write_tokens(rows: Rows, shape: Shape, pad_id: int, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Writes the tokens, where each sequence is and, in the padded layouts, the slots."""
     arrays["input_ids"].fill(pad_id)
     for name in ("token_type_ids", "position_ids", "cls_at", "masked_at"):
         arrays[name].fill(0)
-    arrays["run_starts"].fill(num_tokens)
+    arrays["run_starts"].fill(shape.rows * shape.tokens)
     _write_rows(
         rows.token_offsets,
         rows.sequence_offsets,
@@ -117,7 +134,7 @@ def pack_batch(
         arrays["cls_at"],
         shape.longest,
     )
-    if layout != "varlen":
+    if "token_of_slot" in arrays:
         _write_slots(
             arrays["cls_at"],
             rows.sequence_lengths,
@@ -126,18 +143,6 @@ def pack_batch(
             arrays["is_token"],
             arrays["is_key"],
         )
-    masked, pairs = _write_labels(rows, shape, arrays)
-    return PackedBatch(
-        **_fields(tensors),
-        layout=layout,
-        longest=shape.longest,
-        tokens=len(rows.input_ids),
-        masked=masked,
-        pairs=pairs,
-        attended=int(np.square(rows.sequence_lengths.astype(np.int64)).sum()),
-        nearby=_nearby_pairs(rows.sequence_lengths.astype(np.int64), shape.window),
-        block=block,
-    )
 
 
 def _nearby_pairs(lengths: npt.NDArray[np.int64], window: int) -> int:

@@ -45,7 +45,7 @@ class Batches:
         return int(rows[number]) + (step - int(steps[number])) * (self.first + number) * self.micro_batch
 
     def steps_of(self, rows: int) -> int:
-        """The number of steps that hold so many rows. The last one may be short."""
+        """The number of steps that hold `rows` rows. The last one may be short."""
         steps, starts = self._starts
         number = int(np.searchsorted(starts, rows, side="left")) - 1
         if number < 0:

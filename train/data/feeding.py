@@ -35,7 +35,7 @@ class Packer:
         return self._pinned.send(batch) if self._pinned else batch
 
     def receive(self, batches: Sequence[PackedBatch]) -> None:
-        """Makes the work that the calling thread launches from now on wait for these batches. The thread itself goes on."""
+        """Makes the work that the calling thread launches from now on wait for these batches. The thread itself continues."""
         if self._pinned:
             self._pinned.receive(batches)
 
@@ -47,7 +47,7 @@ class _PinnedBuffers:
         self._device, self._turn = device, 0
         self._buffers = [torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(_NUM_BUFFERS)]
         self._copied = [torch.cuda.Event() for _ in range(_NUM_BUFFERS)]  # type: ignore[no-untyped-call]
-        # A stream of its own: on the computing stream a copy would wait behind all that is launched already.
+        # A stream of its own: on the computing stream a copy would wait for everything that is launched already.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def free(self) -> torch.Tensor:

@@ -29,7 +29,7 @@ def require_reader(url: str, manifest: Manifest, split: str, lanes: Iterable[int
 
 
 def require_step(url: str, shape: Shape, vocab_size: int, hidden_size: int, num_layers: int, num_processes: int) -> None:
-    """Raises UserError if a micro-batch does not fit into memory once for each of so many processes.
+    """Raises UserError if a micro-batch does not fit into memory once per process.
 
     `num_layers`: those whose values are kept for a backward pass; 1 if there is none.
     """

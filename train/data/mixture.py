@@ -76,7 +76,7 @@ class Mixture:
 
 
 def mixture_of(weights: Sequence[float], mean_tokens: Sequence[float]) -> Mixture:
-    """The mixture that has the weights as shares of tokens, for sources with so many tokens per row on average.
+    """The mixture that has the weights as shares of tokens, for sources with the given mean tokens per row.
 
     Raises UserError for a weight that is not above 0, or too small beside the others.
     """
@@ -100,7 +100,7 @@ def _interleave(counts: Any) -> Any:
     """The source of each position of a period [P], so that after n positions source k has n * counts[k] / P rows, to below 1.
 
     Tijdeman, "The chairman assignment problem" (Discrete Mathematics 32, 1980): of the sources that are due, the one that
-    must come first. A source that is x rows behind its share is due from x = 1 / (2K - 2) on. It never falls behind by more
+    must come first. A source that lags x rows behind its share is due from x = 1 / (2K - 2) on. It never falls behind by more
     than 1 - 1 / (2K - 2).
     """
     period, most = counts.sum(), max(1, 2 * len(counts) - 2)

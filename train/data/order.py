@@ -45,12 +45,11 @@ class RowGroups:
     @staticmethod
     def of(split: Split) -> "RowGroups":
         """The row groups that the manifest lists."""
-        counts = np.array([len(shard.row_groups) for shard in split.shards], np.int64)
-        rows = np.array([group.rows for shard in split.shards for group in shard.row_groups], np.int64)
-        starts = lengths_to_offsets(counts)
+        counts, rows = split.shards.num_groups(), split.shards.columns["group_rows"]
+        starts = lengths_to_offsets(counts).astype(np.int32)
         shard = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        in_shard = np.arange(len(rows)) - np.repeat(starts[:-1], counts)
-        return RowGroups(shard, in_shard.astype(np.int32), lengths_to_offsets(rows))
+        in_shard = np.arange(len(rows), dtype=np.int32) - np.repeat(starts[:-1], counts)
+        return RowGroups(shard, in_shard, lengths_to_offsets(rows))
 
     @property
     def num_rows(self) -> int:

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shards import storage
-from shards.command.console import size
+from shards.command.numbers import size
 from shards.dataset import fetch_whole
 from shards.errors import UserError
-from shards.manifest import ShardInfo
+from shards.manifest import ShardInfo, Shards
 from shards.storage import StorageError
 from train.data.cache import OVERHEAD_BYTES, Cache, Refusal
 from train.data.leases import Lease, Part
@@ -37,7 +37,7 @@ class _Plan:
 class Prefetcher:
     """Keeps the cache ahead of one reader of a split. The reader's threads call its methods; its own threads fetch."""
 
-    def __init__(self, cache: Cache, url: str, shards: Sequence[ShardInfo], uses_at: UsesAt, threads: int) -> None:
+    def __init__(self, cache: Cache, url: str, shards: Shards, uses_at: UsesAt, threads: int) -> None:
         """Fetching starts with the first `move`."""
         self.cache, self._url, self._shards, self._uses_at = cache, url, shards, uses_at
         self._plan: _Plan | None = None
@@ -89,7 +89,7 @@ class Prefetcher:
         """Fetches the first missing shard. Returns False when this thread can fetch none now."""
 
         def next_uses() -> Mapping[str, int]:
-            return {self._shards[number].sha256: use for number, use in plan.uses.next_use(plan.position).items()}
+            return {self._shards.digest("sha256", number): use for number, use in plan.uses.next_use(plan.position).items()}
 
         for shard in plan.targets:
             digest = shard.sha256
@@ -129,7 +129,7 @@ class Prefetcher:
             return None
 
 
-def open_cache(folder: str, limit: int, url: str, shards: Sequence[ShardInfo], lanes: int) -> Cache | None:
+def open_cache(folder: str, limit: int, url: str, shards: Shards, lanes: int) -> Cache | None:
     """The cache of `--cache` and `--cache-bytes`. None without these flags, or when the data set is on a disk.
 
     This machine's processes read `lanes` lanes. Raises UserError when the cache is too small for them.

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from shards import storage
-from shards.dataset import check_whole, decode, fetch_whole, read_part
+from shards.dataset import check_whole, decode, fetch_whole, read_part, sizes_of_files
 from shards.errors import UserError
 from shards.manifest import Manifest, ShardInfo
 from shards.schema import Rows
@@ -25,11 +25,10 @@ _Opened = memoryview | Lease | None
 
 def check_sizes(url: str, manifest: Manifest, split: str) -> None:
     """Raises UserError that names the first shard of a split that is missing or has another size than it should."""
-    sizes = {storage.relative(info.url, url): info.bytes for info in storage.list_files(storage.join(url, split))}
-    for shard in manifest.splits[split].shards:
-        if sizes.get(shard.path) != shard.bytes:
-            fault = f"has {sizes[shard.path]} bytes" if shard.path in sizes else "is missing"
-            raise UserError(f"{storage.join(url, shard.path)}: {fault}, the manifest says {shard.bytes}; build it again")
+    sizes = sizes_of_files(url, [split])
+    for path, num_bytes in manifest.splits[split].shards.lost(sizes):
+        fault = f"has {sizes[path]} bytes" if path in sizes else "is missing"
+        raise UserError(f"{storage.join(url, path)}: {fault}, the manifest says {num_bytes}; build it again")
 
 
 class DecodedGroups:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shards.manifest import ShardInfo, Split
+from shards.manifest import Shards, Split
 from shards.schema import lengths_to_offsets
 from train.data.order import WINDOW_ROWS, Order, Positions
 
@@ -64,7 +64,7 @@ def uses_in_training(order: Order, lanes: Sequence[int], end: int) -> UsesAt:
 
 def uses_in_sequence(split: Split, num_rows: int) -> UsesAt:
     """The uses of a reader that reads the first rows of a split once, in their order."""
-    edges = lengths_to_offsets(np.array([shard.rows for shard in split.shards], np.int64))
+    edges = lengths_to_offsets(split.shards.columns["rows"])
     uses = _before(num_rows, [ShardUses(np.arange(len(split.shards)), edges[:-1], edges[1:], 1)])
     return lambda position: uses
 
@@ -119,8 +119,8 @@ def lanes_of(order: Order, ranks: range, world_size: int, start: int) -> list[in
     return sorted(lanes)
 
 
-def needed_bytes(shards: Sequence[ShardInfo], lanes: int) -> int:
+def needed_bytes(shards: Shards, lanes: int) -> int:
     """The minimum size of a cache: two shards per lane, more where a window reaches over several, at most all of them."""
-    sizes = [shard.bytes for shard in shards]
-    shards_per_window = WINDOW_ROWS * len(shards) / max(1, sum(shard.rows for shard in shards))
+    sizes = shards.sizes()
+    shards_per_window = WINDOW_ROWS * len(shards) / max(1, shards.totals["rows"])
     return min((1 + math.ceil(2 * shards_per_window)) * lanes * max(sizes, default=0), sum(sizes))

@@ -51,6 +51,7 @@ def compare_tokenizers(model: str, data_url: str, manifest: Manifest) -> Iterato
         definition = read_definition(storage.read_small(str(file), MAX_BYTES), str(file))
         model_tokenizer = _load_definition(follow_flags(definition, _config(model), "tokenizer_config.json"), str(file))
     else:
+        _config(model)  # fetches it, so that it lies beside the vocabulary
         with _one_line(str(file)):
             model_tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False)
     for sample in SAMPLES:

@@ -16,6 +16,7 @@ from train.data.batch import pack_batch
 from train.data.layout import Layout, Shape
 from train.device.attention import PADDED, VARLEN, attention_function
 from train.device.torch_versions import faster_flash, slower_flash
+from train.models.families import attention_features, window_of
 
 # Padded attention computes 1 / share times the tokens, and as much again in its products. Below this share it cannot win.
 _FILLED_SHARE = 0.9
@@ -27,7 +28,10 @@ def start(encoder: PreTrainedModel, device: torch.device) -> list[str]:
     """Prepares the kernels of a model's attention; messages for the user."""
     if encoder.config._attn_implementation != VARLEN:
         return []
-    return [f"attention: varlen, by {faster_flash(device) or 'FA2'}, which has no dropout of attention weights"]
+    head_features = attention_features(encoder.config) // int(encoder.config.num_attention_heads)
+    window = window_of(encoder) - 1  # the most that |i - j| may be
+    name = faster_flash(device, head_features, window if window >= 0 else None) or "FA2"
+    return [f"attention: varlen, by {name}, which has no dropout of attention weights"]
 
 
 def may_be_padded(encoder: PreTrainedModel, filled_share: float) -> bool:

@@ -9,7 +9,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from train.data.layout import Slots
 
-# Below so many blocks, three blocks of keys per block cost more than a mask over the whole sequence saves.
+# Below this number of blocks, three blocks of keys per block cost more than a mask over the whole sequence saves.
 _FEWEST_BLOCKS = 6
 
 

@@ -58,8 +58,10 @@ def varlen_attention(needs_window: bool = False) -> VarlenAttention | None:
     return attend
 
 
-def faster_flash(device: torch.device) -> str | None:
+def faster_flash(device: torch.device, head_features: int, window: int | None) -> str | None:
     """Switches torch's flash attention to flash 4 or 3, and returns its name: "FA4" or "FA3". None: torch's own runs.
+
+    `head_features` and `window` are the model's: not every kernel takes every size, or a window.
 
     A switch that torch accepts may still not fit the installed package. So each one computes a small example, forward and
     backward, and is taken back if it fails or its result differs from that of torch's own kernels. Both serve
@@ -68,7 +70,7 @@ def faster_flash(device: torch.device) -> str | None:
     attend = varlen_attention()
     if attend is None or device.type != "cuda" or _find("torch.nn.attention", "activate_flash_attention_impl") is None:
         return None
-    return _switch_flash(attend, device)
+    return _switch_flash(attend, device, head_features, window)
 
 
 def slower_flash() -> None:
@@ -77,12 +79,12 @@ def slower_flash() -> None:
         attention.restore_flash_attention_impl()
 
 
-def _switch_flash(attend: VarlenAttention, device: torch.device) -> str | None:
-    expected = _try_out(attend, device)
+def _switch_flash(attend: VarlenAttention, device: torch.device, head_features: int, window: int | None) -> str | None:
+    expected = _try_out(attend, device, head_features, window)
     for name in _FLASH:
         try:
             attention.activate_flash_attention_impl(name)
-            pairs = zip(_try_out(attend, device), expected, strict=True)
+            pairs = zip(_try_out(attend, device, head_features, window), expected, strict=True)
             if all(torch.allclose(x, y, rtol=_CLOSE, atol=_CLOSE) for x, y in pairs):
                 return name
         except Exception:  # a missing package, or one that does not fit, fails in any way
@@ -110,13 +112,16 @@ def _parameters(function: Callable[..., Any]) -> Sequence[str]:
     return list(inspect.signature(function).parameters)
 
 
-def _try_out(attend: VarlenAttention, device: torch.device) -> list[Tensor]:
-    """The result and the gradients of attention over two short sequences, in float32."""
+def _try_out(attend: VarlenAttention, device: torch.device, head_features: int, window: int | None) -> list[Tensor]:
+    """The result and the gradients of attention over two short sequences, in float32; with a window, also without it."""
     generator = torch.Generator(device).manual_seed(0)
-    shape, half = (192, 2, 64), torch.bfloat16
+    shape, half = (192, 2, head_features), torch.bfloat16
     inputs = [torch.randn(shape, device=device, generator=generator).to(half).requires_grad_() for _ in range(3)]
     grad = torch.randn(shape, device=device, generator=generator).to(half)
     starts = torch.tensor([0, 128, 192], dtype=torch.int32, device=device)
     query, key, value = inputs
-    out = attend(query, key, value, starts, 128, None, None)
-    return [x.detach().float() for x in (out, *torch.autograd.grad(out, inputs, grad))]
+    results = []
+    for distance in dict.fromkeys((None, window)):
+        out = attend(query, key, value, starts, 128, None, distance)
+        results += [x.detach().float() for x in (out, *torch.autograd.grad(out, inputs, grad))]
+    return results

@@ -30,7 +30,7 @@ _IGNORED_KEYS = (
     "id2label",
     "label2id",
 )
-# The names that families have for the dropout of hidden states, first, and of attention weights.
+# The names that families have for the dropout of hidden states, first, of attention weights, and of ALBERT's pair head.
 _DROPOUTS = (
     "hidden_dropout_prob",
     "dropout",
@@ -38,7 +38,11 @@ _DROPOUTS = (
     "mlp_dropout",
     "attention_probs_dropout_prob",
     "attention_dropout",
+    "classifier_dropout_prob",
 )
+# What other libraries call the size of a model, and how fast its positions turn. A configuration with such a field that
+# transformers does not read would be another model, of the default size.
+_FOREIGN_KEYS = ("n_embd", "n_layer", "n_head", "n_inner", "d_model", "num_layers", "ffn_dim", "rotary_emb_base")
 
 
 def read_config(path: Path) -> PreTrainedConfig:
@@ -71,6 +75,12 @@ def make_config(values: dict[str, Any], place: str) -> PreTrainedConfig:
         config: PreTrainedConfig = kind.from_dict({name: value for name, value in values.items() if name not in _IGNORED_KEYS})
     except Exception as error:  # the library checks values with errors of many kinds
         raise UserError(f"{place}: transformers refuses the configuration: {' '.join(str(error).split())}") from error
+    foreign = next((name for name in _FOREIGN_KEYS if name in values and not hasattr(kind(), name)), None)
+    if foreign is not None:
+        raise UserError(
+            f"{place}: has the field {foreign}, which transformers' {kind.__name__} does not read: the model would be "
+            "another one; convert the configuration to transformers' own fields (hidden_size, num_hidden_layers, ...)"
+        )
     _check_fields(config, family, place)
     return config
 
@@ -85,11 +95,24 @@ def _check_fields(config: PreTrainedConfig, family: Family, place: str) -> None:
         )
     if family.skips_positions and not isinstance(config.pad_token_id, int):
         raise UserError(f"{place}: its pad_token_id is {config.pad_token_id!r}, and its positions begin after it; correct it")
-    # transformers passes over kinds of positions that it no longer has: the model would be another one.
+    rotary = getattr(config, "rope_parameters", None)
+    if rotary is not None:
+        _check_rotary(rotary, place)
+        return
+    # transformers passes over kinds of positions that it no longer has: the model would be another one. Models with rotary
+    # positions never read this field (mmBERT's holds a word of its own).
     positions = getattr(config, "position_embedding_type", "absolute")
     if positions != "absolute" and (config.model_type, positions) != ("esm", "rotary"):
         raise UserError(
             f"{place}: its position_embedding_type is {positions!r}, which transformers {transformers.__version__} lacks"
+        )
+
+
+def _check_rotary(parameters: dict[str, Any], place: str) -> None:
+    kinds = (value.get("rope_type") for value in (parameters, *parameters.values()) if isinstance(value, dict))
+    if "longrope" in kinds:
+        raise UserError(
+            f"{place}: its rope_type is 'longrope', which turns positions by the longest sequence of a batch; use another type"
         )
 
 
@@ -106,7 +129,7 @@ def _known_family(model_type: object, place: str) -> Family:
 
 
 def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
-    """Sets every dropout of the base model. Negative: they stay the model's own."""
+    """Sets every dropout of the model. Negative: they stay the model's own."""
     if dropout >= 0.0:
         config.update(dict.fromkeys((name for name in _DROPOUTS if hasattr(config, name)), dropout))
 

@@ -4,6 +4,8 @@ Shapes: n parameters. Coefficients differ by parameter, because one without a gr
 """
 
 import math
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,6 +43,26 @@ class Moments:
         """Moves the means to the gradients and to their squares by the weights, [n] each."""
         torch._foreach_lerp_(self.means, self.grads, (mean_weights * self.taken).unbind())
         torch._foreach_lerp_(self.squares, squares, (square_weights * self.taken).unbind())
+
+
+class MomentsOptimizer(torch.optim.Optimizer):
+    """An optimizer whose steps follow from the moments of each group."""
+
+    def __init__(self, groups: Sequence[dict[str, Any]], betas: tuple[float, float], epsilon: float) -> None:
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
+        self.betas, self.epsilon = betas, epsilon
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch's own may return a loss
+        """Takes the step, unless `found_inf` is 1."""
+        for group in self.param_groups:
+            moments = Moments(self, group)
+            if moments.params:
+                self.change(moments, group["lr"], group["weight_decay"])
+
+    @abstractmethod
+    def change(self, moments: Moments, lr: float | Tensor, weight_decay: float) -> None:
+        """Takes the step of a group."""
 
 
 def new_state(parameter: Tensor) -> dict[str, Tensor]:
