@@ -21,6 +21,7 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.masking import Masking
 from shards.storage.redaction import redacted
+from shards.tokenizer_check import MAX_BYTES
 from train.checkpoint import CONFIG, MODEL, OPTIMIZER
 from train.data.batch import PackedBatch, pack_batch
 from train.data.cache import Cache
@@ -246,7 +247,7 @@ def _fixed_files(url: str, manifest: Manifest, encoder: PreTrainedModel) -> dict
     files = {CONFIG: encoder.config.to_json_string(use_diff=True).encode()}
     for name, digest in manifest.tokenizer["files"].items():
         place = storage.join(url, manifest.tokenizer["folder"], name)
-        files[name] = storage.read_bytes(place)
+        files[name] = storage.read_small(place, MAX_BYTES)
         if sha256(files[name]).hexdigest() != digest:
             raise UserError(f"{place}: its sha256 is not the manifest's: it was changed or damaged; build the data set again")
     if TOKENIZER_CONFIG in files:

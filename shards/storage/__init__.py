@@ -26,7 +26,7 @@ from shards.storage.files import (
     tidy,
 )
 from shards.storage.on_fsspec import absolute, relative
-from shards.storage.reading import open_read, read_bytes, read_into, read_ranges
+from shards.storage.reading import open_read, read_bytes, read_into, read_ranges, read_small
 from shards.storage.redaction import redacted
 from shards.storage.urls import is_local, join, local_path
 
@@ -51,6 +51,7 @@ __all__ = [
     "read_bytes",
     "read_into",
     "read_ranges",
+    "read_small",
     "redacted",
     "relative",
     "remove",
