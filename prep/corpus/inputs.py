@@ -181,7 +181,7 @@ def _with_unique_names(table: pa.Table, roots: Sequence[Root]) -> pa.Table:
             suffixes[row] += 1
         names.add(value)
         hashes[row] = value
-    columns = {"hash": _array(hashes, pa.uint64()), "suffix": _array(suffixes, pa.int32())}
+    columns = {"hash": _array(hashes.tolist(), pa.uint64()), "suffix": _array(suffixes.tolist(), pa.int32())}
     for name, column in columns.items():
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return table
