@@ -22,6 +22,8 @@ from shards import storage
 from shards.errors import UserError
 from shards.gate.manifest import TOKENIZER_FILES
 from shards.manifest import fingerprint
+from shards.memory import require_memory
+from shards.tokenizer_check import MAX_BYTES
 
 FOLDER = "checkpoints"
 RECORD = "training.json"
@@ -30,6 +32,7 @@ VERSION = 1
 _FOLDER_NAME = re.compile(r"step-(\d{10})")
 # A checkpoint may come from a stranger, and an export writes its files: it has these names and no others.
 _FILE_NAMES = (MODEL, CONFIG, OPTIMIZER, *TOKENIZER_FILES)
+_COPIES = 2  # of a file in memory: its bytes, and its tensors
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -54,12 +57,15 @@ class Checkpoint:
         url, expected = storage.join(self.url, name), self.record["files"].get(name)
         if expected is None:
             raise DamagedError(f"{self.url}: has no {name}")
-        try:
-            data = storage.read_bytes(url)
-        except storage.MissingError as error:
-            raise DamagedError(f"{url}: is missing") from error
-        if len(data) != expected["bytes"] or sha256(data).hexdigest() != expected["sha256"]:
-            raise DamagedError(f"{url}: has {len(data)} bytes and another sha256 than was written ({expected['bytes']} bytes)")
+        info = storage.find(url)
+        if info is None:
+            raise DamagedError(f"{url}: is missing")
+        if info.bytes != expected["bytes"]:
+            raise DamagedError(f"{url}: has {info.bytes} bytes, {expected['bytes']} were written")
+        require_memory(_COPIES * info.bytes, f"{url}: reading it", "use a machine with more memory")
+        data = storage.read_bytes(url)
+        if sha256(data).hexdigest() != expected["sha256"]:
+            raise DamagedError(f"{url}: has another sha256 than was written")
         return data
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
@@ -97,7 +103,7 @@ def open_checkpoint(url: str) -> Checkpoint:
     """
     place = storage.join(url, RECORD)
     try:
-        record = json.loads(storage.read_bytes(place))
+        record = json.loads(storage.read_small(place))
         rest = {key: value for key, value in record.items() if key != "sha256"}
         if record["sha256"] != fingerprint(rest):
             raise DamagedError(f"{place}: was changed after it was written (its sha256 does not match)")
@@ -131,6 +137,8 @@ def _record_faults(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"files has {name[:100]!r}, which is not a file name of a checkpoint"
         elif not isinstance(info, dict) or type(info.get("bytes")) is not int or not _is_sha256(info.get("sha256")):
             yield f"files.{name} is {info!r}, must have bytes and sha256"
+        elif name not in (MODEL, OPTIMIZER) and info["bytes"] > MAX_BYTES:
+            yield f"files.{name} has {info['bytes']} bytes, at most {MAX_BYTES} are allowed"
     yield from (f"files has no {name}" for name in (MODEL, CONFIG, OPTIMIZER) if name not in record["files"])
 
 

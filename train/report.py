@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -14,6 +15,7 @@ from shards.report.sheet import Fact, Finding, FormatNumber, Line, Lines, Mark, 
 from train.history import History, median, read_history
 
 _MAX_POINTS = 400
+_MAX_MARKS = 200
 # Share of a run whose losses do not count for the height of a loss chart: their plunge would flatten all that follows.
 _PLUNGE = 0.05
 # Limits beyond which a figure is a finding.
@@ -173,7 +175,7 @@ def _score_facts(score: Callable[[str], float | None], of_data: str) -> Iterator
 
 def _charts(names: Sequence[str], runs: Sequence[History], last: int) -> Iterator[Lines]:
     several = len(runs) > 1
-    marks = [mark for group, run in enumerate(runs) for mark in _marks(names[group] if several else "", run, group)]
+    marks = [mark for group, run in enumerate(runs) for mark in _few_marks(names[group] if several else "", run, group)]
     losses = [("loss", "loss"), ("mlm_loss", "MLM loss"), ("nsp_loss", "NSP loss")]
     if not any(line.get("nsp_loss") for run in runs for line in run.train):
         losses = [("mlm_loss", "MLM loss")]
@@ -220,6 +222,18 @@ def _line(name: str, lines: Sequence[dict[str, float | None]], field: str, group
         xs.append(int(part[-1]["step"] or 0))
         ys.append(sum(values) / len(values) if values else None)
     return Line(name, xs, ys, group, dotted)
+
+
+def _few_marks(name: str, run: History, group: int) -> Iterator[Mark]:
+    """At most `_MAX_MARKS` of a run's marks; if there are more, each stands for several neighbouring ones and counts them."""
+    marks = list(_marks(name, run, group))
+    if len(marks) <= _MAX_MARKS:
+        yield from marks
+        return
+    marks.sort(key=lambda mark: mark.step)
+    size = -(-len(marks) // _MAX_MARKS)
+    for part in (marks[first : first + size] for first in range(0, len(marks), size)):
+        yield replace(part[0], event=f"{part[0].event}, and {len(part) - 1:,} more events up to step {part[-1].step:,}")
 
 
 def _marks(name: str, run: History, group: int) -> Iterator[Mark]:

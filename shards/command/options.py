@@ -174,7 +174,7 @@ def _read_config(path: str, names: Mapping[str, Field[Any]]) -> dict[str, Any]:
 def parse_toml(path: str) -> dict[str, Any]:
     """The tables and values of a TOML file. Raises UserError for any other file."""
     try:
-        return tomllib.loads(storage.read_bytes(path).decode())
+        return tomllib.loads(storage.read_small(path).decode())
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or of a number with too many digits
         raise UserError(f"{path}: not a TOML file: {error}") from error
 

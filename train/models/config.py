@@ -7,6 +7,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from shards import storage
 from shards.errors import UserError
 from shards.gate.manifest import SINGLE_SEGMENT
 from shards.manifest import Manifest
@@ -46,7 +47,7 @@ _FOREIGN_KEYS = ("n_embd", "n_layer", "n_head", "n_inner", "d_model", "num_layer
 
 def read_config(path: Path) -> PreTrainedConfig:
     """The configuration in a file. Raises UserError."""
-    return parse_config(path.read_bytes(), f"--model {path}")
+    return parse_config(storage.read_small(str(path)), f"--model {path}")
 
 
 def parse_config(data: bytes, place: str) -> PreTrainedConfig:

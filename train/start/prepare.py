@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from shards import storage
 from shards.errors import UserError
+from shards.tokenizer_check import MAX_BYTES
 from train.data.cache import Cache
 from train.data.layout import Shape
 from train.data.memory import require_reader, require_step
@@ -137,7 +138,7 @@ def _tokenizer_files(source: Source, encoder: PreTrainedModel) -> dict[str, byte
     files = {}
     for name, digest in manifest.tokenizer["files"].items():
         place = storage.join(url, manifest.tokenizer["folder"], name)
-        files[name] = storage.read_bytes(place)
+        files[name] = storage.read_small(place, MAX_BYTES)
         if sha256(files[name]).hexdigest() != digest:
             raise UserError(f"{place}: its sha256 is not the manifest's: it was changed or damaged; build the data set again")
     if TOKENIZER_CONFIG in files:
