@@ -170,7 +170,10 @@ def decode(
 
 def read_part(read: Ranges, shard: ShardInfo, group: int) -> memoryview:
     """A shard's bytes with only one row group and the part after the last one read. The rest is never touched memory."""
-    buffer: Any = np.zeros(shard.bytes, np.uint8)
+    try:
+        buffer: Any = np.zeros(shard.bytes, np.uint8)
+    except MemoryError as error:
+        raise OSError(f"the machine grants no {shard.bytes} bytes of memory") from error
     data = memoryview(buffer)
     part, last = shard.row_groups[group], shard.row_groups[-1]
     footer = last.offset + last.bytes

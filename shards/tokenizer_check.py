@@ -7,6 +7,7 @@ chain of replacements, a table of characters, a long template. Nothing of the li
 import base64
 import binascii
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def read_definition(data: bytes, place: str) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise UserError(f"{place}: has {len(data)} bytes, at most {MAX_BYTES} are allowed")
     try:
-        definition = json.loads(data)
+        definition = json.loads(data, object_pairs_hook=_distinct)
         model, added = definition["model"], definition.get("added_tokens") or []
         ids = [*_vocabulary(model).values(), *(token["id"] for token in added)]
         components = list(_components(definition))
@@ -41,6 +42,15 @@ def read_definition(data: bytes, place: str) -> dict[str, Any]:
     if faults:
         raise UserError(f"{place}: {faults[0]}; use another tokenizer")
     return dict(definition)
+
+
+def _distinct(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file. Of a field that is there twice, the library reads both, and only the last is checked here."""
+    values = dict(fields)
+    if len(values) < len(fields):
+        twice = next(name for name, count in Counter(name for name, _ in fields).items() if count > 1)
+        raise ValueError(f"the field {twice[:40]!r} is there twice")
+    return values
 
 
 def lossy_features(definition: Mapping[str, Any]) -> list[str]:
@@ -123,6 +133,8 @@ def _growth_faults(components: list[Mapping[str, Any]]) -> Iterator[str]:
             growth *= max(1.0, content / matched) + (pattern.get("Regex") is not None and content > 1)
         elif component["type"] == "Prepend" and len(component["prepend"]) > MAX_GROWTH:
             yield f"prepends {len(component['prepend'])} characters, at most {MAX_GROWTH} are allowed"
+        elif component["type"] == "FixedLength" and not component["length"]:
+            yield "its FixedLength has the length 0"
         elif component["type"] == "Precompiled":
             yield from _charsmap_faults(component["precompiled_charsmap"])
     if growth > MAX_GROWTH:

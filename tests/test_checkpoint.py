@@ -223,3 +223,17 @@ def test_tensors_of_another_model_are_refused_before_any_is_copied() -> None:
     assert not targets["a"].any()
     copy_tensors(targets, {"a": torch.ones(2), "b": torch.ones(3), "more": torch.ones(1)}, "m")
     assert targets["a"].all() and targets["b"].all()
+
+
+def test_a_model_that_is_larger_than_the_memory_is_not_read(tmp_path: Path) -> None:
+    """Its record agrees with its size, which a hole in the file makes for nothing."""
+    save(tmp_path, [5])
+    place = tmp_path / "checkpoints" / "step-0000000005"
+    with open(place / MODEL, "ab") as file:
+        file.truncate(1 << 40)
+    record = json.loads((place / "training.json").read_text())
+    del record["sha256"]
+    record["files"][MODEL]["bytes"] = 1 << 40
+    (place / "training.json").write_text(json.dumps(record | {"sha256": fingerprint(record)}))
+    with pytest.raises(UserError, match=r"model.safetensors: reading it takes about 2.2 TB of memory"):
+        load(tmp_path)

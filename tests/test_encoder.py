@@ -49,6 +49,14 @@ def test_special_tokens_spelled_out_are_text(tokenizer: PreparedTokenizer, is_fa
     assert set(brackets) <= set(ids.tolist())
 
 
+def test_an_expression_that_is_given_up_is_one_line(tokenizer: PreparedTokenizer) -> None:
+    """The library of regular expressions stops after so many steps, and `tokenizers` panics: no Exception of Python."""
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    prepared = PreparedTokenizer(json.dumps(tokenizer.definition | {"pre_tokenizer": split}), tokenizer.roles)
+    with pytest.raises(UserError, match=r"cannot encode a sentence .*; add an unknown token to it, or use another tokenizer"):
+        Encoder(prepared, REFERENCE).encode(["a" * 40 + "b"])
+
+
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_even_a_tokenizer_that_splits_at_spaces_only_makes_no_special_token(is_fast: bool) -> None:
     from tokenizers import pre_tokenizers

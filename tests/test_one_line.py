@@ -37,6 +37,16 @@ def without(name: str) -> Damage:
     return damage
 
 
+def with_hole(name: str) -> Damage:
+    """A file that claims a terabyte without having it."""
+
+    def damage(folder: Path) -> None:
+        with open(folder / name, "ab") as file:
+            file.truncate(1 << 40)
+
+    return damage
+
+
 def with_value(name: str, value: Any, *keys: Any) -> Damage:
     """A JSON file with one value changed."""
 
@@ -61,6 +71,7 @@ def files_of(name: str) -> dict[str, Damage]:
         f"list in {name}": with_content(name, "[]"),
         f"number in {name}": with_content(name, "7"),
         f"deep {name}": with_content(name, DEEP),
+        f"hole in {name}": with_hole(name),
     }
 
 
@@ -91,6 +102,7 @@ CHECKPOINTS: dict[str, Damage] = {
     "files that are a list": with_value("training.json", ["model.safetensors"], "files"),
     "no model": without("model.safetensors"),
     "garbage for a model": with_content("model.safetensors", GARBAGE),
+    "hole in a model": with_hole("model.safetensors"),
     "half a header": with_content("model.safetensors", (2**40).to_bytes(8, "little") + b"{"),
 }
 CONFIGS: dict[str, Damage] = {
@@ -102,6 +114,7 @@ CONFIGS: dict[str, Damage] = {
 RUNS: dict[str, Damage] = {
     **files_of("run.json"),
     "no metrics": without("metrics.jsonl"),
+    "hole in metrics": with_hole("metrics.jsonl"),
     "garbage for metrics": with_content("metrics.jsonl", GARBAGE),
     "a list for a line": with_content("metrics.jsonl", "[1]\n"),
     "deep metrics": with_content("metrics.jsonl", DEEP),

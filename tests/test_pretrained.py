@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,24 @@ def test_pickled_weights_are_never_loaded(opened: tuple[str, Manifest], tmp_path
     assert not (tmp_path / "planted").exists()
     torch.save(bert().state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"has no \*\.safetensors"):
+        make(folder, opened)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "adapter_config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "hole"])
+def test_a_file_of_a_model_that_cannot_be_read_whole_is_named(
+    name: str, kind: str, opened: tuple[str, Manifest], tmp_path: Path
+) -> None:
+    """A named pipe would be waited for, and a file with a hole would fill the memory."""
+    folder = saved(tmp_path)
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        with open(folder / name, "wb") as file:
+            file.truncate(1 << 40)
+    message = "is an adapter" if name.startswith("adapter") else "no regular file" if kind == "pipe" else "at most 268435456"
+    with pytest.raises(UserError, match=message):
         make(folder, opened)
 
 

@@ -46,6 +46,7 @@ BOMBS: dict[str, tuple[Callable[[Definition], Any], str]] = {
     "negative-id": (lambda d: d["model"]["vocab"].update(zzz=-1), "has the id -1"),
     "id-no-integer": (lambda d: d["model"]["vocab"].update(zzz=1.5), "has the id 1.5"),
     "gap": (lambda d: d["model"]["vocab"].update(zzz=9_000_000), "may be unused"),
+    "length-0": (lambda d: d.update(pre_tokenizer={"type": "FixedLength", "length": 0}), "has the length 0"),
     "no-model": (lambda d: d.pop("model"), "not a tokenizer.json"),
 }
 STATES: dict[str, tuple[Callable[[Definition], Any], str]] = {
@@ -73,6 +74,25 @@ def changed(tokenizer: PreparedTokenizer, change: Callable[[Definition], Any]) -
     definition = copy.deepcopy(tokenizer.definition)
     change(definition)
     return json.dumps(definition)
+
+
+FIRST_OF_TWO = {
+    "normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\xfc\xff\xff\xff\0\0\0\0\0").decode()},
+    "padding": {"strategy": {"Fixed": 10**9}},
+    "model": {"type": "WordLevel", "vocab": {"a": 2**31}, "unk_token": "a"},
+    "vocab": {"zzz": 2**31},
+}
+
+
+@pytest.mark.parametrize("field", FIRST_OF_TWO)
+def test_a_field_that_is_there_twice_is_refused(field: str, tokenizer: PreparedTokenizer, tmp_path: Path) -> None:
+    """The library reads the first one too, and Python shows only the last."""
+    text = tokenizer.json_text.replace(f'"{field}":', f'"{field}": {json.dumps(FIRST_OF_TWO[field])}, "{field}":', 1)
+    (tmp_path / "tokenizer.json").write_text(text)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    for load in (load_prepared, lambda folder: load_tokenizer(folder, cased=False)):
+        with pytest.raises(UserError, match=f"the field '{field}' is there twice"):
+            load(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", BOMBS | STATES)

@@ -161,3 +161,18 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     ):
         code, out, err = run(0, *arguments, module="train.report")
         assert code == 2 and not out and err.count("\n") == 1 and message in err, err
+
+
+def test_a_run_with_very_many_events_has_few_marks(tmp_path: Path) -> None:
+    """Each restart and each line with skipped steps would be a mark: the page would be as large as the log, once per chart."""
+    lines = [start_line(0), *(train_line(step) | {"skipped": 1} for step in range(1, 1001))]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    marks = charts(sheet_of(tmp_path))["learning rate"].marks
+    assert len(marks) == 200 and [mark.step for mark in marks[:3]] == [1, 6, 11]
+    assert marks[0].event == "skipped steps at step 1: 1, and 4 more events up to step 5"
+
+
+def test_steady_lines_leave_out_the_first_after_each_of_many_starts(tmp_path: Path) -> None:
+    lines = [line for step in range(0, 3000, 3) for line in (start_line(step), *map(train_line, (step + 1, step + 2)))]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert [line["step"] for line in read_history(str(tmp_path)).steady()] == list(range(2, 3000, 3))

@@ -22,6 +22,8 @@ from shards import storage
 from shards.errors import UserError
 from shards.gate.manifest import TOKENIZER_FILES
 from shards.manifest import fingerprint
+from shards.memory import require_memory
+from shards.tokenizer_check import MAX_BYTES
 
 FOLDER = "checkpoints"
 RECORD = "training.json"
@@ -30,6 +32,7 @@ VERSION = 1
 _FOLDER_NAME = re.compile(r"step-(\d{10})")
 # A checkpoint may come from a stranger, and an export writes its files: it has these names and no others.
 _FILE_NAMES = (MODEL, CONFIG, OPTIMIZER, *TOKENIZER_FILES)
+_COPIES = 2  # of a file in memory: its bytes, and its tensors
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -54,12 +57,15 @@ class Checkpoint:
         url, expected = storage.join(self.url, name), self.record["files"].get(name)
         if expected is None:
             raise DamagedError(f"{self.url}: has no {name}")
-        try:
-            data = storage.read_bytes(url)
-        except storage.MissingError as error:
-            raise DamagedError(f"{url}: is missing") from error
-        if len(data) != expected["bytes"] or sha256(data).hexdigest() != expected["sha256"]:
-            raise DamagedError(f"{url}: has {len(data)} bytes and another sha256 than was written ({expected['bytes']} bytes)")
+        info = storage.find(url)
+        if info is None:
+            raise DamagedError(f"{url}: is missing")
+        if info.bytes != expected["bytes"]:
+            raise DamagedError(f"{url}: has {info.bytes} bytes, {expected['bytes']} were written")
+        require_memory(_COPIES * info.bytes, f"{url}: reading it", "use a machine with more memory")
+        data = storage.read_bytes(url)
+        if sha256(data).hexdigest() != expected["sha256"]:
+            raise DamagedError(f"{url}: has another sha256 than was written")
         return data
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
@@ -97,7 +103,7 @@ def open_checkpoint(url: str) -> Checkpoint:
     """
     place = storage.join(url, RECORD)
     try:
-        record = json.loads(storage.read_bytes(place))
+        record = json.loads(storage.read_small(place))
         rest = {key: value for key, value in record.items() if key != "sha256"}
         if record["sha256"] != fingerprint(rest):
             raise DamagedError(f"{place}: was changed after it was written (its sha256 does not match)")
@@ -123,6 +129,7 @@ def _record_faults(record: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(record.get(name), dict):
             yield f"{name} is {record.get(name)!r}, must be an object"
             return
+    yield from _phase_faults(record)
     if not isinstance(record.get("mask_prob"), int | float | None):
         yield f"mask_prob is {record.get('mask_prob')!r}, must be a number or null"
     for name, info in record["files"].items():
@@ -130,7 +137,34 @@ def _record_faults(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"files has {name[:100]!r}, which is not a file name of a checkpoint"
         elif not isinstance(info, dict) or type(info.get("bytes")) is not int or not _is_sha256(info.get("sha256")):
             yield f"files.{name} is {info!r}, must have bytes and sha256"
+        elif name not in (MODEL, OPTIMIZER) and info["bytes"] > MAX_BYTES:
+            yield f"files.{name} has {info['bytes']} bytes, at most {MAX_BYTES} are allowed"
     yield from (f"files has no {name}" for name in (MODEL, CONFIG, OPTIMIZER) if name not in record["files"])
+
+
+def _phase_faults(record: Mapping[str, Any]) -> Iterator[str]:
+    """What makes the part about phases unusable. A release before there were phases did not write it."""
+    if "phase" not in record:
+        return
+    phase, phases = record["phase"], record.get("phases")
+    if not _has_numbers(phase, {"number", "first_step", "first_position"}) or phase["number"] < 1:
+        yield f"phase is {phase!r}, must have number, first_step and first_position"
+    for name in ("served", "served_before_phase"):
+        served = record.get(name)
+        if not isinstance(served, dict) or not all(_has_numbers(value, {"seed", "lanes", "rows"}) for value in served.values()):
+            yield f"{name} is {served!r}, must have seed, lanes and rows of each data set"
+    parts = phases if isinstance(phases, list) and phases else [None]
+    if not all(isinstance(part, dict) and isinstance(part.get(name), dict) for part in parts for name in ("order", "settings")):
+        yield "phases must be a list of objects with order and settings"
+
+
+def _has_numbers(value: object, names: set[str]) -> bool:
+    """Whether a value is an object with these numbers and nothing else."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == names
+        and all(type(number) is int and 0 <= number < 2**63 for number in value.values())
+    )
 
 
 def _is_sha256(value: object) -> bool:

@@ -2,18 +2,22 @@
 
 import json
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from shards import storage
 from shards.errors import UserError
+from shards.memory import require_memory
 
 METRICS_NAME = "metrics.jsonl"
 RUN_NAME = "run.json"
-_TEXT_FIELDS = ("kind", "device")
+_TEXT_FIELDS = ("kind", "device", "data")
 # No value of a run is larger. A larger one would overflow where it is drawn, so it counts as "no finite number".
 _MAX_VALUE = 1e30
+_PARSED_BYTES = 12  # memory per byte of metrics
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,34 @@ class History:
         return max(1, int(planned or self.done))
 
     @property
+    def evals_by_data(self) -> dict[str, list[dict[str, Any]]]:
+        """The scores of each data set by its name, which is empty in a run of one."""
+        by_data: dict[str, list[dict[str, Any]]] = {}
+        for line in self.evals:
+            by_data.setdefault(str(line.get("data") or ""), []).append(line)
+        return by_data
+
+    @property
+    def phase_starts(self) -> list[tuple[int, int]]:
+        """(number, first step) of each phase after the first that has begun."""
+        starts = []
+        for before, line in pairwise(self.train):
+            if (line.get("phase") or 1) > (before.get("phase") or 1):
+                starts.append((int(line["phase"]), int(before["step"])))
+        return starts
+
+    @property
     def restarts(self) -> Sequence[dict[str, Any]]:
         """All starts but the first."""
         return self.starts[1:]
 
     def steady(self) -> Iterator[dict[str, Any]]:
         """Training lines without the first after each start, during which a run warms up."""
-        begun = {int(line["step"]) for line in self.starts}
+        begun = sorted({int(line["step"]) for line in self.starts})
         before: int = -1
         for line in self.train:
-            if not any(before <= step < int(line["step"]) for step in begun) or len(self.train) <= len(begun):
+            is_first = bisect_left(begun, before) < bisect_left(begun, int(line["step"]))
+            if not is_first or len(self.train) <= len(begun):
                 yield line
             before = int(line["step"])
 
@@ -60,9 +82,11 @@ def read_history(url: str) -> History:
     metrics = storage.join(url, METRICS_NAME)
     settings_url = storage.join(url, RUN_NAME)
     has_settings = bool(url) and storage.find(settings_url) is not None
-    if not url or not storage.find(metrics):
+    info = storage.find(metrics) if url else None
+    if info is None:
         hint = f"the run has no {METRICS_NAME} yet; wait for its first step" if has_settings else "check the path"
         raise UserError(f"{url or repr(url)}: no run has reported anything here (no {METRICS_NAME}); {hint}")
+    require_memory(_PARSED_BYTES * info.bytes, f"{metrics}: reading it", "use a machine with more memory")
     values = [_parse(line) for line in storage.read_bytes(metrics).splitlines()]
     lines = [line for line in values if line is not None]
     starts, train, evals = ([line for line in lines if line["kind"] == kind] for kind in ("start", "train", "eval"))
@@ -95,7 +119,7 @@ def _is_number(value: Any) -> bool:
 
 def _settings(url: str) -> dict[str, Any]:
     try:
-        settings: dict[str, Any] = json.loads(storage.read_bytes(url))["settings"]
+        settings: dict[str, Any] = json.loads(storage.read_small(url))["settings"]
         return {**settings}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{url}: is damaged ({error!r}); remove it to see the report without the settings") from error

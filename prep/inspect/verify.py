@@ -21,6 +21,7 @@ from shards.masking import Masking
 from shards.memory import free_bytes, require_memory
 from shards.schema import Rows, columns_sha256
 from shards.template import Template
+from shards.tokenizer_check import MAX_BYTES
 
 _BYTES_PER_DECODED_BYTE = 12  # memory of a check at its peak, measured on Parquet; most are indices of 8 bytes
 
@@ -198,9 +199,10 @@ def tokenizer_faults(url: str, manifest: Manifest) -> Iterator[str]:
     sound = True
     for name, digest in manifest.tokenizer["files"].items():
         place = storage.join(folder, name)
-        if not storage.find(place):
+        info = storage.find(place)
+        if not info or info.bytes > MAX_BYTES:
             sound = False
-            yield f"{place}: is missing"
+            yield f"{place}: {'is missing' if not info else f'has {info.bytes} bytes, at most {MAX_BYTES} are allowed'}"
         elif sha256(storage.read_bytes(place)).hexdigest() != digest:
             sound = False
             yield f"{place}: its sha256 is not the manifest's: the file was changed or damaged"

@@ -10,7 +10,7 @@ from tokenizers import decoders
 
 from prep.tokens import long_texts
 from prep.tokens.fast import REFERENCE, Encoded, installed_engine, library_for, open_fast
-from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer
+from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer, library_errors
 from shards.errors import UserError
 from shards.randomness import draw_below
 from shards.schema import lengths_to_offsets, token_dtype
@@ -100,7 +100,7 @@ class Encoder:
         """Raises UserError if the engine is not installed here."""
         self._tokenizer = tokenizer
         self._reference = tokenizer.reference
-        self._dtype = token_dtype(tokenizer.vocab_size)
+        self.id_type = token_dtype(tokenizer.vocab_size)
         self.unknown_id: int | None = tokenizer.special_ids.get("unk")
         self.needs_leading_space = tokenizer.needs_leading_space
         self._is_special: npt.NDArray[np.bool_] = np.zeros(tokenizer.vocab_size, np.bool_)
@@ -142,7 +142,7 @@ class Encoder:
         elif special.any():
             lengths = np.diff(lengths_to_offsets(~special)[lengths_to_offsets(lengths)])
             ids = ids[~special]
-        return ids.astype(self._dtype), lengths
+        return ids.astype(self.id_type), lengths
 
     def _to_compare(self, ids: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], offset: int) -> list[int]:
         """One sentence in CHECK_EVERY, and as many of those with a token that occurs once here, or with an unknown one."""
@@ -163,18 +163,17 @@ class Encoder:
     def _encode_reference(self, sentences: Sequence[str]) -> Encoded:
         parts: list[npt.NDArray[np.uint32]] = [np.empty(0, np.uint32)]
         for batch in _batches(sentences):
-            try:
+            with library_errors(
+                "--tokenizer: cannot encode a sentence", "add an unknown token to it, or use another tokenizer"
+            ):
                 encodings = self._reference.encode_batch_fast(batch, add_special_tokens=False)
-            except Exception as error:  # the library raises bare Exception
-                raise UserError(
-                    f"--tokenizer: cannot encode a sentence ({error}); add an unknown token to it, or use another tokenizer"
-                ) from error
             parts += (np.array(encoding.ids, np.uint32) for encoding in encodings)
         return np.concatenate(parts), np.array([len(part) for part in parts[1:]], np.int64)
 
     def _encode_fast(self, sentences: Sequence[str]) -> Encoded:
         assert self._fast is not None
-        return self._fast.encode(sentences)
+        with library_errors(f"{self.engine} cannot encode a sentence", "set --tokenizer-engine reference"):
+            return self._fast.encode(sentences)
 
 
 def _window(text: str, number: int) -> str:

@@ -23,7 +23,7 @@ from shards.errors import UserError
 from shards.manifest import TOKENIZER_FOLDER
 from shards.schema import column_dtypes
 from shards.template import Template
-from shards.tokenizer_check import lossy_features, read_definition
+from shards.tokenizer_check import MAX_BYTES, lossy_features, read_definition
 
 # Of all tokens: a tokenizer that fits its corpus leaves far fewer unknown.
 MAX_UNKNOWN_SHARE = 0.01
@@ -117,7 +117,8 @@ class PreparedTokenizer:
     @cached_property
     def cuts(self) -> dict[str, Cut]:
         """Where a long text may be cut into parts that are encoded one by one (`prep.tokens.long_texts`)."""
-        return find_cuts(self.reference)
+        with library_errors("--tokenizer: cannot encode a text", "use another tokenizer"):
+            return find_cuts(self.reference)
 
     def describe(self) -> dict[str, Any]:
         """The manifest's entry for the tokenizer."""
@@ -167,7 +168,7 @@ def is_saved(folder: str) -> bool:
 def load_prepared(folder: str) -> PreparedTokenizer:
     """The tokenizer that `save` wrote into `folder`. Raises UserError if it is damaged, or not what `save` writes."""
     url = storage.join(folder, FILE_NAME)
-    data = storage.read_bytes(url)
+    data = storage.read_small(url, MAX_BYTES)
     try:
         features = lossy_features(read_definition(data, url))
     except UserError as error:
@@ -175,7 +176,7 @@ def load_prepared(folder: str) -> PreparedTokenizer:
     if features:
         raise UserError(f"{url}: has {' and '.join(features)}, which a build never saves; build the data set again")
     with library_errors(f"{url}: damaged", "remove it and build again"):
-        config = json.loads(storage.read_bytes(storage.join(folder, CONFIG_NAME)))
+        config = json.loads(storage.read_small(storage.join(folder, CONFIG_NAME)))
         roles = {role: config[f"{role}_token"] for role in NAMES if f"{role}_token" in config}
         prepared = PreparedTokenizer(data.decode(), roles, kept_options(config))
         prepared.describe()  # computes all that readers ask for, so that an error has a name

@@ -22,7 +22,7 @@ from prep.tokens.tokenizer_config import bert_flags
 from shards import storage
 from shards.command.console import say
 from shards.errors import UserError
-from shards.tokenizer_check import follow_flags, lossy_features, read_definition
+from shards.tokenizer_check import MAX_BYTES, follow_flags, lossy_features, read_definition
 
 # Older releases of transformers keep the names of the special tokens, and tokens that were added, in files of their own.
 _SPECIAL_NAME, _ADDED_NAME = "special_tokens_map.json", "added_tokens.json"
@@ -60,7 +60,7 @@ def _read_object(folder: str, name: str) -> dict[str, Any]:
     """The content of a JSON file in the folder; empty if there is no such file."""
     url = storage.join(folder, name)
     try:
-        value = json.loads(storage.read_bytes(url)) if storage.find(url) else {}
+        value = json.loads(storage.read_small(url)) if storage.find(url) else {}
     except (ValueError, RecursionError) as error:
         raise UserError(f"{url}: not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -80,7 +80,7 @@ def _added_tokens(config: dict[str, Any]) -> set[str]:
 
 def _read_tokenizer(url: str, config: dict[str, Any]) -> Tokenizer:
     """The tokenizer of a tokenizer.json, with the flags of the configuration."""
-    original = read_definition(storage.read_bytes(url), f"--tokenizer {url}")
+    original = read_definition(storage.read_small(url, MAX_BYTES), f"--tokenizer {url}")
     definition = follow_flags(original, config, CONFIG_NAME)
     if definition != original:
         say(f"--tokenizer {url}: its {CONFIG_NAME} changes its normalizer to {json.dumps(definition['normalizer'])}")
@@ -94,7 +94,7 @@ def _read_tokenizer(url: str, config: dict[str, Any]) -> Tokenizer:
 def _read_vocabulary(url: str, cased: bool, config: dict[str, Any], added: set[str]) -> Tokenizer:
     """BERT's tokenizer over a vocab.txt, with the flags of the configuration."""
     try:
-        tokens = storage.read_bytes(url).decode().split("\n")
+        tokens = storage.read_small(url, MAX_BYTES).decode().split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"--tokenizer {url}: not a {VOCAB_NAME} that can be read: {error}") from error
     tokens = [token.rstrip("\r") for token in (tokens[:-1] if not tokens[-1] else tokens)]

@@ -30,6 +30,12 @@ DIGEST_BYTES = 32
 _MAX_SHARD_BYTES = 1 << 40
 _MAX_SHARD_ROWS = 1 << 31
 _SHARD_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}"
+# A shard has at most so many bytes: before its row groups and at its end; in its footer, per row group; beside the values of a
+# row; and per value that a maximum counts (input_ids; two lengths and a label; a position and a label), with a fourth more.
+_GAP_BYTES = 1 << 16
+_FOOTER_BYTES = 1 << 13
+_ROW_OVERHEAD_BYTES = 1 << 13
+_MOST_BYTES = {"max_row_tokens": 5, "max_sequences_per_row": 7, "max_masked_per_row": 8}
 _BLOCK = 4096  # shards that are checked at once, so that the check takes little memory
 
 
@@ -79,9 +85,10 @@ def check_columns(columns: Columns, split: str, suffix: str, max_seq_len: int, c
     for first in range(0, len(starts) - 1, _BLOCK):
         last = min(first + _BLOCK, len(starts) - 1)
         shards = _Block(where, first, {name: columns[name][first:last] for name in COUNTS})
-        _check_counts(shards, max_seq_len, capacity)
+        most = _check_counts(shards, max_seq_len, capacity)
+        row_bytes = _ROW_OVERHEAD_BYTES + np.sum([most[name] * size for name, size in _MOST_BYTES.items()], axis=0)
         groups = {name: columns[name][starts[first] : starts[last]] for name in GROUP_COLUMNS}
-        _check_row_groups(shards, groups, starts[first : last + 1] - starts[first], capacity)
+        _check_row_groups(shards, groups, starts[first : last + 1] - starts[first], capacity, row_bytes)
 
 
 def _check_paths(paths: list[str], where: str, pattern: str) -> None:
@@ -118,7 +125,8 @@ class _Block:
             raise ValueError(f"{self._where}[{self._first + number}].{name}{value}, {rule}")
 
 
-def _check_counts(shards: _Block, max_seq_len: int, capacity: int) -> None:
+def _check_counts(shards: _Block, max_seq_len: int, capacity: int) -> dict[str, Offsets]:
+    """Returns the maxima per row, by their names."""
     shards.integers("bytes", 1, _MAX_SHARD_BYTES)
     rows = shards.integers("rows", 1, _MAX_SHARD_ROWS)
     most, sums = {}, {}
@@ -135,20 +143,27 @@ def _check_counts(shards: _Block, max_seq_len: int, capacity: int) -> None:
     shards.require((rows <= sequences) & (sequences <= tokens), "sequences", "must be from its rows to its tokens")
     shards.integers("masked_tokens", 0, tokens)
     shards.integers("forced_not_next", 0, shards.integers("not_next", 0, sequences))
+    return most
 
 
-def _check_row_groups(shards: _Block, groups: Columns, starts: Offsets, capacity: int) -> None:
-    """`starts` [N + 1]: where the row groups of each shard begin in the columns of `groups`."""
+def _check_row_groups(shards: _Block, groups: Columns, starts: Offsets, capacity: int, row_bytes: Offsets) -> None:
+    """`starts` [N + 1]: where the row groups of each shard begin in the columns of `groups`.
+
+    `row_bytes` [N]: the most bytes of a row. A file may have holes, so that few rows could claim a large one.
+    """
     sizes = np.repeat(shards.integers("bytes", 1, _MAX_SHARD_BYTES), np.diff(starts))
     most = min(MAX_GROUP_ROWS, max(1, MAX_GROUP_TOKENS // capacity))
     rows, offset, num_bytes = (groups[name].astype(np.int64) for name in GROUP_COLUMNS)
     is_first = np.zeros(len(rows) + 1, np.bool_)
     is_first[starts] = True
     end = np.minimum(offset, sizes) + np.minimum(num_bytes, sizes)
+    gap = offset - np.where(is_first[:-1], 0, np.append(0, end[:-1])[: len(offset)])
+    most_bytes = _GAP_BYTES + np.clip(rows, 0, most) * np.repeat(row_bytes, np.diff(starts))
     for is_met, rule in (
         ((rows >= 1) & (rows <= most), f"a row group must have from 1 to {most} rows"),
         ((offset <= sizes) & (num_bytes <= sizes) & (end <= sizes), "a row group must end within the bytes of its shard"),
-        (is_first[:-1] | (offset >= np.append(0, end[:-1])[: len(offset)]), "a row group must begin after the one before it"),
+        ((gap >= 0) & (gap <= _GAP_BYTES), "a row group must begin after the one before it"),
+        (num_bytes <= most_bytes, "a row group must be no larger than its rows can be"),
     ):
         if not is_met.all():
             group = int(np.argmin(is_met))
@@ -157,3 +172,6 @@ def _check_row_groups(shards: _Block, groups: Columns, starts: Offsets, capacity
             shards.require(np.arange(len(starts) - 1) != shard, "row_groups", f"[{shown}]: {rule}")
     sums = np.diff(lengths_to_offsets(rows)[starts])
     shards.require(shards.integers("rows", 1, _MAX_SHARD_ROWS) == sums, "rows", "must be the sum of its row groups")
+    rest = shards.integers("bytes", 1, _MAX_SHARD_BYTES) - end[starts[1:] - 1]
+    footer = _GAP_BYTES + np.diff(starts) * _FOOTER_BYTES
+    shards.require(rest <= footer, "row_groups", "must not end long before the shard")

@@ -14,6 +14,7 @@ from shards.storage.urls import is_local, local_path
 
 _BUFFER_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
+_MOST_SMALL_BYTES = 64 << 20
 # A larger range is fetched in requests of this size, so that a cut connection costs one part.
 _PART_BYTES = 64 << 20
 
@@ -31,6 +32,19 @@ def read_bytes(url: str, start: int = 0, length: int | None = None) -> bytes:
     if length is not None:
         _check_length(url, start, len(data), length)
     return data
+
+
+def read_small(url: str, most_bytes: int = _MOST_SMALL_BYTES) -> bytes:
+    """The content of a file that is small by its nature, such as a record or a configuration.
+
+    A stranger's file may claim any size at no cost, with a hole in it. Raises StorageError if it has more than `most_bytes`.
+    """
+    info = find(url)
+    if info and info.bytes > most_bytes:
+        raise StorageError(
+            f"{url}: has {info.bytes} bytes, at most {most_bytes} are allowed; replace it, or ask whoever made it"
+        )
+    return read_bytes(url)
 
 
 def read_into(url: str, start: int, out: memoryview) -> None:

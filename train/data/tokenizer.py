@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import Manifest
-from shards.tokenizer_check import follow_flags, read_definition, vocabulary
+from shards.tokenizer_check import MAX_BYTES, follow_flags, read_definition, vocabulary
 
 # Texts on which tokenizers of the same entries can differ: case, accents (composed and not), ligatures and full-width letters,
 # Chinese, Japanese and Korean without spaces, punctuation, control characters and odd spaces, numbers, long words.
@@ -44,16 +44,16 @@ def compare_tokenizers(model: str, data_url: str, manifest: Manifest) -> Iterato
         yield f"{model}: has no tokenizer of its own; only the number of ids could be compared with the data set's"
         return
     url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
-    data = storage.read_bytes(url)
-    _compare_entries(model, _vocabulary(file.read_bytes(), str(file)), _vocabulary(data, url))
+    data = storage.read_small(url, MAX_BYTES)
+    _compare_entries(model, _vocabulary(storage.read_small(str(file), MAX_BYTES), str(file)), _vocabulary(data, url))
     data_tokenizer = _load_definition(read_definition(data, url), url)
     if file.suffix == ".json":
-        definition = read_definition(file.read_bytes(), str(file))
+        definition = read_definition(storage.read_small(str(file), MAX_BYTES), str(file))
         model_tokenizer = _load_definition(follow_flags(definition, _config(model), "tokenizer_config.json"), str(file))
     else:
         _config(model)  # fetches it, so that it lies beside the vocabulary
         with _one_line(str(file)):
-            model_tokenizer = AutoTokenizer.from_pretrained(file.parent)
+            model_tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False)
     for sample in SAMPLES:
         for text in (*sample.split(" "), sample):  # words first: the example is then short
             ids, own_ids = _encode(data_tokenizer, text, url), _encode(model_tokenizer, text, str(file))
@@ -67,7 +67,7 @@ def compare_tokenizers(model: str, data_url: str, manifest: Manifest) -> Iterato
 def check_vocabulary(data_url: str, manifest: Manifest) -> None:
     """Raises UserError unless the ids of the data set's tokenizer end where its manifest says: models are made of that size."""
     url = storage.join(data_url, manifest.tokenizer["folder"], "tokenizer.json")
-    definition = read_definition(storage.read_bytes(url), url)
+    definition = read_definition(storage.read_small(url, MAX_BYTES), url)
     size, vocab_size = 1 + max(vocabulary(definition).values(), default=-1), manifest.tokenizer["vocab_size"]
     if size != vocab_size:
         raise UserError(f"{url}: has ids up to {size - 1}, the manifest says {vocab_size}; run `prep verify {data_url}`")
@@ -97,7 +97,7 @@ def _config(model: str) -> dict[str, Any]:
     """The content of the model's tokenizer_config.json; empty if there is none."""
     file = model_file(model, "tokenizer_config.json")
     with _one_line(str(file)):
-        return dict(json.loads(file.read_bytes())) if file else {}
+        return dict(json.loads(storage.read_small(str(file)))) if file else {}
 
 
 def _load_definition(definition: dict[str, Any], place: str) -> Any:

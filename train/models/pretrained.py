@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from shards import storage
 from shards.errors import UserError
+from shards.tokenizer_check import MAX_BYTES
 from train.data.tokenizer import model_file
 from train.models.config import freeze_unused, make_config
 from train.models.families import Family, family_of
@@ -21,6 +23,7 @@ _WEIGHTS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 
 def pretrained_config(name: str) -> PreTrainedConfig:
     """The configuration of a folder or of a model on the hub. Raises UserError."""
+    _check_files(name)
     values, _ = _loaded(name, lambda: PreTrainedConfig.get_config_dict(name))
     if not isinstance(values, dict):  # whatever JSON the file holds
         raise UserError(f"--model {name}: its config.json is a {type(values).__name__}, not an object with fields")
@@ -70,13 +73,24 @@ def _loaded(name: str, load: Callable[[], Any]) -> Any:
         raise UserError(f"--model {name}: cannot be loaded ({reason}); {place}") from error
 
 
+def _check_files(name: str) -> None:
+    """transformers reads configurations of several names from a folder, whole and whatever they are."""
+    for path in Path(name).glob("*.json") if Path(name).is_dir() else ():
+        if path.name == "adapter_config.json":  # with peft installed, transformers loads the model that it names
+            raise UserError(f"--model {name}: is an adapter ({path.name}); merge it into its model, and save that")
+        if not path.is_file():
+            raise UserError(f"--model {name}: {path.name} is no regular file; remove it")
+        if (num_bytes := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"--model {name}: {path.name} has {num_bytes} bytes, at most {MAX_BYTES} are allowed; replace it")
+
+
 def _check_index(name: str) -> None:
     """Weights in several files have an index. transformers opens whatever it names, pickles too, so it is checked first."""
     index = model_file(name, "model.safetensors.index.json")
     if index is None:
         return
     try:
-        files = set(json.loads(index.read_bytes())["weight_map"].values())
+        files = set(json.loads(storage.read_small(str(index)))["weight_map"].values())
         odd = sorted(file for file in files if not _WEIGHTS_NAME.fullmatch(file))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--model {name}: {index.name} is damaged ({error!r}); save the model again") from error
