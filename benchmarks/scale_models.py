@@ -1,6 +1,7 @@
 """Small models of large corpora, on a server of objects whose requests are counted and delayed. For `scale`."""
 
 import asyncio
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ _WORDS = _LINE.split()
 @contextmanager
 def moto() -> Iterator[str]:
     """The endpoint of an S3 server on this machine, which has an empty bucket; s3fs finds it."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request otherwise
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
