@@ -7,6 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from prep.engines import forks
+
+if sys.argv[1:2] == ["build"]:
+    forks.start()  # it loads while this process imports and plans
+
 from prep.engines.local import cores
 from prep.settings import SECTIONS, Settings, from_arguments
 from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, program, say

@@ -154,6 +154,7 @@ TESTED_BY = {
         "prep.pairing.sop",
         "prep.pairing.truncation",
     ),
+    "test_local": ("prep.engines.forks", "prep.engines.preloaded.bert_shards_workers"),
     "test_pair": ("prep.pairing.task",),
     "test_plan": ("prep.corpus.inputs",),
     "test_summary": ("prep.estimate",),
