@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -66,19 +67,29 @@ def largest_batch(run: Run, shape: Shape) -> PackedBatch:
     return pack_batch(rows, shape, run.pad_id(), run.layout).to(run.ranks.device)
 
 
-def rehearse(run: Run) -> Iterator[str]:
-    """Runs the largest micro-batch twice, with updates, and reports time and memory. The model is not usable afterwards."""
-    batch = largest_batch(run, run.shape)
+def _timed_step(run: Run, batch: PackedBatch) -> tuple[float, float]:
+    """Forward, backward and update, twice: the first time includes compilation and allocation. The loss, and the seconds."""
     counts = Counts(batch.tokens, batch.masked, batch.pairs, batch.attended)
-    for _ in range(2):  # the first time includes compilation and allocation
+    for _ in range(2):
         started = time.perf_counter()
         losses = backward(run.model, [batch], [0], counts, run.autocast)
         update(run.encoder, run.optimizer, 0.0, run.settings.clip_norm, run.keeps_gradients)
         loss = float(losses.sum())  # waits for the device
         seconds = time.perf_counter() - started
-    yield f"largest micro-batch: {batch.tokens:,} tokens, {batch.pairs:,} sequences, loss {loss:.2f}, {seconds:.2f} s"
-    all_steps = clock(seconds * _busiest(run) * run.num_steps)
-    yield f"at most {all_steps} for all steps; {short(batch.tokens / seconds)} tokens/s per process"
+    return loss, seconds
+
+
+def rehearse(run: Run) -> Iterator[str]:
+    """Runs the largest micro-batch and one of mean size, and reports time and memory. The model is not usable afterwards."""
+    largest = largest_batch(run, run.shape)
+    loss, longest_s = _timed_step(run, largest)
+    yield f"largest micro-batch: {largest.tokens:,} tokens, {largest.pairs:,} sequences, loss {loss:.2f}, {longest_s:.2f} s"
+    # Padded attention computes every sequence at full length, so a row of many short ones takes much longer than most rows do.
+    mean = largest_batch(run, replace(run.shape, sequences=max(1, round(run.shape.mean_sequences))))
+    _, mean_s = _timed_step(run, mean)
+    yield f"mean micro-batch: {mean.tokens:,} tokens, {mean.pairs:,} sequences, {mean_s:.2f} s"
+    about, most = (clock(seconds * _busiest(run) * run.num_steps) for seconds in (mean_s, max(mean_s, longest_s)))
+    yield f"about {about} for all steps, at most {most}; about {short(mean.tokens / mean_s)} tokens/s per process"
     if run.ranks.device.type == "cuda":
         free, whole = torch.cuda.mem_get_info()
         yield f"memory: {size(torch.cuda.max_memory_allocated())} of {size(whole)} on the device at most, {size(free)} free"

@@ -147,10 +147,11 @@ class Encoder:
     def _to_compare(self, ids: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], offset: int) -> list[int]:
         """One sentence in CHECK_EVERY, and as many of those with a token that occurs once here, or with an unknown one."""
         num = len(lengths)
-        is_rare = np.bincount(ids, minlength=len(self._is_special))[ids] == 1
+        is_rare_id = np.bincount(ids, minlength=len(self._is_special)) == 1
         if self.unknown_id is not None:
-            is_rare |= ids == self.unknown_id
-        rare = np.unique(np.repeat(np.arange(num), lengths)[is_rare])
+            is_rare_id[self.unknown_id] = True
+        places = np.flatnonzero(is_rare_id[ids])
+        rare = np.unique(np.searchsorted(np.cumsum(lengths), places, side="right"))
         first = offset % min(CHECK_EVERY, max(1, num))
         step = max(1, len(rare) * CHECK_EVERY // max(1, num))
         return sorted({*range(first, num, CHECK_EVERY), *rare[offset % step :: step].tolist()})
