@@ -5,6 +5,7 @@ Every request to a server has a time limit, which depends on its size.
 
 import logging
 import os
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "a
 _EXTRAS |= {"http": "http", "https": "http"}
 ANSWER_S, LISTING_S, WHOLE_S = 60.0, 3600.0, 3600.0  # limits of a request
 _SLOWEST_BYTES_PER_S = 250_000
+_CONNECTIONS = 64  # to S3 at once; botocore's default is 10
+_PAGE = 1000  # entries that S3 lists in a request
 _CONNECT_S, _SILENCE_S = 10, 30
 # What a backend calls the value that changes with the content, the best first.
 _VERSIONS = (
@@ -52,6 +55,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         )
     if protocol in ("s3", "s3a"):  # before it connects; its own attempts around those of botocore would multiply ours
         fs.connect_timeout, fs.read_timeout, fs.retries = _CONNECT_S, _SILENCE_S, 1
+        fs.config_kwargs.setdefault("max_pool_connections", _CONNECTIONS)
         fs.config_kwargs.setdefault("retries", {"mode": "standard", "total_max_attempts": 3})  # for a part of an upload
     for name in ("asyncio", "gcsfs"):  # they also log the traceback of every error that they raise
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -92,6 +96,28 @@ def call_fresh(fs: Any, operation: str, limit_s: float, *arguments: Any, **optio
 def transfer_limit_s(num_bytes: int) -> float:
     """How long a transfer may take."""
     return ANSWER_S + num_bytes / _SLOWEST_BYTES_PER_S
+
+
+def listed(url: str) -> Iterator[FileInfo]:
+    """The files in a folder and below. From S3 they come page by page: a backend of fsspec returns all of them at once."""
+    fs, path = filesystem(url)
+    if scheme(url) not in ("s3", "s3a"):
+        yield from file_infos(fs, retried(url, "list", lambda: call_fresh(fs, "find", LISTING_S, path, detail=True)))
+        return
+    bucket, _, key = path.partition("/")
+    entries = fs._iterdir(bucket, delimiter="", prefix=f"{key}/" if key else "")
+    while page := retried(url, "list", lambda: sync(fs.loop, _take, entries, _PAGE, timeout=ANSWER_S)):
+        yield from (file_info(fs, entry) for entry in page if not entry["name"].endswith("/"))
+
+
+async def _take(entries: AsyncIterator[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Up to `count` of the entries that are left."""
+    page: list[dict[str, Any]] = []
+    async for entry in entries:
+        page.append(entry)
+        if len(page) == count:
+            break
+    return page
 
 
 def file_infos(fs: Any, entries: dict[str, dict[str, Any]]) -> list[FileInfo]:
