@@ -89,7 +89,7 @@ def largest_batch(run: Run, shape: Shape) -> PackedBatch:
 
 
 def rehearse(run: Run) -> Iterator[str]:
-    """Runs the largest and a mean micro-batch of each phase, and reports time and memory. The model is not usable afterwards."""
+    """Runs the largest and a mean micro-batch of each phase; reports time and memory. The model is not usable afterwards."""
     most_s = about_s = 0.0
     for phase in run.phases:
         if phase.number > 1:
