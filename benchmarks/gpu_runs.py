@@ -1,6 +1,6 @@
 """How benchmarks.gpu measures one line: the trainer's own loop, transformers' padded model, or the command itself.
 
-ours          `train.run.prepare`, `join_ranks` and `train.loop.Trainer`, as `python -m train` runs them; without checkpoints
+ours          the modules of `train.start` and `train.loop.Trainer`, as `python -m train` runs them; without checkpoints
               and scores. Speed and MFU are those of its own lines of metrics.
 transformers  `BertForPreTraining` on the same rows, each sequence padded, bf16 autocast, its own loss, fused AdamW. It has one
               and the same batch in every step, already on the device, so that its shapes never change: that favours it.
@@ -32,8 +32,9 @@ from train.loop import Trainer
 from train.models.encoder import make_encoder
 from train.ranks import Ranks, autocast, use_half
 from train.row_log import RowLog
-from train.run import join_ranks, prepare
 from train.settings import Settings
+from train.start.join import join_ranks
+from train.start.prepare import prepare
 from train.step import Counts
 from train.stopping import StopRequest
 from train.stream import ShardStream
@@ -85,8 +86,6 @@ class Result:
 
 class Watch:
     """Follows a run step by step. It stands in for the trainer's Reporter."""
-
-    has_scores = False
 
     def __init__(self, line: Line, place: Place) -> None:
         self.num_steps = (1 + INTERVALS) * place.steps + (PROFILED_STEPS if line.profiled else 0)
@@ -142,7 +141,7 @@ def measure_ours(line: Line, place: Place) -> Result:
     watch = Watch(line, place)
     url, _ = place.data[line.longest]
     settings = Settings(
-        data=url,
+        data=(url,),
         out=str(place.folder / "out"),
         model=line.model,
         global_batch=line.rows,
@@ -151,7 +150,7 @@ def measure_ours(line: Line, place: Place) -> Result:
         log_every=place.steps,
         **line.settings,
     )
-    run, messages = prepare(settings, Ranks(0, 1, place.device))
+    run, messages = prepare([settings], Ranks(0, 1, place.device))
     messages += join_ranks(run)
     watch.notes += [text for text in messages if "attention" in text or "compil" in text]
     _TrainerWithoutOutput(run, watch, RowLog("", run.ranks), StopRequest()).train()  # type: ignore[arg-type]

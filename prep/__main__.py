@@ -7,6 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from prep.engines import forks
+
+if sys.argv[1:2] == ["build"]:
+    forks.start()  # it loads while this process imports and plans
+
 from prep.engines.local import cores
 from prep.settings import SECTIONS, Settings, from_arguments
 from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, program, say
@@ -26,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan = _add(commands, "plan", _plan, "print what build would do, without doing it")
     for command in (build, plan):
         add_arguments(command, Settings, SECTIONS)
+    plan.add_argument("--json", action="store_true", help="print all figures by name, as JSON")
     verify = _add(commands, "verify", _verify, "check every hash, count and invariant of a data set")
     verify.add_argument("url", metavar="URL", help="folder of the data set")
     verify.add_argument("--workers", type=int, default=cores(), metavar="N", help="number of processes (default: all cores)")
@@ -69,10 +75,11 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from prep.summary import describe_plan
+    from prep.summary import describe_plan, plan_as_json
 
     interrupt_once()
-    for line in describe_plan(from_arguments(vars(arguments))):
+    settings = from_arguments(vars(arguments))
+    for line in [plan_as_json(settings)] if arguments.json else describe_plan(settings):
         print(printable(line))
     return 0
 
@@ -105,7 +112,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    from prep.scratch import clean
+    from prep.tokens.scratch import clean
 
     interrupt_once()
     print(printable(clean(arguments.scratch)))

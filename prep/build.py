@@ -1,4 +1,4 @@
-"""`prep build`: vocabulary -> tokenize -> pair -> commit. Finished work is kept. The manifest is written last.
+"""`prep build`: vocabulary -> tokenize -> (merge ->) pair -> commit. Finished work is kept. The manifest is written last.
 
 build_all     the whole build: every stage, one after the other
 run_stage     one stage, or one part of it, of many processes that share the work
@@ -9,15 +9,24 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
-from prep import output, scratch, stages
+from prep import output, stages
 from prep.engines.engine import Engine
 from prep.engines.open import open_engine
 from prep.job import Job, make_job
 from prep.settings import Settings
-from prep.tasks import TaskPart, find_task_part, pair_tasks, tokenize_tasks, vocabulary_task
+from prep.tasks import (
+    TaskPart,
+    find_task_part,
+    merge_tasks,
+    pair_documents,
+    pair_tasks,
+    tokenize_tasks,
+    vocabulary_task,
+)
+from prep.tokens import scratch
 from prep.tokens.encoder import resolve_engine
 from prep.tokens.fast import REFERENCE
-from prep.tokens.task import TokenizeTask
+from prep.tokens.task import TokenizeTasks
 from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
 from shards import storage
 from shards.command.console import say
@@ -60,14 +69,19 @@ def build_all(job: Job) -> Manifest | None:
         url, tokenizer = _make_tokenizer(job, engine)
         units = _units(job, url, tokenizer)
         with closing(stages.tokenize(engine, units)) as unit_records:
-            segments, total = stages.sum_units(len(units), unit_records)
-        tasks = pair_tasks(settings, job.plan, units[0].store, segments, total, tokenizer)
-        with closing(stages.pair(engine, tasks, job.plan.num_partitions, total)) as pair_records:
+            tokens = stages.sum_units(units, unit_records)
+        documents = pair_documents(settings, job.plan, tokens.total)
+        merging = merge_tasks(settings, tokens, len(documents), tokenizer)
+        with closing(stages.merge(engine, merging, tokens.total)) as merge_records:
+            merged = dict(merge_records)
+        sources = stages.merged_sources(merging, merged) if merging else tokens.units
+        tasks = pair_tasks(settings, documents, tokens, sources, tokenizer)
+        with closing(stages.pair(engine, tasks, tokens.total)) as pair_records:
             records = dict(pair_records)
         if engine.elsewhere:
             _check_visible("--out", out, out, (file for task in tasks for file in task.shards_of(records[task.number])))
         ordered = [records[task.number] for task in tasks]
-        return output.commit(out, job.recipe, job.plan.inputs, tokenizer, total, ordered)
+        return output.commit(out, job.recipe, job.plan.inputs, tokenizer, tokens.total, ordered)
 
 
 def run_stage(job: Job, part: TaskPart) -> None:
@@ -100,9 +114,10 @@ def commit_only(job: Job, part: TaskPart) -> Manifest | None:
             return None
         url, tokenizer = _find_tokenizer(job)
         units = _units(job, url, tokenizer)
-        segments, total = stages.sum_units(len(units), stages.read_units(units))
-        tasks = pair_tasks(job.settings, job.plan, units[0].store, segments, total, tokenizer)
-        return output.commit(out, job.recipe, job.plan.inputs, tokenizer, total, stages.read_pairs(tasks))
+        tokens = stages.read_tokens(units)
+        documents = pair_documents(job.settings, job.plan, tokens.total)
+        tasks = pair_tasks(job.settings, documents, tokens, tokens.units, tokenizer)
+        return output.commit(out, job.recipe, job.plan.inputs, tokenizer, tokens.total, stages.read_pairs(tasks))
 
 
 def _run_vocabulary(job: Job, part: TaskPart, engine: Engine) -> int:
@@ -115,28 +130,46 @@ def _run_tokenize(job: Job, part: TaskPart, engine: Engine) -> int:
     url, tokenizer = _find_tokenizer(job)
     units = _units(job, url, tokenizer)
     with closing(stages.tokenize(engine, part.of(units))) as records:
-        files = [units[number].segments_of(record) for number, record in records]
-    if engine.elsewhere:
-        _check_visible("--scratch", job.settings.scratch, units[0].store, (file for unit in files for file in unit))
+        files = [units[number].files_of(record) for number, record in records]
+    _check_store_visible(job, engine, units.store, files)
     return len(units)
+
+
+def _run_merge(job: Job, part: TaskPart, engine: Engine) -> int:
+    url, tokenizer = _find_tokenizer(job)
+    tokens = stages.read_tokens(_units(job, url, tokenizer))
+    documents = pair_documents(job.settings, job.plan, tokens.total)
+    tasks = merge_tasks(job.settings, tokens, len(documents), tokenizer)
+    with closing(stages.merge(engine, part.of(tasks), tokens.total)) as records:
+        files = [tasks[number].files_of(record) for number, record in records]
+    _check_store_visible(job, engine, tokens.store, files)
+    return len(tasks)
 
 
 def _run_pair(job: Job, part: TaskPart, engine: Engine) -> int:
     url, tokenizer = _find_tokenizer(job)
-    units = _units(job, url, tokenizer)
-    segments, total = stages.sum_units(len(units), stages.read_units(units))
-    tasks = pair_tasks(job.settings, job.plan, units[0].store, segments, total, tokenizer)
-    with closing(stages.pair(engine, part.of(tasks), job.plan.num_partitions, total)) as records:
+    tokens = stages.read_tokens(_units(job, url, tokenizer))
+    documents = pair_documents(job.settings, job.plan, tokens.total)
+    merging = merge_tasks(job.settings, tokens, len(documents), tokenizer)
+    sources = stages.merged_sources(merging, stages.read_merges(merging)) if merging else tokens.units
+    tasks = pair_tasks(job.settings, documents, tokens, sources, tokenizer)
+    with closing(stages.pair(engine, part.of(tasks), tokens.total)) as records:
         files = [tasks[number].shards_of(record) for number, record in records]
     if engine.elsewhere:
         _check_visible("--out", job.settings.out, job.settings.out, (file for task in files for file in task))
     return len(tasks)
 
 
+def _check_store_visible(job: Job, engine: Engine, store: str, files: Iterable[list[tuple[str, int]]]) -> None:
+    if engine.elsewhere:
+        _check_visible("--scratch", job.settings.scratch, store, (file for each in files for file in each))
+
+
 # The function of each stage that has tasks, and the word for its tasks in messages.
 _STAGES = {
     "vocabulary": (_run_vocabulary, "vocabularies"),
     "tokenize": (_run_tokenize, "units"),
+    "merge": (_run_merge, "merge tasks"),
     "pair": (_run_pair, "pair tasks"),
 }
 
@@ -157,7 +190,7 @@ def _find_tokenizer(job: Job) -> tuple[str, PreparedTokenizer]:
     return url, load_prepared(url)
 
 
-def _units(job: Job, url: str, tokenizer: PreparedTokenizer) -> list[TokenizeTask]:
+def _units(job: Job, url: str, tokenizer: PreparedTokenizer) -> TokenizeTasks:
     """The tokenize tasks. A whole build chooses the tokenizing engine; separate stages use the choice of the first one."""
     settings, engine = job.settings, REFERENCE
     if settings.tokenizer_engine == "auto":

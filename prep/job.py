@@ -1,6 +1,7 @@
 """A job: what `prep build` and `prep plan` work out from the settings before they do anything."""
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from prep import output
@@ -10,6 +11,7 @@ from prep.settings import Settings
 from prep.tokens.tokenizer import PreparedTokenizer
 from prep.tokens.tokenizer_source import load_tokenizer
 from shards import storage
+from shards.command.console import say
 from shards.errors import UserError
 from shards.manifest import Manifest
 
@@ -32,6 +34,9 @@ def make_job(settings: Settings) -> Job:
     """Lists the corpus and loads the tokenizer. Raises UserError if they do not fit the settings."""
     settings = _with_absolute_places(settings)
     plan = make_plan(settings)
+    renamed = list(islice(plan.inputs.renamed(), 1))
+    if renamed:
+        say(f"note: {renamed[0].url} has the name of a file in an earlier --corpus; here it is called {renamed[0].name}")
     if settings.trained_vocab_size:
         return Job(settings, plan, None, settings.recipe(settings.tokenizer))
     tokenizer = load_tokenizer(settings.tokenizer, settings.cased)

@@ -12,21 +12,22 @@ manifest.json  written last: the data set is complete
 import json
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 from prep.card import CARD_NAME, make_card
-from prep.corpus.documents import InputFile
+from prep.corpus.inputs import Inputs
 from prep.pairing.task import RECIPE_VERSION
 from prep.records import PairRecord, UnitRecord, make_ledger
 from prep.tokens.tokenizer import PreparedTokenizer
 from shards import storage
 from shards.dataset import BUILD_NAME, LostIndexError, publish_manifest, read_manifest, sizes_of_files
 from shards.errors import UserError
-from shards.manifest import INDEX_NAME, MANIFEST_NAME, SPLITS, TOKENIZER_FOLDER, Manifest, Split, differences, fingerprint
+from shards.manifest import INDEX_NAME, MANIFEST_NAME, SPLITS, TOKENIZER_FOLDER, Manifest, Split, differences
 
 RECORDS = "_build"
 # The paths that a build writes before its manifest and may remove again: nothing else in the folder is touched.
@@ -40,7 +41,7 @@ _LISTED_INPUTS = 1000
 _MADE_WITH = ("numpy", "pyarrow", "resiliparse", "sentencex", "tokenizers")
 
 
-def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Manifest | None:
+def check(out: str, recipe: dict[str, Any], inputs: Inputs) -> Manifest | None:
     """The manifest if this very build is finished, None if there is work to do. Raises UserError for any other content.
 
     An unfinished build may be resumed with mended inputs, or with another --on-error. A data set that lost a shard is
@@ -51,14 +52,16 @@ def check(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile]) -> Mani
         manifest, faults = read_manifest(out)
         if faults:
             raise UserError(f"{manifest_url}: {faults[0]}; run `prep verify {out}`, or choose another --out")
-        changes = _changes(manifest.recipe_version, manifest.settings, recipe)
+        _check_version(out, manifest.recipe_version)
+        changes = differences(manifest.settings, recipe)
         _refuse(out, changes + _input_changes(manifest.inputs, summarize(inputs, recipe["corpus_weight"])))
         return None if lost_files(out) else manifest
     build_url = storage.join(out, BUILD_NAME)
     if storage.find(build_url):
         try:
             claim = json.loads(storage.read_bytes(build_url))
-            _refuse(out, _changes(claim["recipe_version"], claim["settings"] | {"on_error": recipe["on_error"]}, recipe))
+            _check_version(out, claim["recipe_version"])
+            _refuse(out, differences(claim["settings"] | {"on_error": recipe["on_error"]}, recipe))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{build_url}: is damaged ({error!r}); remove the folder or choose another --out") from error
         return None
@@ -84,11 +87,13 @@ def lost_files(out: str) -> list[str]:
     return lost + [path for name in manifest.tokenizer["files"] if (path := f"{TOKENIZER_FOLDER}/{name}") not in sizes]
 
 
-def _changes(old_version: int, old_settings: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
-    changes = differences(old_settings, recipe)
-    if old_version != RECIPE_VERSION:
-        changes.append(f"recipe version: {old_version} -> {RECIPE_VERSION}")
-    return changes
+def _check_version(out: str, version: int) -> None:
+    """Raises UserError if the data are of a release that gives other data for the same settings."""
+    if version != RECIPE_VERSION:
+        raise UserError(
+            f"--out {out}: was built with recipe version {version}; this release has version {RECIPE_VERSION}, which gives "
+            "other data; choose another --out, or remove this one"
+        )
 
 
 def _input_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -111,7 +116,7 @@ def _refuse(out: str, changes: list[str]) -> None:
         )
 
 
-def touched(out: str, inputs: Sequence[InputFile]) -> bool:
+def touched(out: str, inputs: Inputs) -> bool:
     """Whether the inputs were written again after the build of the finished data set began, or are copies of them."""
     build_url = storage.join(out, BUILD_NAME)
     try:
@@ -121,23 +126,30 @@ def touched(out: str, inputs: Sequence[InputFile]) -> bool:
         return True
 
 
-def _versions(inputs: Sequence[InputFile]) -> str:
-    return fingerprint([file.version for file in inputs])
+def _versions(inputs: Inputs) -> str:
+    return _sha256(file.version for file in inputs)
 
 
-def summarize(inputs: Sequence[InputFile], weights: Sequence[float]) -> dict[str, Any]:
+def summarize(inputs: Inputs, weights: Sequence[float]) -> dict[str, Any]:
     """The inputs as the manifest describes them: names, sizes and weights, never places or times."""
-    identities = [file.identity(weights) for file in inputs]
     return {
         "files": len(inputs),
-        "bytes": sum(file.bytes for file in inputs),
-        "sha256": fingerprint(identities),
-        "listed": identities[:_LISTED_INPUTS],
+        "bytes": int(inputs.bytes.sum()),
+        "sha256": _sha256(file.identity(weights) for file in inputs),
+        "listed": [file.identity(weights) for file in inputs[:_LISTED_INPUTS]],
     }
 
 
+def _sha256(values: Iterable[Any]) -> str:
+    """A hash of values, one JSON text per line, none of which is kept."""
+    digest = sha256()
+    for value in values:
+        digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
 @contextmanager
-def claimed(out: str, recipe: dict[str, Any], inputs: Sequence[InputFile], shared: bool = False) -> Iterator[Manifest | None]:
+def claimed(out: str, recipe: dict[str, Any], inputs: Inputs, shared: bool = False) -> Iterator[Manifest | None]:
     """Marks the folder as this build's and, on a disk, keeps other builds away from it.
 
     `shared`: take a shared lock. Other processes that run a stage may enter; a whole build or a commit may not.
@@ -166,7 +178,7 @@ def _made_with(total: UnitRecord) -> dict[str, str]:
 def commit(
     out: str,
     recipe: dict[str, Any],
-    inputs: Sequence[InputFile],
+    inputs: Inputs,
     tokenizer: PreparedTokenizer,
     total: UnitRecord,
     pairs: Sequence[PairRecord],

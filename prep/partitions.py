@@ -1,8 +1,11 @@
-"""The partitions, once their documents are counted -> the held-out split and the documents of each pair task.
+"""Units whose documents are counted -> the held-out split, the documents of each pair task, and the exchange between them.
 
-buckets  0 1 2 | 3 4 5 6 | 7 ...     small ones are merged until MIN_DOCUMENTS are together
-partition  0        1      2         one with more than MAX_TOKENS is cut into key ranges
-pair task  0      1   2    3         per partition, key range and copy
+places   0 ............................... train_end ....... 2**64     of documents in the token store
+split    train                             eval                        (a small corpus: eval takes a few of all)
+tasks    0      1      2      3      ...   n       n + 1               partitions: ranges of places; times the copies
+
+one level    unit -> pair task          each task reads a range of each unit
+two levels   unit -> merge -> pair      units in groups, places in ranges: one file for each group and range
 """
 
 import math
@@ -11,28 +14,29 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from prep.plan import Plan
 from prep.records import UnitRecord
+from prep.settings import ExchangeName
+from prep.tokens.store import LAST_PLACE, Places
 from shards.errors import UserError
 
-MIN_DOCUMENTS = 64  # a partition with fewer is merged with the next, where the corpus allows
-MAX_TOKENS = 64 << 20  # a partition with more has several key ranges: the memory of a task is a multiple of this
+MIN_DOCUMENTS = 96  # of a partition, about, where the corpus allows
+MAX_TOKENS = 64 << 20  # of a partition, about: the memory of a task is a multiple of this
+MERGE_BYTES = 384 << 20  # of a file that a merge task writes, about: it holds this twice
+# A request takes as long as moving so many bytes, on a disk and over a network.
+_LOCAL_REQUEST_BYTES, _REQUEST_BYTES = 20_000, 200_000
+# The smallest part of the places that an index can tell, and how many of them a range has at least, to begin at one.
+_PART, _FINE = 1 << 48, 16
 MIN_HELD_OUT = 8  # documents
 _HASHES = 1 << 64
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Documents with a content hash below `hash_below` are held out; `everywhere`: train partitions hold some of them too."""
+    """Documents with a content hash below `hash_below` are held out; `everywhere`: some have places of the train split."""
 
     hash_below: int
     everywhere: bool
     documents: int
-
-
-def held_out_below(eval_fraction: float) -> int:
-    """The content hash below which documents go to the held-out partitions when they are tokenized."""
-    return int(eval_fraction * _HASHES)
 
 
 def hold_out(total: UnitRecord, eval_fraction: float, min_documents: int) -> HeldOut:
@@ -50,7 +54,7 @@ def hold_out(total: UnitRecord, eval_fraction: float, min_documents: int) -> Hel
         )
     if not eval_fraction:
         return HeldOut(0, False, 0)
-    hash_below = held_out_below(eval_fraction)
+    hash_below = Places.make(eval_fraction).held_out_below
     least_held_out = min(MIN_HELD_OUT, len(distinct) // 2)
     everywhere = sum(value < hash_below for value in distinct) < least_held_out
     if everywhere:
@@ -66,52 +70,88 @@ class TaskDocuments(NamedTuple):
 
     split: str
     copy: int
-    first_bucket: int
-    last_bucket: int
+    first: int
+    last: int
     hash_from: int
     hash_below: int
-    key_range: int
-    num_key_ranges: int
 
 
-def plan_pairs(total: UnitRecord, held_out: HeldOut, plan: Plan, copies: int) -> list[TaskDocuments]:
-    """The documents of each pair task, in order, the train split first."""
-    train_end = plan.num_partitions
-    end = train_end + plan.num_eval_partitions
+def plan_pairs(
+    total: UnitRecord, held_out: HeldOut, num_partitions: int, eval_fraction: float, copies: int
+) -> list[TaskDocuments]:
+    """The documents of each pair task, in order, the train split first. `num_partitions` as planned."""
+    train_end = Places.make(eval_fraction).train_end
+    num_train = num_ranges(total, num_partitions)
     tasks = [
-        TaskDocuments("train", copy, first, last, held_out.hash_below, _HASHES, key_range, num_key_ranges)
-        for first, last in _merge(total.bucket_documents, 0, train_end)
+        TaskDocuments("train", copy, first, last, held_out.hash_below, _HASHES)
+        for first, last in divide(0, train_end, num_train)
         for copy in range(copies)
-        for key_range, num_key_ranges in _key_ranges(total.bucket_tokens[first:last])
     ]
     if not held_out.hash_below:
         return tasks
     if held_out.everywhere:  # a few documents of the whole corpus: one task finds them all
-        return [*tasks, TaskDocuments("eval", 0, 0, end, 0, held_out.hash_below, 0, 1)]
-    tasks += [
-        TaskDocuments("eval", 0, first, last, 0, held_out.hash_below, key_range, num_key_ranges)
-        for first, last in _merge(total.bucket_documents, train_end, end)
-        for key_range, num_key_ranges in _key_ranges(total.bucket_tokens[first:last])
+        return [*tasks, TaskDocuments("eval", 0, 0, LAST_PLACE, 0, held_out.hash_below)]
+    num_eval = math.ceil(num_train * eval_fraction)
+    return tasks + [
+        TaskDocuments("eval", 0, first, last, 0, held_out.hash_below)
+        for first, last in divide(train_end, LAST_PLACE + 1, num_eval)
     ]
-    return tasks
 
 
-def _merge(documents: list[int], first: int, end: int) -> Iterator[tuple[int, int]]:
-    """Runs of buckets in [first, end) with at least MIN_DOCUMENTS each; a rest at the end joins the last run."""
-    edges = [first]
-    count = 0
-    for bucket in range(first, end):
-        count += documents[bucket]
-        if count >= MIN_DOCUMENTS:
-            edges.append(bucket + 1)
-            count = 0
-    if len(edges) == 1:
-        edges.append(end)
-    edges[-1] = end
-    yield from pairwise(edges)
+def num_ranges(total: UnitRecord, num_partitions: int) -> int:
+    """The number of partitions of the train split: as planned, more if they have too many tokens, fewer if the documents are
+    too few.
+    """
+    enough = max(num_partitions, math.ceil(total.tokens / MAX_TOKENS))
+    return max(1, min(enough, total.stored_documents // MIN_DOCUMENTS))
 
 
-def _key_ranges(bucket_tokens: list[int]) -> Iterator[tuple[int, int]]:
-    """The number of each key range of a partition, and how many there are."""
-    num_key_ranges = max(1, math.ceil(sum(bucket_tokens) / MAX_TOKENS))
-    yield from ((key_range, num_key_ranges) for key_range in range(num_key_ranges))
+def divide(start: int, stop: int, count: int) -> Iterator[tuple[int, int]]:
+    """The places [start, stop) in `count` ranges, each as its first and its last place.
+
+    Where all are large, they begin at parts of the index of a large file, so that no document is read twice.
+    """
+    edges = [start + (stop - start) * number // count for number in range(count + 1)]
+    if (stop - start) // count >= _FINE * _PART:
+        edges = [start, *(edge // _PART * _PART for edge in edges[1:-1]), stop]
+    yield from ((first, end - 1) for first, end in pairwise(edges))
+
+
+class Exchange(NamedTuple):
+    """How tokens come from units to partitions: `num_groups` of units and `num_ranges` of places are merged in between.
+
+    Both are 0 where each pair task reads from each unit.
+    """
+
+    num_groups: int
+    num_ranges: int
+
+
+ONE_LEVEL = Exchange(0, 0)
+
+
+def choose_exchange(choice: ExchangeName, num_units: int, num_pairs: int, stored_bytes: int, is_local: bool) -> Exchange:
+    """The exchange that costs less, where a request costs as much as moving some bytes.
+
+    Neither changes the data. With two levels, the merged files have at most about MERGE_BYTES, and both halves make the
+    same number of requests, which grows as n * sqrt(n) with the size of the corpus.
+    """
+    num_files = max(1, math.ceil(stored_bytes / MERGE_BYTES))
+    ranges = max(2, round(math.sqrt(num_pairs * num_files / num_units)))
+    groups = min(max(2, math.ceil(num_files / ranges)), num_units)
+    two_level = Exchange(groups, ranges)
+    if choice == "auto":
+        extra = 2 * stored_bytes / (_LOCAL_REQUEST_BYTES if is_local else _REQUEST_BYTES)
+        requests = num_units * ranges + num_pairs * groups + extra / 2
+        choice = "two-level" if requests < num_units * num_pairs else "one-level"
+    return two_level if choice == "two-level" else ONE_LEVEL
+
+
+def merges(exchange: Exchange, num_units: int) -> Iterator[tuple[int, int, int, int]]:
+    """The first and last unit of each merge task, and its first and last place."""
+    edges = (
+        [num_units * group // exchange.num_groups for group in range(exchange.num_groups + 1)] if exchange.num_groups else []
+    )
+    for first_unit, end in pairwise(edges):
+        for first, last in divide(0, LAST_PLACE + 1, exchange.num_ranges):
+            yield first_unit, end - 1, first, last

@@ -19,6 +19,11 @@ from shards.manifest import SPLITS, ShardInfo
 SKETCH_SIZE = 1024
 MAX_LISTED_FAULTS = 1000
 HISTOGRAM_BINS = 40
+# The fields of UnitRecord that are numbers to add up.
+_SUMS = (
+    *("documents", "bytes", "used_documents", "used_bytes", "sentences", "tokens", "unknown_tokens"),
+    *("stored_documents", "stored_bytes"),
+)
 
 
 @dataclass
@@ -36,15 +41,17 @@ class UnitRecord:
     sentences: int = 0
     tokens: int = 0
     unknown_tokens: int = 0
-    segments: list[int] = field(default_factory=list)  # bytes of each
+    stored_documents: int = 0  # in the token store, with the copies that weights make
+    stored_bytes: int = 0  # of the unit's file there; 0: it has none
+    index_bits: int = 0  # of that file
     dropped: dict[str, list[int]] = field(default_factory=dict)  # reason -> [documents, bytes]
     faults: list[dict[str, Any]] = field(default_factory=list)
-    bucket_documents: list[int] = field(default_factory=list)
-    bucket_tokens: list[int] = field(default_factory=list)
     document_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     sentence_tokens: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     sketch: dict[int, int] = field(default_factory=dict)
-    corpora: list[list[int]] = field(default_factory=list)  # per --corpus: documents used, their copies, bytes, tokens
+    corpora: list[list[int]] = field(
+        default_factory=list
+    )  # per --corpus up to the last that is used: documents, their copies, bytes, tokens
     engines: dict[str, int] = field(default_factory=dict)  # what encoded, with its version -> units
 
     def leave_out(self, reason: str, num_bytes: int) -> None:
@@ -71,15 +78,13 @@ class UnitRecord:
 
     def add(self, other: "UnitRecord") -> None:
         """Sums another unit into this one."""
-        for name in ("documents", "bytes", "used_documents", "used_bytes", "sentences", "tokens", "unknown_tokens"):
+        for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.segments = self.segments + other.segments
-        for name in ("bucket_documents", "bucket_tokens", "document_tokens", "sentence_tokens"):
+        for name in ("document_tokens", "sentence_tokens"):
             setattr(self, name, _sum(getattr(self, name), getattr(other, name)))
-        if self.corpora and other.corpora:
-            self.corpora = [_sum(*counts) for counts in zip(self.corpora, other.corpora, strict=True)]
-        else:
-            self.corpora = self.corpora or [list(counts) for counts in other.corpora]
+        self.extend_corpora(len(other.corpora))
+        for counts, more in zip(self.corpora, other.corpora, strict=False):
+            counts[:] = _sum(counts, more)
         for reason, (documents, num_bytes) in other.dropped.items():
             count = self.dropped.setdefault(reason, [0, 0])
             count[0] += documents
@@ -88,6 +93,10 @@ class UnitRecord:
         self.faults = (self.faults + other.faults)[:MAX_LISTED_FAULTS]
         self.see(other.sketch)
 
+    def extend_corpora(self, count: int) -> None:
+        """Makes `corpora` have at least `count` entries."""
+        self.corpora += [[0] * 4 for _ in range(count - len(self.corpora))]
+
     def publish(self, url: str) -> None:
         """Writes the record's file."""
         storage.publish(url, _with_digest(vars(self)))
@@ -95,13 +104,53 @@ class UnitRecord:
     @staticmethod
     def load(url: str) -> "UnitRecord":
         """Reads the record's file. Raises ValueError if it is damaged."""
-        value = _checked(storage.read_bytes(url))
+        return UnitRecord.from_json(_checked(storage.read_bytes(url)))
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> "UnitRecord":
+        """The record in a value of JSON."""
         return UnitRecord(**{**value, "sketch": {int(number): count for number, count in value["sketch"].items()}})
 
 
 def _sum(left: Sequence[int], right: Sequence[int]) -> list[int]:
     """Item by item; an empty list is all zeros."""
     return [a + b for a, b in zip(left, right, strict=True)] if left and right else list(left or right)
+
+
+@dataclass(frozen=True)
+class TotalRecord:
+    """The sum of all units of a corpus, and the digest of the list of their files."""
+
+    total: UnitRecord
+    sources: str
+
+    def publish(self, url: str) -> None:
+        """Writes the record's file."""
+        storage.publish(url, _with_digest({"total": vars(self.total), "sources": self.sources}))
+
+    @staticmethod
+    def load(url: str) -> "TotalRecord":
+        """Reads the record's file. Raises ValueError if it is damaged."""
+        value = _checked(storage.read_bytes(url))
+        return TotalRecord(UnitRecord.from_json(value["total"]), value["sources"])
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """What a merge task wrote: one file of the token store."""
+
+    documents: int
+    bytes: int
+    index_bits: int
+
+    def publish(self, url: str) -> None:
+        """Writes the record's file."""
+        storage.publish(url, _with_digest(vars(self)))
+
+    @staticmethod
+    def load(url: str) -> "MergeRecord":
+        """Reads the record's file. Raises ValueError if it is damaged."""
+        return MergeRecord(**_checked(storage.read_bytes(url)))
 
 
 @dataclass(frozen=True)

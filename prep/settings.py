@@ -18,8 +18,9 @@ from shards.schema import MaskUnit
 
 SplitRule = Literal["language", "line", "fullstop", "whole"]
 OnError = Literal["stop", "skip"]
+ExchangeName = Literal["auto", "one-level", "two-level"]
+StageName = Literal["vocabulary", "tokenize", "merge", "pair", "commit"]
 VocabularyKind = Literal["WordPiece", "byte-level BPE"]
-StageName = Literal["vocabulary", "tokenize", "pair", "commit"]
 
 # Titles of the sections of the help, by the first field of each.
 SECTIONS = {
@@ -31,7 +32,10 @@ SECTIONS = {
 }
 MAX_WEIGHT = 1000
 # Fields that cannot change the output. The tokenizer enters the recipe by its content, --cased only with train:N.
-_NO_RECIPE = ("corpus", "out", "engine", "workers", "stage", "task_shard", "tokenizer_engine", "scratch", "tokenizer", "cased")
+_NO_RECIPE = (
+    *("corpus", "out", "engine", "workers", "stage", "task_shard", "exchange", "tokenizer_engine", "scratch", "tokenizer"),
+    "cased",
+)
 _TRAINED: dict[str, VocabularyKind] = {"train": "WordPiece", "train-bpe": "byte-level BPE"}
 MAX_SPAN_PROB = 0.5  # above this rate, spans that do not touch no longer fit
 
@@ -147,6 +151,11 @@ class Settings:
         "",
         metavar="I/N",
         shown="0/1, or the position in a Slurm array or an indexed Kubernetes job",
+    )
+    exchange: ExchangeName = option(
+        "one-level: each pair task reads from each unit; two-level: units are merged in groups in between, which takes fewer "
+        "requests for a large corpus; auto: what costs less (see `prep plan`); the data are the same",
+        "auto",
     )
     tokenizer_engine: Literal["auto", "reference"] = option(
         "auto: use the fast tokenizer of that kind (extra `fast`: WordPiece, byte-level BPE) if it agrees with the reference; "

@@ -1,30 +1,38 @@
 """The stages of a build: they run tasks on an engine, or read the records of an earlier stage.
 
-    tokenize    units -> (number, UnitRecord) as each is done         read_units   the same, from records
-    pair        pair tasks -> (number, PairRecord) as each is done    read_pairs   the same, from records
+    tokenize    units -> (number, UnitRecord) as each is done           read_tokens   the sum of them, from records
+    merge       merge tasks -> (number, MergeRecord) as each is done    read_merges   the same, from records
+    pair        pair tasks -> (number, PairRecord) as each is done      read_pairs    the same, from records
 
 What flows from stage to stage is returned, or read back from storage; nothing is kept here.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from prep.engines.engine import Engine, ResultT, TaskT, run_tasks
 from prep.engines.local import cores
 from prep.pairing.pair import find_pair, pair_partition
 from prep.pairing.task import PAIR_STAGE, PairTask
 from prep.progress import Progress, StageDisplay
-from prep.records import MAX_LISTED_FAULTS, PairRecord, UnitRecord
+from prep.records import MAX_LISTED_FAULTS, MergeRecord, PairRecord, TotalRecord, UnitRecord
+from prep.tasks import Tokens
 from prep.tokens.fast import installed_engine
-from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask
+from prep.tokens.merge import MERGE_STAGE, MergeTask, merge_units
+from prep.tokens.sources import Sources, digest_of, load_sources, make_sources, publish_sources
+from prep.tokens.store import LAST_PLACE
+from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask, TokenizeTasks
 from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer, is_saved, load_prepared
 from prep.tokens.vocabulary import VocabularyTask, make_vocabulary
 from shards import storage
 from shards.command.console import say
 from shards.errors import NotReadyError
+from shards.manifest import fingerprint
 
+RecordT = TypeVar("RecordT")
 READERS = 16  # records that are read at once
 
 
@@ -55,7 +63,8 @@ def train_tokenizer(engine: Engine, task: VocabularyTask) -> str:
     if not is_saved(task.url):
         say(f"vocabulary: training up to {task.size:,} entries")
         for _ in run_tasks(engine, make_vocabulary, [task]):
-            say(f"vocabulary: {load_prepared(task.url).vocab_size:,} entries")
+            entries = f"{load_prepared(task.url).vocab_size:,} entries"
+            say(f"vocabulary: {entries}; if the corpus grows, --tokenizer {task.url} keeps its tokens")
     return task.url
 
 
@@ -66,35 +75,57 @@ def find_trained(task: VocabularyTask) -> str:
     return task.url
 
 
-def tokenize(engine: Engine, tasks: Sequence[TokenizeTask]) -> Generator[tuple[int, UnitRecord], None, None]:
+def tokenize(engine: Engine, tasks: TokenizeTasks) -> Generator[tuple[int, UnitRecord], None, None]:
     """Tokenizes the units: the number and the record of each as it is done."""
     if not tasks:
         return
-    display = StageDisplay("tokenize", TOKENIZE_STAGE, sum(task.unit.bytes for task in tasks), engine.progress_folder)
-    before = _sizes(tasks[0].store)
+    display = StageDisplay("tokenize", TOKENIZE_STAGE, tasks.bytes, engine.progress_folder)
+    before = _sizes(tasks.store)
     for task, record in _displayed(engine, display, tokenize_unit, tasks):
         yield task.unit.number, record
         progress = Progress(task.unit.bytes, record.bytes, record.documents, record.tokens)
         display.finish(task.unit.number, progress, was_done=_name(task.record_url) in before)
 
 
-def sum_units(num_units: int, records: Iterable[tuple[int, UnitRecord]]) -> tuple[tuple[int, ...], UnitRecord]:
-    """How many segments each unit has in the token store, and the sum of all units; `records` come in any order."""
-    total, segments, faults = UnitRecord(), [0] * num_units, [list[dict[str, Any]]()] * num_units
+def sum_units(tasks: TokenizeTasks, records: Iterable[tuple[int, UnitRecord]]) -> Tokens:
+    """What the tokenize stage leaves, from the records of all units, which come in any order. Publishes the list of files."""
+    total, faults = UnitRecord(), [list[dict[str, Any]]()] * len(tasks)
+    files = [(0, 0)] * len(tasks)
     for number, record in records:
-        segments[number], faults[number] = len(record.segments), record.faults
+        files[number], faults[number] = (record.index_bits, record.stored_bytes), record.faults
         total.add(record)
     total.faults = [fault for unit in faults for fault in unit][:MAX_LISTED_FAULTS]
-    return tuple(segments), total
+    total.extend_corpora(tasks.num_corpora)
+    units = make_sources([(key, 0, LAST_PLACE, *file) for key, file in zip(tasks.keys, files, strict=True)])
+    publish_sources(tasks.store, units)
+    return Tokens(tasks.store, units, total)
 
 
-def pair(
-    engine: Engine, tasks: Sequence[PairTask], num_partitions: int, total: UnitRecord
-) -> Generator[tuple[int, PairRecord], None, None]:
+def merge(engine: Engine, tasks: Sequence[MergeTask], total: UnitRecord) -> Generator[tuple[int, MergeRecord], None, None]:
+    """Merges the units: the number and the record of each task as it is done. `total` is the sum of all units."""
+    if not tasks:
+        return
+    bytes_per_stored = total.used_bytes / max(1, total.stored_bytes)
+    display = StageDisplay("merge", MERGE_STAGE, total.stored_bytes, engine.progress_folder, bytes_per_stored)
+    before = _sizes(tasks[0].store)
+    for task, record in _displayed(engine, display, merge_units, tasks):
+        yield task.number, record
+        display.finish(task.number, Progress(record.bytes, 0, record.documents), was_done=_name(task.record_url) in before)
+
+
+def merged_sources(tasks: Sequence[MergeTask], records: Mapping[int, MergeRecord]) -> Sources:
+    """The list of the merged files, which is published."""
+    files = ((task, records[task.number]) for task in tasks)
+    sources = make_sources([(task.key, task.first, task.last, record.index_bits, record.bytes) for task, record in files])
+    publish_sources(tasks[0].store, sources)
+    return sources
+
+
+def pair(engine: Engine, tasks: Sequence[PairTask], total: UnitRecord) -> Generator[tuple[int, PairRecord], None, None]:
     """Builds the shards: the number and the record of each task as it is done. `total` is the sum of all units."""
     if not tasks:
         return
-    work = sum(_expected_tokens(task, num_partitions, total) for task in tasks)
+    work = sum(_expected_tokens(task, total) for task in tasks)
     display = StageDisplay("pair", PAIR_STAGE, work, engine.progress_folder, total.used_bytes / max(1, total.tokens))
     before = _sizes(tasks[0].records)
     for task, record in _displayed(engine, display, pair_partition, tasks):
@@ -103,32 +134,71 @@ def pair(
         display.finish(task.number, progress, was_done=_name(task.record_url) in before)
 
 
-def _expected_tokens(task: PairTask, num_partitions: int, total: UnitRecord) -> int:
+def _expected_tokens(task: PairTask, total: UnitRecord) -> int:
     """About the tokens of its documents; nearly none for a task that finds a few held-out documents among all others."""
-    if task.split == "eval" and task.first_bucket < num_partitions:
+    if task.split == "eval" and task.first < task.places.train_end:
         return 0
-    return sum(total.bucket_tokens[task.first_bucket : task.last_bucket]) // task.num_key_ranges
+    return total.tokens * (task.last - task.first + 1) >> 64
 
 
-def read_units(tasks: Sequence[TokenizeTask]) -> Iterator[tuple[int, UnitRecord]]:
-    """The records of all units, in any order. Raises NotReadyError if one is missing or damaged, or its tokens are missing."""
-    sizes = _sizes(tasks[0].store)  # one listing in place of several requests per unit
+def read_tokens(tasks: TokenizeTasks) -> Tokens:
+    """What the tokenize stage left. The first process that finds all units done sums them up, the others read the sum.
+
+    Raises NotReadyError if a unit is missing or damaged, or its tokens are missing.
+    """
+    sizes = _sizes(tasks.store)  # one listing in place of several requests per unit
+    url = storage.join(tasks.store, f"total-{fingerprint(tasks.keys)[:32]}.json")
+    if _name(url) in sizes:
+        with suppress(ValueError, TypeError, KeyError, storage.StorageError):  # damaged, or of another release
+            summed = TotalRecord.load(url)
+            units = load_sources(storage.join(tasks.store, f"sources-{summed.sources}.bin"))
+            files = zip(units["name"].tolist(), units["bytes"].tolist(), strict=True)
+            if tasks[0].accepts(summed.total) and all(sizes.get(f"{name.decode()}.tokens") == size for name, size in files):
+                return Tokens(tasks.store, units, summed.total)
+    tokens = sum_units(tasks, _read_units(tasks, sizes))
+    TotalRecord(tokens.total, digest_of(tokens.units)).publish(url)
+    return tokens
+
+
+def _read_units(tasks: TokenizeTasks, sizes: Mapping[str, int]) -> Iterator[tuple[int, UnitRecord]]:
+    """The records of all units, in any order; `sizes` are those of the files in the store."""
 
     def read(task: TokenizeTask) -> UnitRecord | None:
-        try:
-            return UnitRecord.load(task.record_url) if _name(task.record_url) in sizes else None
-        except (ValueError, TypeError, KeyError):  # damaged, or of another release
-            return None
+        return _load(task.record_url, UnitRecord.load, sizes)
 
     missing = []
     with ThreadPoolExecutor(READERS) as readers:
         for task, record in run_tasks(Engine(readers, lambda: 2 * READERS, elsewhere=False), read, tasks):
-            if record and task.accepts(record) and _all_present(sizes, task.segments_of(record)):
+            if record and task.accepts(record) and _all_present(sizes, task.files_of(record)):
                 yield task.unit.number, record
             else:
                 missing.append(task.unit.number)
     if missing:
-        raise _not_ready("units", len(tasks), missing, tasks[0].store, "tokenize")
+        raise _not_ready("units", len(tasks), missing, tasks.store, "tokenize")
+
+
+def read_merges(tasks: Sequence[MergeTask]) -> dict[int, MergeRecord]:
+    """The records of all merge tasks. Raises NotReadyError if one is missing or damaged, or its file is missing."""
+    sizes = _sizes(tasks[0].store)
+
+    def read(task: MergeTask) -> MergeRecord | None:
+        return _load(task.record_url, MergeRecord.load, sizes)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        done = run_tasks(Engine(readers, lambda: 2 * READERS, elsewhere=False), read, tasks)
+        records = {task.number: record for task, record in done if record and _all_present(sizes, task.files_of(record))}
+    missing = [task.number for task in tasks if task.number not in records]
+    if missing:
+        raise _not_ready("merge tasks", len(tasks), missing, tasks[0].store, "merge")
+    return records
+
+
+def _load(url: str, load: Callable[[str], RecordT], sizes: Mapping[str, int]) -> RecordT | None:
+    """The record at `url`; None if it is not listed, is damaged, or is of another release."""
+    try:
+        return load(url) if _name(url) in sizes else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def read_pairs(tasks: Sequence[PairTask]) -> list[PairRecord]:
@@ -156,7 +226,7 @@ def _sizes(folder: str) -> dict[str, int]:
     return {_name(info.url): info.bytes for info in storage.list_files(folder)}
 
 
-def _all_present(sizes: dict[str, int], files: Iterable[tuple[str, int]]) -> bool:
+def _all_present(sizes: Mapping[str, int], files: Iterable[tuple[str, int]]) -> bool:
     return all(sizes.get(_name(url)) == num_bytes for url, num_bytes in files)
 
 

@@ -1,107 +1,73 @@
 """What is printed before a build (`prep plan`) and after it, a few lines each."""
 
-import math
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 
+from prep.estimate import describe_estimate, estimate
 from prep.job import Job, make_job
 from prep.pairing.recipes import Labels, recipe_of
-from prep.partitions import MAX_TOKENS, MIN_HELD_OUT
+from prep.partitions import MIN_HELD_OUT
 from prep.plan import Plan
 from prep.settings import Settings
 from prep.tasks import find_task_part
 from prep.tokens.fast import REFERENCE, installed_engine
-from prep.tokens.tokenize import SEGMENT_BYTES
 from prep.tokens.tokenizer import MAX_UNKNOWN_SHARE
 from shards.command.numbers import clock, short, size
 from shards.manifest import Manifest
-
-# Orders of magnitude, measured on web text and books.
-TOKENS_PER_TEXT_BYTE = 0.23
-SHARD_BYTES_PER_TOKEN = 1.8
-STORE_BYTES_PER_TEXT_BYTE = 0.55
-# Bytes of text per second and core. The pair stage takes that long for each copy.
-_TOKENIZE_BYTES_PER_S, _REFERENCE_BYTES_PER_S, _PAIR_BYTES_PER_S = 30e6, 3e6, 35e6
-# Memory of a worker process with its imports and the cache of the fast tokenizer; and what a task holds at once.
-_PROCESS_BYTES = 250 << 20
-_TOKENIZE_BYTES_PER_TEXT_BYTE, _PAIR_BYTES_PER_TOKEN = 3.0, 8.0
 
 
 def describe_plan(settings: Settings) -> Iterator[str]:
     """What a build would do, line by line."""
     job = make_job(settings)
     plan, settings = job.plan, job.settings
-    stages = ", ".join((["vocabulary"] if settings.trained_vocab_size else []) + ["tokenize", "pair", "commit"])
+    cost = estimate(settings, plan, _has_fast_tokenizer(job))
+    steps = ["vocabulary"] if settings.trained_vocab_size else []
+    stages = ", ".join([*steps, "tokenize", *(["merge"] if cost.merge_tasks else []), "pair", "commit"])
     if settings.stage != "all":
         part = find_task_part(settings.stage, settings.task_shard, os.environ)
         stages = f"{settings.stage} only, part {part} of its tasks"
-    tokens = plan.text_bytes * TOKENS_PER_TEXT_BYTE
     entries = f", {job.tokenizer.vocab_size:,} entries" if job.tokenizer else ", trained on the corpus"
-    yield f"inputs:      {len(plan.inputs):,} files, {size(plan.bytes)}{_kinds(plan)}"
+    yield f"inputs:      {cost.files:,} files, {size(cost.bytes)}{_kinds(plan)}"
     for file in plan.inputs[:10]:
         yield f"             {file.name} ({size(file.bytes)})"
-    if len(plan.inputs) > 10:
-        yield f"             and {len(plan.inputs) - 10:,} more"
+    if cost.files > 10:
+        yield f"             and {cost.files - 10:,} more"
     if job.finished():
         yield f"data set:    {settings.out} is finished; build would leave it as it is"
     yield f"tokenizer:   {settings.tokenizer}{entries}"
     yield f"stages:      {stages}"
     yield f"engine:      {settings.engine}, {settings.workers or 'as many tasks as it has workers'} at once"
-    yield f"work units:  {len(plan.units):,} of up to {size(max(unit.bytes for unit in plan.units))}"
-    yield f"partitions:  {plan.num_partitions:,} train, {plan.num_eval_partitions:,} held out (small ones are merged)"
-    yield f"tokens:      about {short(tokens)} per copy, {settings.copies} {'copy' if settings.copies == 1 else 'copies'}"
-    yield f"output:      about {size(tokens * settings.copies * SHARD_BYTES_PER_TOKEN)} of {settings.format} in {settings.out}"
-    yield f"scratch:     about {size(plan.text_bytes * STORE_BYTES_PER_TEXT_BYTE)} in {settings.scratch}"
-    yield from estimate(plan, settings.copies, settings.tokenizer_engine == "auto" and _has_fast_tokenizer(job))
+    yield f"work units:  {cost.units:,} of up to {size(int(plan.units.bytes.max()))}"
+    yield f"partitions:  {plan.num_partitions:,} (fewer if the corpus has few documents)"
+    yield f"tokens:      about {short(cost.tokens)} per copy, {settings.copies} {'copy' if settings.copies == 1 else 'copies'}"
+    yield f"output:      about {size(cost.output_bytes)} of {settings.format} in {settings.out}"
+    yield f"scratch:     about {size(cost.stored_bytes)} in {settings.scratch}"
+    yield from describe_estimate(cost)
+
+
+def plan_as_json(settings: Settings) -> str:
+    """All figures of the plan, by name."""
+    job = make_job(settings)
+    figures = {"partitions": job.plan.num_partitions, **asdict(estimate(job.settings, job.plan, _has_fast_tokenizer(job)))}
+    return json.dumps(figures, indent=1)
 
 
 def _has_fast_tokenizer(job: Job) -> bool:
     """Whether a fast tokenizer of the kind is installed; those that are trained on the corpus are of known kinds."""
+    if job.settings.tokenizer_engine == "reference":
+        return False
     if job.tokenizer:
         return installed_engine(job.tokenizer.definition) != REFERENCE
     return find_spec("nanotoken" if job.settings.trained_kind == "WordPiece" else "gigatoken") is not None
 
 
 def _kinds(plan: Plan) -> str:
-    kinds = sorted({f"{file.format}.{file.compression}".rstrip(".") for file in plan.inputs})
+    kinds = sorted({f"{kind.format}.{kind.compression}".rstrip(".") for kind in plan.inputs.kinds()})
     estimated = "" if plan.text_bytes == plan.bytes else f", about {size(plan.text_bytes)} of text"
     return f" ({', '.join(kinds)}){estimated}"
-
-
-def estimate(plan: Plan, copies: int, fast: bool) -> Iterator[str]:
-    """What a build will cost: requests, bytes, memory and time, line by line. `fast`: with a fast tokenizer.
-
-    A tokenize task writes a segment at once; a pair task reads one range of each segment.
-    """
-    text_bytes = plan.text_bytes
-    expansion = text_bytes / plan.bytes
-    segments = sum(max(1, math.ceil(unit.bytes * expansion / SEGMENT_BYTES)) for unit in plan.units)
-    partition_tokens = text_bytes / plan.num_partitions * TOKENS_PER_TEXT_BYTE
-    key_ranges = max(1, math.ceil(partition_tokens / MAX_TOKENS))
-    tasks = plan.num_partitions * key_ranges * copies + plan.num_eval_partitions
-    ranges = tasks * segments
-    store = text_bytes * STORE_BYTES_PER_TEXT_BYTE
-    read = store * key_ranges * copies
-    yield f"tasks:       {len(plan.units):,} tokenize, {tasks:,} pair"
-    yield (
-        f"requests:    about {short(segments + 4 * len(plan.units))} by tokenize, {short(2 * ranges)} by pair: "
-        f"{segments:,} ranges of about {size(read / ranges)} per task, 2 requests each"
-    )
-    yield f"exchanged:   about {size(store)} written to scratch, {size(read)} read from it"
-    tokenize_bytes = min(SEGMENT_BYTES, text_bytes / len(plan.units)) * _TOKENIZE_BYTES_PER_TEXT_BYTE
-    pair_bytes = partition_tokens / key_ranges * _PAIR_BYTES_PER_TOKEN
-    yield (
-        f"memory:      about {size(_PROCESS_BYTES + tokenize_bytes)} per tokenize task, "
-        f"{size(_PROCESS_BYTES + pair_bytes)} per pair task"
-    )
-    yield f"time:        about {_core_time(text_bytes, copies, fast)}, without start-up and waiting for storage"
-
-
-def _core_time(text_bytes: int, copies: int, fast: bool) -> str:
-    tokenize_s = text_bytes / (_TOKENIZE_BYTES_PER_S if fast else _REFERENCE_BYTES_PER_S)
-    minutes = math.ceil((tokenize_s + text_bytes * copies / _PAIR_BYTES_PER_S) / 60)
-    return f"{minutes / 60:,.0f} core-hours" if minutes > 600 else f"{minutes} core-minute{'s' if minutes > 1 else ''}"
 
 
 def summary(manifest: Manifest, out: str, seconds: float) -> Iterator[str]:

@@ -6,27 +6,31 @@ Every process makes the same tasks from the same settings, so any process can ru
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from prep import output
+from prep.corpus.documents import InputFile
 from prep.corpus.read import READER_VERSION
 from prep.corpus.warc import extractor_version
 from prep.pairing.recipes import RECIPES
 from prep.pairing.task import BYTES_PER_TOKEN, PairTask, Recipe
-from prep.partitions import held_out_below, hold_out, plan_pairs
-from prep.plan import PLAN_VERSION, Plan
+from prep.partitions import TaskDocuments, choose_exchange, hold_out, merges, plan_pairs
+from prep.plan import Plan, Unit
 from prep.records import UnitRecord
 from prep.settings import Settings
 from prep.tokens.long_texts import VERSION as LONG_TEXTS
+from prep.tokens.merge import MergeTask
 from prep.tokens.sentences import SPLITTER
-from prep.tokens.store import STORE_VERSION
-from prep.tokens.task import TokenizeTask
+from prep.tokens.sources import Sources, digest_of, sources_url
+from prep.tokens.store import STORE_VERSION, Places
+from prep.tokens.task import TokenizeTask, TokenizeTasks
 from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer
 from prep.tokens.vocabulary import VocabularyTask
 from shards import storage
 from shards.errors import UserError
 from shards.manifest import SPLITS, fingerprint
 from shards.masking import Masking
+from shards.schema import token_dtype
 from shards.tokenizer_check import expand_runs
 
 
@@ -36,7 +40,8 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
     assert size is not None and kind is not None
     rule = settings.rule
     how = [kind, size, settings.cased if kind == "WordPiece" else True]
-    key = fingerprint([_inputs(plan), rule, settings.splitting, how, _splitter(settings), TOKENIZERS, *_reader(plan)])
+    inputs = list(map(_identity, plan.inputs))
+    key = fingerprint([inputs, rule, settings.splitting, how, _splitter(settings), TOKENIZERS, *_reader(plan)])
     return VocabularyTask(
         spans=tuple(span for unit in plan.units for span in unit.spans),
         rule=rule,
@@ -51,61 +56,101 @@ def vocabulary_task(settings: Settings, plan: Plan) -> VocabularyTask:
 
 def tokenize_tasks(
     settings: Settings, plan: Plan, tokenizer_url: str, tokenizer: PreparedTokenizer, engine: str
-) -> list[TokenizeTask]:
+) -> TokenizeTasks:
     """One task per unit, in order, all with one token store. `tokenizer_url` is where workers load the tokenizer from.
 
-    `engine`: the tokenizing engine, `reference` or a fast tokenizer with its version.
+    `engine`: the tokenizing engine, `reference` or a fast tokenizer with its version. The store's name is a hash of the
+    rules, and a unit's of what it reads, so a store keeps the tokens of every corpus that is made by these rules.
     """
-    recipe = {
-        "inputs": _inputs(plan),
+    rules = {
         "rule": settings.rule,
         "splitting": settings.splitting,
-        "weights": settings.corpus_weight,
         "dedup": settings.dedup,
         "tokenizer": tokenizer.identity,
         "eval_fraction": settings.eval_fraction,
-        "versions": [_splitter(settings), TOKENIZERS, engine, *_reader(plan), STORE_VERSION, PLAN_VERSION],
+        "versions": [_splitter(settings), TOKENIZERS, engine, *_reader(plan), STORE_VERSION],
     }
-    store = storage.join(settings.scratch, f"tokens-{fingerprint(recipe)[:32]}")
+    model = TokenizeTask(
+        unit=plan.units[0],
+        key="",
+        rule=settings.rule,
+        splitting=settings.splitting,
+        on_error=settings.on_error,
+        tokenizer_url=tokenizer_url,
+        engine=engine,
+        store=storage.join(settings.scratch, f"tokens-{fingerprint(rules)[:32]}"),
+        places=Places.make(settings.eval_fraction),
+        weights=settings.corpus_weight,
+        by_content=settings.dedup == "exact",
+    )
+    keys = [_unit_key(unit, settings) for unit in plan.units]
+    return TokenizeTasks(model, plan.units, keys, range(len(plan.units)), len(settings.corpus))
+
+
+def _unit_key(unit: Unit, settings: Settings) -> str:
+    """A hash of what a unit reads: files, parts of them, and the weight of each."""
+    spans = [[*_identity(span.file), span.start, span.stop] for span in unit.spans]
+    weights = [settings.corpus_weight[span.file.corpus] for span in unit.spans] if settings.corpus_weight else []
+    return fingerprint([spans, weights])[:32]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the tokenize stage leaves: a store, the list of the units' files in it, and the sum of all units."""
+
+    store: str
+    units: Sources
+    total: UnitRecord
+
+
+def pair_documents(settings: Settings, plan: Plan, total: UnitRecord) -> list[TaskDocuments]:
+    """The documents of each pair task, in order."""
+    held_out = hold_out(total, settings.eval_fraction, RECIPES[settings.pairing].min_documents)
+    return plan_pairs(total, held_out, plan.num_partitions, settings.eval_fraction, settings.copies)
+
+
+def merge_tasks(settings: Settings, tokens: Tokens, num_pairs: int, tokenizer: PreparedTokenizer) -> list[MergeTask]:
+    """The merge tasks, in order; none if the pair tasks read from the units."""
+    exchange = choose_exchange(
+        settings.exchange, len(tokens.units), num_pairs, tokens.total.stored_bytes, storage.is_local(settings.scratch)
+    )
+    digest = digest_of(tokens.units)
     return [
-        TokenizeTask(
-            unit=unit,
-            rule=settings.rule,
-            splitting=settings.splitting,
-            on_error=settings.on_error,
-            tokenizer_url=tokenizer_url,
-            engine=engine,
-            store=store,
-            num_partitions=plan.num_partitions,
-            num_eval_partitions=plan.num_eval_partitions,
-            eval_below=held_out_below(settings.eval_fraction),
-            weights=settings.corpus_weight,
-            num_corpora=len(settings.corpus),
-            by_content=settings.dedup == "exact",
+        MergeTask(
+            number=number,
+            key=f"merge-{digest}-{exchange.num_groups}-{exchange.num_ranges}-{number}",
+            store=tokens.store,
+            sources=sources_url(tokens.store, tokens.units),
+            first_unit=first_unit,
+            last_unit=last_unit,
+            first=first,
+            last=last,
+            places=Places.make(settings.eval_fraction),
+            id_type=token_dtype(tokenizer.vocab_size),
         )
-        for unit in plan.units
+        for number, (first_unit, last_unit, first, last) in enumerate(merges(exchange, len(tokens.units)))
     ]
 
 
 def pair_tasks(
-    settings: Settings, plan: Plan, store: str, segments: tuple[int, ...], total: UnitRecord, tokenizer: PreparedTokenizer
+    settings: Settings, documents: Sequence[TaskDocuments], tokens: Tokens, sources: Sources, tokenizer: PreparedTokenizer
 ) -> list[PairTask]:
-    """The pair tasks, in order. `segments` and `total` are the result of tokenizing all units."""
-    held_out = hold_out(total, settings.eval_fraction, RECIPES[settings.pairing].min_documents)
-    key = fingerprint([store.rpartition("/")[2], settings.recipe(tokenizer.identity)])
+    """The pair tasks, in order. They read `sources`: the files of the units, or merged ones."""
+    key = fingerprint([digest_of(tokens.units), settings.recipe(tokenizer.identity)])
     records = storage.join(settings.out, output.RECORDS, key[:32])
     recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
     return [
         PairTask(
             number=number,
-            **documents._asdict(),
-            store=store,
-            segments=segments,
-            recipe=recipes[documents.split],
+            **each._asdict(),
+            store=tokens.store,
+            sources=sources_url(tokens.store, sources),
+            places=Places.make(settings.eval_fraction),
+            recipe=recipes[each.split],
             out=settings.out,
             records=records,
         )
-        for number, documents in enumerate(plan_pairs(total, held_out, plan, settings.copies))
+        for number, each in enumerate(documents)
     ]
 
 
@@ -148,15 +193,16 @@ def _splitter(settings: Settings) -> str:
 
 def _reader(plan: Plan) -> list[int | str]:
     """The versions of the code that reads the inputs; the page extractor's only if there are pages."""
-    return [READER_VERSION, *([extractor_version()] if any(file.format == "warc" for file in plan.inputs) else [])]
+    return [READER_VERSION, *([extractor_version()] if any(kind.format == "warc" for kind in plan.inputs.kinds()) else [])]
 
 
-def _inputs(plan: Plan) -> list[Any]:
-    """The identity of the corpus. Places are part of it: another file may have the same name, size and time."""
-    return [[file.name, file.bytes, file.version, file.format, storage.absolute(file.url), file.corpus] for file in plan.inputs]
+def _identity(file: InputFile) -> list[Any]:
+    """What identifies a file. Its place is part of that: another file may have the same name, size and time."""
+    place = storage.absolute(file.url) if storage.is_local(file.url) else file.url
+    return [file.name, file.bytes, file.version, file.format, file.compression, place, file.corpus]
 
 
-ItemT = TypeVar("ItemT")
+TasksT = TypeVar("TasksT", bound=Sequence[Any])
 
 
 @dataclass(frozen=True)
@@ -166,9 +212,9 @@ class TaskPart:
     index: int = 0
     count: int = 1
 
-    def of(self, tasks: Sequence[ItemT]) -> Sequence[ItemT]:
-        """The tasks of this part."""
-        return tasks[self.index :: self.count]
+    def of(self, tasks: TasksT) -> TasksT:
+        """The tasks of this part: of a range of numbers, a list, or another sequence."""
+        return cast(TasksT, tasks[self.index :: self.count])
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

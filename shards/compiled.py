@@ -10,31 +10,62 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property, update_wrapper
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar, cast
-
-import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_LOCK = RLock()  # the folder of the cache is a setting of numba for the whole process
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("prep", "shards", "train")
 
 
+class Loop:
+    """A function that numba compiles on its first call. Until then numba, which takes 0.3 s to import, is not imported."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__wrapped__ = function
+        update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The result of the compiled function."""
+        return self.dispatcher(*arguments)
+
+    @cached_property
+    def dispatcher(self) -> Any:
+        """numba's own object."""
+        with _LOCK:
+            if "dispatcher" not in vars(self):  # another thread was faster
+                vars(self)["dispatcher"] = self._make()
+            return vars(self)["dispatcher"]
+
+    def _make(self) -> Any:
+        import numba
+
+        config: Any = numba.config
+        source = self.__wrapped__.__code__.co_filename
+        previous, config.CACHE_DIR = config.CACHE_DIR, _cache_folder(config.CACHE_DIR, source, numba.__version__)
+        try:
+            return numba.njit(cache=True, nogil=True)(self.__wrapped__)
+        finally:
+            config.CACHE_DIR = previous
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba asks for where one loop calls another."""
+        return self.dispatcher._numba_type_
+
+
 def compiled(function: Function) -> Function:
     """`function`, compiled on its first call for the types of its arguments; it runs without the interpreter's lock."""
-    config: Any = numba.config
-    previous, config.CACHE_DIR = config.CACHE_DIR, _cache_folder(config.CACHE_DIR, function.__code__.co_filename)
-    try:
-        return cast(Function, numba.njit(cache=True, nogil=True)(function))
-    finally:
-        config.CACHE_DIR = previous
+    return cast(Function, Loop(function))
 
 
 @cache
-def _cache_folder(parent: str, source: str) -> str:
-    digest = hashlib.sha256(numba.__version__.encode())
+def _cache_folder(parent: str, source: str, version: str) -> str:
+    digest = hashlib.sha256(version.encode())
     for path in sorted(sources_of(Path(source))):
         digest.update(path.read_bytes())
     name = f"numba-{digest.hexdigest()[:16]}"

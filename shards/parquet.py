@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,7 +24,7 @@ def write(rows: Rows, group_rows: int) -> tuple[memoryview, list[RowGroup]]:
     names, arrays, fields = [], [], []
     for name, offsets, values in rows.columns():
         kind = _list_type(values.dtype)
-        arrays.append(pa.ListArray.from_arrays(offsets.astype(np.int32), pa.array(values), type=kind))
+        arrays.append(pa.ListArray.from_arrays(_array(offsets.astype(np.int32)), _array(values), type=kind))
         fields.append(pa.field(name, kind, nullable=False))
         names.append(name)
     schema = pa.schema(fields, metadata={"format_version": str(FORMAT_VERSION)})
@@ -41,6 +42,13 @@ def write(rows: Rows, group_rows: int) -> tuple[memoryview, list[RowGroup]]:
         writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=group_rows)
     data = memoryview(sink.getvalue())
     return data, _table(read_footer(footer_of(data)))
+
+
+def _array(values: npt.NDArray[np.integer]) -> pa.Array:
+    """The values as they are in memory. `pa.array` would import pandas first, where that is installed."""
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
+    )
 
 
 def _list_type(dtype: np.dtype[Any]) -> pa.DataType:

@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     DROPOUT = 13
     INITIAL_WEIGHTS = 14
     CORPUS_WEIGHT = 15
+    SOURCE = 16
 
 
 @compiled

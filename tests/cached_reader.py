@@ -13,7 +13,7 @@ from train.data.phase_order import PhaseOrder
 from train.data.prefetch import Prefetcher
 from train.data.reader import RankSlice, StepRows, read_steps
 from train.data.row_groups import DecodedGroups
-from train.data.shard_uses import uses_in_training
+from train.data.shard_uses import uses_in_phase
 
 BATCH, MICRO, SEED = 12, 3, 3
 
@@ -28,10 +28,11 @@ def cached_steps(
     manifest = open_data_set(url)
     order = order_of(manifest, seed, max_lanes)
     end = epochs * order.groups.num_rows
-    uses_at, shards = uses_in_training(order, range(order.lanes), end), manifest.splits["train"].shards
-    groups = DecodedGroups(url, manifest, "train", 2, Prefetcher(cache, url, shards, uses_at, 2) if cache else None)
+    phase, shards = PhaseOrder.of_one(order), manifest.splits["train"].shards
+    uses_at = uses_in_phase(phase, {0: range(order.lanes)}, end)
+    groups = DecodedGroups(url, manifest, "train", 2, Prefetcher(cache, [(url, shards)], uses_at, 2) if cache else None)
     try:
-        yield from read_steps(groups, PhaseOrder.of_one(order), RankSlice(rank, ranks, 0, 0, end))
+        yield from read_steps(groups, phase, RankSlice(rank, ranks, 0, 0, end))
     finally:
         groups.close()
 

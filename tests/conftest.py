@@ -41,7 +41,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     from prep.settings import Splitting
     from prep.tokens.vocabulary import VocabularyTask, train_vocabulary
 
-    file = InputFile(0, corpus.name, str(corpus), corpus.stat().st_size, "", "text", "")
+    file = InputFile(corpus.name, str(corpus), corpus.stat().st_size, "", "text", "")
     path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"
     splitting = Splitting("language", "en")
     task = VocabularyTask((Span(file),), Rule("line", "text"), splitting, "WordPiece", 4000, False, False, "")

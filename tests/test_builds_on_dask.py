@@ -147,13 +147,15 @@ def test_a_build_through_dask_survives_its_workers_and_its_scheduler(
     assert before and not keys(bucket, "killed/_build/pair")
 
 
+@pytest.mark.parametrize("exchange", ["one-level", "two-level"])
 def test_shards_of_every_stage_in_any_order_into_a_bucket(
-    bucket: Any, corpus: Path, vocabulary: Path, expected: dict[str, Any]
+    exchange: str, bucket: Any, corpus: Path, vocabulary: Path, expected: dict[str, Any]
 ) -> None:
     bucket.upload_file(str(corpus), "bucket", "paragraphs.txt")
     places = {"corpus": ("s3://bucket/paragraphs.txt",), "out": "s3://bucket/shards", "scratch": "s3://bucket/shards-scratch"}
     common = {**places, "tokenizer": str(vocabulary), "copies": 4, "shard_bytes": 200 << 10, "engine": "executors:threads"}
-    for stage, order in (("tokenize", (2, 0, 1)), ("pair", (1, 2, 0)), ("commit", (2, 1, 0))):
+    for stage, order in (("tokenize", (2, 0, 1)), ("merge", (1, 0, 2)), ("pair", (1, 2, 0)), ("commit", (2, 1, 0))):
         for index in order:
-            manifest = build(Settings(**common, workers=2, stage=stage, task_shard=f"{index}/3"))
+            settings = Settings(**common, workers=2, exchange=exchange, stage=stage, task_shard=f"{index}/3")
+            manifest = build(settings)
     assert manifest and manifest.data_fingerprint == expected["data_fingerprint"]

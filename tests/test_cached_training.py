@@ -21,11 +21,11 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from train.data.cache import MARKER, OVERHEAD_BYTES, Cache
 from train.data.shard_uses import needed_bytes
-from train.dry_run import describe
 from train.evaluate import HeldOut, Scores
 from train.ranks import Ranks
-from train.run import prepare
 from train.settings import Settings
+from train.start.dry_run import describe
+from train.start.prepare import prepare
 
 # 40 steps of 12 rows.
 SHARD_ROWS = [60, 65, 58, 62, 59, 57, 66, 53]
@@ -121,12 +121,14 @@ def _sums(lines: list[dict[str, Any]]) -> dict[str, int]:
 def options(bucket: Any, tmp_path: Path) -> dict[str, Any]:
     """Settings of a run on a data set in the bucket, but for the size of the cache."""
     write_data_set("s3://bucket/data")
-    places = {"data": "s3://bucket/data", "out": str(tmp_path / "run"), "cache": str(tmp_path / "cache")}
+    places = {"data": ("s3://bucket/data",), "out": str(tmp_path / "run"), "cache": str(tmp_path / "cache")}
     return {**places, "model": "tiny", "global_batch": 12, "micro_batch": 3, "epochs": 1}
 
 
 def test_a_cache_that_is_too_small_ends_the_command(options: dict[str, Any], tmp_path: Path) -> None:
-    arguments = [part for name, value in options.items() for part in (flag(name), value)]
+    arguments = [
+        part for name, value in options.items() for part in (flag(name), value[0] if isinstance(value, tuple) else value)
+    ]
     code, _, err = run(0, *arguments, "--cache-bytes", "1kB", "--dry-run")
     assert code == 2 and len(err.splitlines()) == 1, err
     assert "train: error: --cache-bytes 1024 is too small for two shards of each lane that this machine reads" in err
@@ -134,23 +136,23 @@ def test_a_cache_that_is_too_small_ends_the_command(options: dict[str, Any], tmp
 
 
 def test_a_dry_run_says_what_the_cache_must_hold(options: dict[str, Any], tmp_path: Path) -> None:
-    described, said = prepare(Settings(**options, cache_bytes=10**6), Ranks(0, 1, torch.device("cpu")))
-    needed = needed_bytes(described.manifest.splits["train"].shards, 1)
+    described, said = prepare([Settings(**options, cache_bytes=10**6)], Ranks(0, 1, torch.device("cpu")))
+    needed = needed_bytes(described.sources[0].manifest.splits["train"].shards, 1)
     line = f"cache: {tmp_path}/cache, up to 1.0 MB; it needs room for two shards per lane (1 lanes, {size(needed)})"
     assert line in describe(described) and not any("cache" in line for line in said)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_scores_are_made_through_the_cache(options: dict[str, Any], tmp_path: Path) -> None:
-    described, _ = prepare(Settings(**options, cache_bytes=10**6), Ranks(0, 1, torch.device("cpu")))
+    described, _ = prepare([Settings(**options, cache_bytes=10**6)], Ranks(0, 1, torch.device("cpu")))
 
     def scores(cache: Cache | None) -> Scores:
-        held_out = HeldOut(options["data"], described.manifest, described.ranks, 4, "padded", cache)
+        held_out = HeldOut("s3://bucket/data", described.sources[0].manifest, described.ranks, 4, "padded", cache)
         return held_out.score(described.packed, 0, described.autocast)
 
     plain = scores(None)
     assert scores(described.cache) == plain
-    (shard,) = described.manifest.splits["eval"].shards
+    (shard,) = described.sources[0].manifest.splits["eval"].shards
     assert [path.name for path in (tmp_path / "cache").glob("shard-*")] == [f"shard-{shard.sha256}"]
     assert scores(described.cache) == plain and described.cache is not None
     assert described.cache.take_stats().fetched_shards == 1

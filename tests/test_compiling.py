@@ -1,23 +1,29 @@
 """torch.compile: what the flags mean, nothing is compiled again in training, and a compiler that fails changes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from batches import SHAPE, bert, masked_rows, pack
 from launch import metrics, run, tiny
+from small_recipes import THREE, write_three
 from torch._dynamo.utils import counters
 from transformers import BertConfig, BertForPreTraining
 
 from shards.errors import UserError
+from train.data.batch import PackedBatch
 from train.data.reader import empty_rows
 from train.device import attention, compiling
 from train.device.compiling import How
 from train.models.packed import PackedEncoder
 from train.ranks import Ranks
-from train.run import join_ranks, prepare
+from train.scorer import Scorer
 from train.settings import Settings, Switch
+from train.start.join import join_ranks
+from train.start.prepare import prepare
 from train.step import clear_gradients
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -32,7 +38,7 @@ def encoder_of(layers: int, features: int) -> BertForPreTraining:
 
 def settings_of(data: Path, out: Path, **values: object) -> Settings:
     common = {"model": "tiny", "epochs": 1, "global_batch": 12, "micro_batch": 3}
-    return Settings(data=str(data), out=str(out), **(common | values))  # type: ignore[arg-type]
+    return Settings(data=(str(data),), out=str(out), **(common | values))  # type: ignore[arg-type]
 
 
 def switches(compile: Switch, graphs: Switch, activation_checkpointing: bool = False) -> Settings:
@@ -132,11 +138,11 @@ def test_a_compiler_that_fails_ends_the_run_or_is_gone_without(
     random_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
-    job, _ = prepare(settings_of(random_data, tmp_path, compile="on"), Ranks(0, 1, CPU))
+    job, _ = prepare([settings_of(random_data, tmp_path, compile="on")], Ranks(0, 1, CPU))
     assert job.how == "layers" and job.layout == "rounded"
     with pytest.raises(UserError, match=r"--compile on: torch.compile fails here \(.*no compiler here.*\); use --compile auto"):
         join_ranks(job)
-    job, _ = prepare(settings_of(random_data, tmp_path), Ranks(0, 1, CPU))
+    job, _ = prepare([settings_of(random_data, tmp_path)], Ranks(0, 1, CPU))
     job.how = "layers"
     (message,) = join_ranks(job)
     assert message.startswith("not compiled, because torch.compile fails here (BackendCompilerFailed")
@@ -156,6 +162,30 @@ def test_gradients_keep_their_memory_for_graphs() -> None:
         assert parameter.grad is gradient and not gradient.any()
     clear_gradients(model)
     assert model.weight.grad is None
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_code_is_compiled_once_in_each_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its first step, which a message says. Dropout, masks, lengths and batches of a phase are other ones."""
+    after_warm_up: list[int] = []
+    compile_model, warm_up = compiling.compile_model, compiling.warm_up
+
+    def counted(batches: Iterable[PackedBatch], run_once: Callable[[PackedBatch], Any], how: How) -> str | None:
+        if after_warm_up:
+            assert counters["stats"]["unique_graphs"] == after_warm_up[-1], "none was compiled since"
+        fault = warm_up(batches, run_once, how)
+        after_warm_up.append(counters["stats"]["unique_graphs"])
+        return fault
+
+    monkeypatch.setattr(compiling, "compile_model", partial(compile_model, backend="eager"))
+    monkeypatch.setattr(compiling, "warm_up", counted)
+    monkeypatch.setattr(Scorer, "score", lambda *_: ())
+    two = THREE[: THREE.rindex("[[phase]]")]
+    code, _, err = run(0, "--recipe", write_three(tmp_path, two), "--out", tmp_path / "run", "--compile", "on")
+    assert code == 0 and err.count("compiled for its shapes in") == 1, err
+    assert [line for line in err.splitlines() if "micro-batches of 6 rows of up to" in line and "phase 2 of 2" in line]
+    assert len(after_warm_up) == 2 and after_warm_up[0] < after_warm_up[1]
+    assert counters["stats"]["unique_graphs"] == after_warm_up[-1]
 
 
 @pytest.mark.long

@@ -12,11 +12,12 @@ from containers import COMPRESS, CONTAINERS, read_file, texts_of
 from hub_server import serve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from token_stores import stored_documents
 
 from prep.corpus.documents import Document, Fault, Rule
 from prep.plan import make_plan
 from prep.settings import Settings
-from prep.tokens.store import Documents, join_documents, read_buckets, segment_url
+from prep.tokens.store import Documents, Places
 from prep.tokens.task import TokenizeTask
 from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer_source import load_tokenizer
@@ -53,29 +54,24 @@ def test_every_container_gives_the_same_documents(tmp_path: Path, documents: lis
 def token_store(path: Path, scratch: Path, tokenizer: str) -> Documents:
     """All documents of the token store of one input, known by their content, in order of their keys."""
     asked = Settings(corpus=(str(path),), out="/nowhere", scratch=str(scratch), document="blank-line")
-    plan = make_plan(asked)
-    blocks = []
-    for unit in plan.units:
+    files = []
+    for unit in make_plan(asked).units:
         task = TokenizeTask(
             unit=unit,
+            key=f"{unit.number:032x}",
             rule=asked.rule,
             splitting=asked.splitting,
             on_error="stop",
             tokenizer_url=tokenizer,
             engine="reference",
             store=str(scratch),
-            num_partitions=plan.num_partitions,
-            num_eval_partitions=plan.num_eval_partitions,
-            eval_below=0,
+            places=Places.make(0.0),
             weights=(),
-            num_corpora=1,
             by_content=True,
         )
-        for segment in range(len(tokenize_unit(task).segments)):
-            url = segment_url(str(scratch), unit.number, segment)
-            blocks += read_buckets([url], 0, plan.num_partitions + plan.num_eval_partitions, np.dtype(np.uint16))
-    documents = join_documents(blocks)
-    return documents.take(np.argsort(documents.keys))
+        record = tokenize_unit(task)
+        files.append((task.key, record.index_bits, record.stored_bytes))
+    return stored_documents(scratch, files)
 
 
 def test_every_container_gives_the_same_token_store(tmp_path: Path, vocabulary: Path, paragraphs: list[str]) -> None:
@@ -179,7 +175,7 @@ def test_a_data_set_of_the_hub_is_read_as_if_it_were_on_the_disk(
     assert local.returncode == 0, local.stderr
     with serve(hub_set, "user/set") as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        remote = run_prep_process("build", "--corpus", "hf://datasets/user/set", "--out", tmp_path / "remote", *places)
+        remote = run_prep_process("build", "--corpus", "hf://datasets/user/set/data", "--out", tmp_path / "remote", *places)
     assert remote.returncode == 0, remote.stderr
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("local", "remote")]
     assert manifests[0]["data_fingerprint"] == manifests[1]["data_fingerprint"]

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pairing_corpora import Corpus, corpora, docs_of, flatten, key_below
 from test_build import read_rows
+from token_stores import stored_documents
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers_of_all_kinds import KINDS
 from transformers import PreTrainedTokenizerFast
@@ -34,7 +35,7 @@ from prep.settings import Settings, Splitting
 from prep.tokens import long_texts
 from prep.tokens.encoder import Encoder
 from prep.tokens.fast import REFERENCE, installed_engine
-from prep.tokens.store import Documents, join_documents, read_buckets
+from prep.tokens.store import Documents, Places
 from prep.tokens.task import TokenizeTask
 from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer, prepare
@@ -168,8 +169,7 @@ texts = st.lists(pieces_of_text, max_size=60).map("".join).filter(lambda text: t
 
 def documents_of(task: TokenizeTask) -> Documents:
     record = tokenize_unit(task)
-    urls = [url for url, _ in task.segments_of(record)]
-    documents = join_documents(list(read_buckets(urls, 0, task.num_buckets, np.dtype(np.uint16))))
+    documents = stored_documents(Path(task.store), [(task.key, record.index_bits, record.stored_bytes)])
     return documents.take(np.argsort(documents.keys))
 
 
@@ -264,20 +264,18 @@ def test_a_document_of_blanks_is_a_document(tmp_path: Path, tokenizers: dict[str
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in (" \n\n", "", "x")))
     tokenizers["roberta"].save(str(tmp_path / "tokenizer"))
-    file = InputFile(0, path.name, str(path), path.stat().st_size, "", "jsonl", "")
+    file = InputFile(path.name, str(path), path.stat().st_size, "", "jsonl", "")
     task = TokenizeTask(
         unit=Unit(0, (Span(file),), file.bytes),
+        key="0" * 32,
         rule=Rule("line", "text", is_exact=True),
         splitting=Splitting("whole", ""),
         on_error="skip",
         tokenizer_url=str(tmp_path / "tokenizer"),
         engine=installed_engine(tokenizers["roberta"].definition),
         store=str(tmp_path / "store"),
-        num_partitions=1,
-        num_eval_partitions=0,
-        eval_below=0,
+        places=Places.make(0.0),
         weights=(),
-        num_corpora=1,
         by_content=False,
     )
     documents = documents_of(task)

@@ -6,7 +6,7 @@ import pytest
 from commands import run_prep
 from containers import texts_of
 
-from prep.corpus.documents import Rule, Span
+from prep.corpus.documents import Rule, Span, name_key
 from prep.corpus.files import Corpus, list_inputs
 from prep.corpus.read import read_documents
 from shards.errors import UserError
@@ -22,7 +22,7 @@ def test_hidden_names_are_not_looked_at(tmp_path: Path) -> None:
     (tmp_path / "_dead").symlink_to("nowhere")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "HEAD").symlink_to("nowhere")
-    assert names(tmp_path) == ["notes.txt"]
+    assert names(tmp_path) == [f"{tmp_path.name}/notes.txt"]
 
 
 @pytest.mark.parametrize("corpus", ["", "*.txt", "n*", "**/*.txt", "notes.txt", "dead folder"])
@@ -54,10 +54,46 @@ def test_any_name_on_a_disk_is_a_path(tmp_path: Path) -> None:
     inputs = list_inputs(Corpus([str(tmp_path)]))
     read = {file.name: texts_of(list(read_documents(Span(file), Rule("line", "text")))) for file in inputs}
     expected = {path.name: [f"the words of {path.name}"] for path in tmp_path.glob("*.txt")}
-    assert read == expected | {"a::b/c.txt": ["inside"]}
+    expected = {f"{tmp_path.name}/{name}": texts for name, texts in expected.items()}
+    assert read == expected | {f"{tmp_path.name}/a::b/c.txt": ["inside"]}
 
 
 def test_a_corpus_that_adds_nothing_has_no_weight(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("words\n")
     with pytest.raises(UserError, match="adds no new files"):
         list_inputs(Corpus([str(tmp_path), str(tmp_path / "a.txt")], weighted=True))
+
+
+def test_a_name_begins_with_the_last_component_of_its_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("wiki/AA/x.txt", "wiki/AB/x.txt", "books/y.txt", "z.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("words\n")
+
+    def named(*urls: str) -> list[str]:
+        return [file.name for file in list_inputs(Corpus([f"{tmp_path}/{url}" for url in urls]))]
+
+    assert named("wiki", "books/", "z.txt") == ["books/y.txt", "wiki/AA/x.txt", "wiki/AB/x.txt", "z.txt"]
+    assert named("wiki/*/x.txt") == ["AA/x.txt", "AB/x.txt"], "below the part of the pattern that is fixed"
+    assert named("*/y.txt") == ["books/y.txt"] and named("books/*.txt") == named("books/y.txt") == ["y.txt"]
+    monkeypatch.chdir(tmp_path / "wiki")
+    inputs = list_inputs(Corpus(["."]))
+    assert [(file.name, file.url) for file in inputs] == [("wiki/AA/x.txt", "AA/x.txt"), ("wiki/AB/x.txt", "AB/x.txt")]
+
+
+def test_a_name_that_an_earlier_corpus_has_gets_a_suffix(tmp_path: Path) -> None:
+    for path in ("a/wiki/x.txt", "b/wiki/x.txt", "c/wiki/x.txt", "a/wiki/x.txt~2", "b/wiki/y.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(f"words of {path}\n")
+    inputs = list_inputs(Corpus([str(tmp_path / corpus / "wiki") for corpus in "abc"]))
+    assert {file.name: file.url.removeprefix(f"{tmp_path}/") for file in inputs} == {
+        "wiki/x.txt": "a/wiki/x.txt",
+        "wiki/x.txt~2": "a/wiki/x.txt~2",
+        "wiki/x.txt~3": "b/wiki/x.txt",
+        "wiki/x.txt~4": "c/wiki/x.txt",
+        "wiki/y.txt": "b/wiki/y.txt",
+    }
+    assert [file.name for file in inputs.renamed()] == ["wiki/x.txt~3", "wiki/x.txt~4"]
+    assert len({name_key(file.name) for file in inputs}) == 5 and set(inputs.hashes.tolist()) == {
+        name_key(file.name) for file in inputs
+    }
+    assert all(file.format == "text" for file in inputs)

@@ -13,8 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from train.data.layout import Shape
 from train.device import attention, kernels
 from train.ranks import Ranks
-from train.run import join_ranks, prepare
 from train.settings import Settings
+from train.start.join import join_ranks
+from train.start.prepare import prepare
 
 CPU = torch.device("cpu")
 
@@ -57,8 +58,8 @@ def test_a_run_settles_it_before_its_first_batch(
 ) -> None:
     """As on a GPU: varlen is chosen, the data set is said to be full, and padded is the fastest."""
     monkeypatch.setattr("train.device.attention._attend", attend)
-    settings = Settings(data=str(random_data), out=str(tmp_path), model="tiny", epochs=1, global_batch=12, micro_batch=3)
-    run, _ = prepare(settings, Ranks(0, 1, CPU))
+    settings = Settings(data=(str(random_data),), out=str(tmp_path), model="tiny", epochs=1, global_batch=12, micro_batch=3)
+    run, _ = prepare([settings], Ranks(0, 1, CPU))
     object.__setattr__(run.settings, "attention", choice)
     run.encoder.config._attn_implementation = attention.VARLEN
     monkeypatch.setattr("train.device.kernels._FILLED_SHARE", 0.0)

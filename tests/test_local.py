@@ -1,10 +1,12 @@
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from commands import HANG_S
+from commands import HANG_S, ROOT
 from engine_tasks import MarkTask, fail, process_ids, work
 
 from prep.engines.engine import MAX_DEATHS, run_tasks
@@ -50,8 +52,48 @@ def test_an_error_of_a_task_ends_the_run_as_it_is_and_ends_no_process_of_others(
 def test_workers_are_processes_of_their_own_and_end_with_the_executor(tmp_path: Path) -> None:
     with open_engine("local", 2) as engine:
         pids = {result for _, result in run_tasks(engine, process_ids, [MarkTask(n, "") for n in range(6)])}
-    assert len(pids) == 2 and {parent for _, parent in pids} == {os.getpid()}
+    parents = {parent for _, parent in pids}
+    assert len(pids) == 2 and len(parents) == 1 and os.getpid() not in {pid for pid, _ in pids}
+    server = Path(f"/proc/{parents.pop()}/stat").read_text().rpartition(")")[2].split()
+    assert int(server[1]) == os.getpid(), "workers are forked by a child of this process"
     deadline = time.monotonic() + HANG_S
     while any(Path(f"/proc/{pid}").exists() for pid, _ in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_workers_have_the_environment_and_the_folder_of_their_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("one", "two"):
+        (tmp_path / value).mkdir()
+        monkeypatch.setenv("BERT_SHARDS_TEST", value)
+        monkeypatch.chdir(tmp_path / value)
+        with open_engine("local", 1) as engine:
+            place = engine.executor.submit(eval, "__import__('os').environ['BERT_SHARDS_TEST'], __import__('os').getcwd()")
+            assert place.result() == (value, str(tmp_path / value))
+
+
+IN_A_FOLDER_OF_OTHERS = """
+import bert_shards
+from prep.engines import forks
+from prep.engines.open import open_engine
+if __name__ == "__main__":
+    forks.start()
+    with open_engine("local", 1) as engine:
+        files = "[m.__file__ for n, m in __import__('sys').modules.items() if n[:4] == 'prep']"
+        print(engine.executor.submit(eval, files).result())
+"""
+
+
+def test_workers_load_the_packages_of_their_parent_and_not_those_of_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "prep.py").write_text("raise SystemExit('the wrong prep')")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    (tmp_path / "elsewhere").mkdir()
+    script = tmp_path / "elsewhere" / "script.py"
+    script.write_text(IN_A_FOLDER_OF_OTHERS)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    files = eval(done.stdout)
+    assert str(ROOT / "prep" / "pairing" / "pair.py") in files, "the workers were not forked from a loaded process"
+    assert all(Path(file).is_relative_to(ROOT / "prep") for file in files)

@@ -26,7 +26,7 @@ def test_lines_of_steps_that_are_repeated_go_and_half_lines_too(tmp_path: Path) 
     lines = [{"kind": "train", "step": step} for step in (1, 2, 3)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tra')
     file = MetricsFile(str(tmp_path), first_step=2)
-    assert file.has("train", 2) and not file.has("train", 3)
+    assert file.kept("train", 2) and not file.kept("train", 3)
     file.add({"kind": "train", "step": 3, "loss": None})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [*lines[:2], lines[2] | {"loss": None}]
     file.close()

@@ -8,16 +8,17 @@ import pytest
 import torch
 from launch import run, tiny
 
-from train.micro_batch import doubling, saved_rows, settle, speed_of
 from train.ranks import Ranks
-from train.run import join_ranks, prepare
 from train.settings import AUTO_ROWS, DEFAULT_ROWS, Settings, default_micro_batch
+from train.start.join import join_ranks
+from train.start.micro_batch import doubling, saved_rows, settle, speed_of
+from train.start.prepare import prepare
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def settings_of(data: Path, out: Path, micro_batch: int) -> Settings:
-    return Settings(data=str(data), out=str(out), model="tiny", epochs=1, global_batch=24, micro_batch=micro_batch)
+    return Settings(data=(str(data),), out=str(out), model="tiny", epochs=1, global_batch=24, micro_batch=micro_batch)
 
 
 def test_a_number_stays_and_the_default_of_a_cpu_depends_on_the_batch_alone(random_data: Path, tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_auto_is_settled_when_a_run_begins_and_kept(random_data: Path, tmp_path:
         tried.append(rows)
         return float(min(rows, 4))
 
-    monkeypatch.setattr("train.micro_batch.speed_of", lambda _: measure)
+    monkeypatch.setattr("train.start.micro_batch.speed_of", lambda _: measure)
     out = tmp_path / "run"
     flags = (*tiny(random_data, out, epochs=1), "--micro-batch", "auto")
     code, _, err = run(0, *flags)
@@ -51,7 +52,7 @@ def test_auto_is_settled_when_a_run_begins_and_kept(random_data: Path, tmp_path:
 def test_a_trial_measures_a_speed_or_says_that_the_rows_do_not_fit(
     random_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, _ = prepare(settings_of(random_data, tmp_path / "run", 3), ALONE)
+    job, _ = prepare([settings_of(random_data, tmp_path / "run", 3)], ALONE)
     join_ranks(job)
     measure = speed_of(job)
     assert (measure(2) or 0.0) > 0
@@ -61,7 +62,7 @@ def test_a_trial_measures_a_speed_or_says_that_the_rows_do_not_fit(
     def fail(*_: object, **__: object) -> None:
         raise errors.pop(0)
 
-    monkeypatch.setattr("train.micro_batch.backward", fail)
+    monkeypatch.setattr("train.start.micro_batch.backward", fail)
     assert measure(2) is None and measure(2) is None
     with pytest.raises(RuntimeError, match="a bug"):
         measure(2)

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launch import refused, run, tiny, weights
+from commands import run_prep
+from corpora import speeches
+from launch import metrics, refused, run, tiny, weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -175,6 +177,22 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: OptimizerName, random
     moments, expected = (load_file(tmp_path / folder / file) for folder in ("parts", "whole"))
     assert moments.keys() == expected.keys() and all(torch.equal(moments[key], expected[key]) for key in moments)
     assert sum(key.endswith("momentum_buffer") for key in moments) == (12 if name == "muon" else 0)
+
+
+@pytest.mark.long
+def test_all_of_them_learn_what_adamw_learns(tmp_path: Path) -> None:
+    """The demo, a tiny model, 200 steps: the held-out loss comes close to that of guessing by frequency, from 10.4 nats."""
+    corpus = ("--corpus", *map(str, speeches()), "--document", "file", "--eval-fraction", 0.05)
+    done = run_prep("build", *corpus, "--out", tmp_path / "data", "--max-seq-len", 128, "--pack-to", 128, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    scores = {}
+    for name, lr in (("adamw", 2e-3), ("stable-adamw", 2e-3), ("lamb", 1e-2), ("muon", 2e-3)):
+        flags = ("--model", "tiny", "--global-batch", 32, "--micro-batch", 32, "--steps", 200, "--lr", lr, "--eval-every", 0)
+        code, _, err = run(0, "--data", tmp_path / "data", "--out", tmp_path / name, *flags, "--optimizer", name)
+        assert code == 0, err
+        (scores[name],) = metrics(tmp_path / name, "eval")
+    assert all(score["mlm_loss"] < score["unigram_loss"] + 0.1 for score in scores.values()), scores
+    assert all(score["mlm_loss"] < scores["adamw"]["mlm_loss"] + 0.1 for score in scores.values()), scores
 
 
 def test_another_optimizer_is_refused_and_so_are_odd_values(

@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from test_store import make_documents
+from token_stores import list_of, make_documents, write_store
 
 from prep.pairing.pair import pair_partition
 from prep.pairing.task import PairTask, Recipe
-from prep.tokens.store import encode_segment, segment_url
-from shards import storage
+from prep.partitions import divide
+from prep.tokens.store import LAST_PLACE, Places
 from shards.formats import FORMATS
 from shards.masking import Masking
 from shards.template import Template
@@ -37,17 +37,17 @@ def make_task(folder: Path, shapes: list[list[int]], same_content: bool = False)
     documents = replace(documents, ids=(documents.ids % 60_000 + 10).astype(np.uint16))
     if same_content:
         documents = replace(documents, hashes=np.zeros_like(documents.hashes))
-    store = str(folder / "store")
-    buckets = np.arange(len(shapes)) % 3
-    storage.publish(segment_url(store, 0, 0), encode_segment(documents, buckets, 3))
-    places = {"store": store, "segments": (1,), "out": str(folder / "out"), "records": str(folder / "records")}
-    return PairTask(0, "train", 0, 0, 3, 0, 1 << 64, 0, 1, recipe=RECIPE, **places)
+    places = Places.make(0.0)
+    urls = {"store": str(folder / "store"), "out": str(folder / "out"), "records": str(folder / "records")}
+    sources = list_of(folder / "store", write_store(folder / "store", [documents], places))
+    return PairTask(0, "train", 0, 0, LAST_PLACE, 0, 1 << 64, sources=sources, places=places, recipe=RECIPE, **urls)
 
 
-def test_key_ranges_of_a_partition_are_disjoint_and_complete(tmp_path: Path) -> None:
+def test_ranges_of_places_are_disjoint_and_complete(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     whole = make_task(tmp_path, [rng.integers(1, 12, rng.integers(1, 9)).tolist() for _ in range(300)])
-    pairs = [pair_partition(replace(whole, number=pair, key_range=pair, num_key_ranges=4)) for pair in range(4)]
+    ranges = enumerate(divide(0, LAST_PLACE + 1, 4))
+    pairs = [pair_partition(replace(whole, number=number, first=first, last=last)) for number, (first, last) in ranges]
     everything = pair_partition(replace(whole, number=9))
     assert sum(pair.documents for pair in pairs) == everything.documents == 300
     assert sum(pair.tally.made for pair in pairs) == everything.tally.made

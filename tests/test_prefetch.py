@@ -25,9 +25,10 @@ from shards.formats import FORMATS
 from shards.schema import columns_sha256
 from train.data.cache import MARKER, OVERHEAD_BYTES, Cache
 from train.data.leases import Part
+from train.data.phase_order import PhaseOrder
 from train.data.prefetch import Prefetcher
 from train.data.reader import StepRows
-from train.data.shard_uses import needed_bytes, uses_in_training
+from train.data.shard_uses import needed_bytes, uses_in_phase
 
 URL = "memory://cached"
 
@@ -210,7 +211,7 @@ def test_only_so_much_is_fetched_ahead(tmp_path: Path) -> None:
     steps = cached_steps(URL, cache, 1, max_lanes=1)
     next(steps)
     order = order_of(manifest, max_lanes=1)
-    uses = uses_in_training(order, range(1), order.groups.num_rows)(0)
+    uses = uses_in_phase(PhaseOrder.of_one(order), {0: range(1)}, order.groups.num_rows)(0)
     wanted = {number for chunk in range(3) for number in uses.ahead(chunk * 2040, 2)}  # as far as the reader has looked
     wait_until(holds(cache, len(wanted)))
     time.sleep(0.3)  # for one more
@@ -271,6 +272,6 @@ def test_the_plan_is_kept_up_to_where_the_reader_is(tmp_path: Path) -> None:
     """A prefetcher without a reader does nothing, and ends at once."""
     manifest = write_data_set(URL)
     cache = Cache(str(tmp_path / "cache"), room_for_all(manifest))
-    prefetcher = Prefetcher(cache, URL, manifest.splits["train"].shards, lambda position: pytest.fail("not asked"), 2)
+    prefetcher = Prefetcher(cache, [(URL, manifest.splits["train"].shards)], lambda position: pytest.fail("not asked"), 2)
     prefetcher.close()
     assert not cache.folder.exists()

@@ -30,7 +30,7 @@ QUICK = settings(deadline=None, max_examples=150, suppress_health_check=[HealthC
 
 
 def input_file(path: Path, kind: str = "text", compression: str = "") -> InputFile:
-    return InputFile(0, path.name, str(path), path.stat().st_size, "", kind, compression)
+    return InputFile(path.name, str(path), path.stat().st_size, "", kind, compression)
 
 
 def read(file: InputFile, document: str = "line", edges: Sequence[int] = ()) -> list[Document | Fault]:
@@ -178,7 +178,7 @@ def test_what_is_no_parquet_is_a_fault(tmp_path: Path) -> None:
 
 def test_a_file_that_went_away_is_no_fault_of_the_content(tmp_path: Path) -> None:
     for kind in ("text", "parquet"):
-        file = InputFile(0, "gone", str(tmp_path / "gone"), 1, "", kind, "")
+        file = InputFile("gone", str(tmp_path / "gone"), 1, "", kind, "")
         with pytest.raises(StorageError, match="gone: cannot read it: No such file"):
             read(file)
 

@@ -45,7 +45,7 @@ def test_a_file_that_was_cut_into_spans_by_its_name_is_read_once(tmp_path: Path)
     path = tmp_path / "part-00000"
     for content in (containers.parquet(TEXTS), gzip.compress(containers.text(TEXTS))):
         path.write_bytes(content)
-        file = InputFile(0, path.name, str(path), len(content), "", "text", "")
+        file = InputFile(path.name, str(path), len(content), "", "text", "")
         spans = [Span(file, 0, 100), Span(file, 100, 200), Span(file, 200, None)]
         found = [item for span in spans for item in read_documents(span, Rule("blank-line", "text"))]
         assert texts_of(found) == TEXTS

@@ -8,7 +8,7 @@ from prep.records import Duplicates, PairRecord, Tally, UnitRecord, finished
 
 
 def unit() -> UnitRecord:
-    record = UnitRecord(documents=3, tokens=17, segments=[40], dropped={"no_sentence": [1, 9]})
+    record = UnitRecord(documents=3, tokens=17, stored_bytes=40, dropped={"no_sentence": [1, 9]})
     record.see({7: 2, 2**63 + 1: 1})
     return record
 

@@ -5,7 +5,7 @@ import pytest
 from commands import run_prep
 from conftest import BuildRunner
 
-from prep import scratch
+from prep.tokens import scratch
 from shards.errors import UserError
 from shards.storage import disk
 
@@ -46,14 +46,14 @@ def test_a_repository_that_holds_a_token_store_stays_whole(tmp_path: Path) -> No
         subprocess.run([*git, *words], check=True)
     before = tree(tmp_path)
     (tmp_path / f"tokens-{KEY}").mkdir()
-    (tmp_path / f"tokens-{KEY}" / "unit-000000.json").touch()
+    (tmp_path / f"tokens-{KEY}" / f"{KEY}.json").touch()
     assert scratch.clean(str(tmp_path)) == f"removed 1 files, 0 bytes, from {tmp_path}"
     assert tree(tmp_path) == before
     subprocess.run([*git, "status"], check=True, capture_output=True)
 
 
 def test_clean_is_refused_while_a_build_works_there(tmp_path: Path) -> None:
-    unit = tmp_path / f"tokens-{KEY}" / "unit-000000.json"
+    unit = tmp_path / f"tokens-{KEY}" / f"{KEY}.json"
     unit.parent.mkdir()
     unit.touch()
     with (
@@ -67,8 +67,22 @@ def test_clean_is_refused_while_a_build_works_there(tmp_path: Path) -> None:
     assert not tmp_path.exists()
 
 
+def test_tokens_of_an_earlier_release_are_noted_and_cleaned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = [tmp_path / f"tokens-{KEY}" / name for name in ("unit-000000.json", "unit-000000-0000.tokens")]
+    old[0].parent.mkdir()
+    for path in old:
+        path.touch()
+    with scratch.in_use(str(tmp_path)):
+        pass
+    assert capsys.readouterr().err == (
+        f"note: {tmp_path} holds tokens of an earlier release, which are not used; `prep clean` removes them\n"
+    )
+    scratch.clean(str(tmp_path))
+    assert not tmp_path.exists()
+
+
 def test_a_build_removes_what_a_dead_one_left_half_written_and_no_more(tmp_path: Path) -> None:
-    ours = tmp_path / f"tokens-{KEY}" / f".unit-000000.json.tmp-{disk._boot()}-0"
+    ours = tmp_path / f"tokens-{KEY}" / f".{KEY}.json.tmp-{disk._boot()}-0"
     others = [tmp_path / f".mine.tmp-{disk._boot()}-0", tmp_path / f"tokens-{KEY}" / f".mine.tmp-{disk._boot()}-0"]
     for path in (ours, *others):
         path.parent.mkdir(exist_ok=True)

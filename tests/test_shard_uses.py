@@ -11,7 +11,8 @@ from split_rows import row_groups
 
 from shards.manifest import ShardInfo, Shards
 from train.data.order import WINDOW_ROWS, Order
-from train.data.shard_uses import ShardUses, lanes_of, needed_bytes, uses_in_training, uses_of_epoch
+from train.data.phase_order import PhaseOrder
+from train.data.shard_uses import ShardUses, lanes_of, needed_bytes, uses_in_phase, uses_of_epoch
 
 LARGE = st.lists(st.lists(st.integers(1, 3000), min_size=1, max_size=4), min_size=1, max_size=12)
 BATCHES = st.sampled_from([(1, 1), (6, 2), (64, 8), (60, 12), (101, 101)])
@@ -42,7 +43,7 @@ def test_in_use_is_what_the_window_of_a_lane_reaches_first(
 @settings(deadline=None, max_examples=40)
 def test_uses_cover_every_row_up_to_the_end(shards: list[list[int]], seed: int, batch: tuple[int, int], end: int) -> None:
     order = Order(row_groups(shards), seed, *batch)
-    uses_at = uses_in_training(order, range(order.lanes), end)
+    uses_at = uses_in_phase(PhaseOrder.of_one(order), {0: range(order.lanes)}, end)
     served = np.arange(min(end, 2 * order.groups.num_rows))
     shard = order.groups.shard[order.locate(served).group]
     uses = uses_at(0)
@@ -55,7 +56,7 @@ def test_uses_cover_every_row_up_to_the_end(shards: list[list[int]], seed: int, 
 
 def test_a_plan_knows_the_position_s_epoch_and_the_next() -> None:
     order = Order(row_groups([[500]] * 6), 1, 10, 10)
-    uses_at = uses_in_training(order, range(order.lanes), 5 * 3000 - 1)
+    uses_at = uses_in_phase(PhaseOrder.of_one(order), {0: range(order.lanes)}, 5 * 3000 - 1)
     for epoch in range(5):
         uses = uses_at(epoch * 3000 + 17)
         assert uses.first.min() == epoch * 3000 and len(uses.shard) >= (12 if epoch < 4 else 6)
@@ -121,6 +122,6 @@ def test_two_shards_a_lane_are_needed(sizes: list[int], lanes: int, needed: int)
 def test_order_of_needs_is_the_order_of_the_lanes() -> None:
     """Shards of a lane come one after the other, and the next ones of all lanes before the ones after them."""
     order = Order(row_groups([[4096]] * 64), 3, 64, 64)
-    uses = uses_in_training(order, range(64), 2 * order.groups.num_rows)(0)
+    uses = uses_in_phase(PhaseOrder.of_one(order), {0: range(64)}, 2 * order.groups.num_rows)(0)
     assert sorted(uses.shard[:64].tolist()) == list(range(64)) and uses.lanes == 64
     assert all(a <= b for a, b in pairwise(uses.first.tolist()))

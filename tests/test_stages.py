@@ -20,7 +20,11 @@ from shards.errors import NotReadyError, UserError
 
 @pytest.fixture
 def settings(tmp_path: Path, corpus: Path, vocabulary: Path) -> dict[str, Any]:
-    places = {"corpus": (str(corpus),), "out": str(tmp_path / "out"), "scratch": str(tmp_path / "scratch")}
+    lines = corpus.read_bytes().splitlines(keepends=True)
+    for number in range(5):  # each is a unit
+        (tmp_path / "corpus").mkdir(exist_ok=True)
+        (tmp_path / "corpus" / f"{number}.txt").write_bytes(b"".join(lines[number::5]))
+    places = {"corpus": (str(tmp_path / "corpus"),), "out": str(tmp_path / "out"), "scratch": str(tmp_path / "scratch")}
     return {**places, "tokenizer": str(vocabulary), "engine": "executors:threads", "workers": 2, "shard_bytes": 200 << 10}
 
 
@@ -28,9 +32,11 @@ def stage(settings: dict[str, Any], name: str, shard: str = "") -> None:
     build(Settings(**settings, stage=name, task_shard=shard))
 
 
+@pytest.mark.parametrize("exchange", ["one-level", "two-level"])
 def test_stages_in_shards_give_what_a_whole_build_gives(
-    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exchange: str, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    whole, settings = settings, settings | {"exchange": exchange}
     with pytest.raises(NotReadyError, match=r"5 of 5 units are not done yet \(0, 1, 2, 3, 4\); finish --stage tokenize"):
         stage(settings, "pair", "0/3")
     for shard in ("2/3", "0/3"):
@@ -39,6 +45,13 @@ def test_stages_in_shards_give_what_a_whole_build_gives(
         stage(settings, "pair", "0/3")
     stage(settings, "tokenize", "1/3")
     assert capsys.readouterr().err.splitlines()[-1] == "tokenize part 1/3: 2 of 5 units done here"
+    if exchange == "two-level":
+        stage(settings, "merge", "1/2")
+        with pytest.raises(NotReadyError, match=r"2 of 4 merge tasks are not done yet \(0, 2\); finish --stage merge"):
+            stage(settings, "pair", "0/3")
+    stage(settings, "merge", "0/2")
+    done = "2 of 4" if exchange == "two-level" else "0 of 0"
+    assert capsys.readouterr().err.splitlines()[-1] == f"merge part 0/2: {done} merge tasks done here"
     for shard in ("1/2", "1/2"):
         stage(settings, "pair", shard)
     with pytest.raises(NotReadyError, match=r"2 of 4 pair tasks are not done yet \(0, 2\); finish --stage pair"):
@@ -47,7 +60,7 @@ def test_stages_in_shards_give_what_a_whole_build_gives(
     stage(settings, "commit", "1/2")
     assert not (tmp_path / "out" / "manifest.json").exists()
     stage(settings, "commit", "0/2")
-    build(Settings(**settings | {"out": str(tmp_path / "whole"), "scratch": str(tmp_path / "other")}))
+    build(Settings(**whole | {"out": str(tmp_path / "whole"), "scratch": str(tmp_path / "other")}))
     assert manifest_of(tmp_path / "out") == manifest_of(tmp_path / "whole")
     stage(settings, "pair", "0/2")  # and what is finished is left alone
     assert "is finished; it was left as it is" in capsys.readouterr().err
@@ -75,8 +88,13 @@ def test_a_shard_that_is_not_what_was_written_is_made_again(damage: str, setting
 
 def test_tokens_that_are_gone_are_missing(settings: dict[str, Any], tmp_path: Path) -> None:
     stage(settings, "tokenize")
-    next((tmp_path / "scratch").rglob("unit-000003-*.tokens")).unlink()
-    with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \(3\)"):
+    next((tmp_path / "scratch").rglob("*.tokens")).unlink()
+    with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \([0-4]\)"):
+        stage(settings, "pair")
+    stage(settings, "tokenize")
+    stage(settings, "pair")
+    next((tmp_path / "scratch").rglob("*.tokens")).unlink()  # also where their sum is known
+    with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \([0-4]\)"):
         stage(settings, "pair")
 
 
@@ -84,12 +102,12 @@ def test_a_damaged_record_is_found_and_its_task_runs_again(settings: dict[str, A
     """A digit of a number that no one could check later: it would go into the ledger."""
     build(Settings(**settings | {"out": str(tmp_path / "whole")}))
     stage(settings, "tokenize")
-    record = next((tmp_path / "scratch").rglob("unit-000003.json"))
+    record = next((tmp_path / "scratch").rglob("tokens-*/*.json"))
     content = record.read_bytes()
     changed = content.replace(b'"sketch": {"', b'"sketch": {"1', 1)
     assert changed != content
     record.write_bytes(changed)
-    with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \(3\)"):
+    with pytest.raises(NotReadyError, match=r"1 of 5 units are not done yet \([0-4]\)"):
         stage(settings, "pair")
     build(Settings(**settings))
     assert record.read_bytes() == content and manifest_of(tmp_path / "out") == manifest_of(tmp_path / "whole")
@@ -120,7 +138,7 @@ def test_the_vocabulary_comes_first(settings: dict[str, Any], tmp_path: Path) ->
     assert not list((tmp_path / "scratch").glob("vocabulary-*"))
     stage(trained, "vocabulary", "0/2")
     stage(trained, "tokenize", "0/2")
-    assert len(list((tmp_path / "scratch").rglob("unit-*.json"))) == 3
+    assert len(list((tmp_path / "scratch").glob("tokens-*/*.json"))) == 3
 
 
 def command(settings: dict[str, Any], *arguments: object) -> subprocess.Popen[str]:

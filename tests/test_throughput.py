@@ -76,9 +76,9 @@ def test_peaks_of_devices(name: str, peak: float | None, monkeypatch: pytest.Mon
 
 def test_an_interval_adds_up_its_steps_and_stops_its_clock() -> None:
     interval = Interval()
-    interval.add(Counts(10, 2, 1, 100))
-    interval.add(Counts(30, 4, 3, 500))
-    assert (interval.steps, interval.counts()) == (2, Counts(40, 6, 4, 600))
+    interval.add(Counts(10, 2, 1, 100), 8)
+    interval.add(Counts(30, 4, 3, 500), 5)
+    assert (interval.steps, interval.rows, interval.counts()) == (2, 13, Counts(40, 6, 4, 600))
     interval.pause()
     before = interval.seconds
     interval.resume()

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from token_stores import stored_documents
 
-from prep.corpus.documents import Rule, Span
-from prep.corpus.files import InputFile
+from prep.corpus.documents import InputFile, Rule, Span
 from prep.plan import Unit
 from prep.records import UnitRecord
 from prep.settings import Splitting
-from prep.tokens import batches, tokenize
+from prep.tokens import batches, merge, tokenize
 from prep.tokens.fast import installed_engine
-from prep.tokens.store import Documents, join_documents, read_buckets
+from prep.tokens.store import Documents, Places
 from prep.tokens.task import TokenizeTask
 from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer
@@ -30,20 +30,18 @@ def task(tmp_path: Path, tokenizer: PreparedTokenizer) -> TokenizeTask:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f"{line}\n" for line in lines))
     tokenizer.save(str(tmp_path / "tokenizer"))
-    file = InputFile(0, path.name, str(path), path.stat().st_size, "", "jsonl", "")
+    file = InputFile(path.name, str(path), path.stat().st_size, "", "jsonl", "")
     return TokenizeTask(
         unit=Unit(0, (Span(file),), file.bytes),
+        key="0" * 32,
         rule=Rule("line", "text"),
         splitting=Splitting("language", "en"),
         on_error="skip",
         tokenizer_url=str(tmp_path / "tokenizer"),
         engine=installed_engine(tokenizer.definition),
         store=str(tmp_path / "store"),
-        num_partitions=3,
-        num_eval_partitions=1,
-        eval_below=0,
+        places=Places.make(0.0),
         weights=(),
-        num_corpora=1,
         by_content=False,
     )
 
@@ -53,9 +51,7 @@ def changed(task: TokenizeTask, **values: Any) -> TokenizeTask:
 
 
 def documents_of(task: TokenizeTask, record: UnitRecord) -> Documents:
-    urls = [url for url, _ in task.segments_of(record)]
-    documents = join_documents(list(read_buckets(urls, 0, task.num_buckets, np.dtype(np.uint16))))
-    return documents.take(np.argsort(documents.keys))
+    return stored_documents(Path(task.store), [(task.key, record.index_bits, record.stored_bytes)])
 
 
 def test_the_record_counts_what_was_read_used_and_left_out(task: TokenizeTask) -> None:
@@ -68,23 +64,31 @@ def test_the_record_counts_what_was_read_used_and_left_out(task: TokenizeTask) -
     assert [fault["reason"] for fault in record.faults] == ["broken_json", "no_sentence"]
     assert record.bytes == record.used_bytes + 3 + len("{broken")
     assert record.sentences == 6 == len(documents.sentence_lengths) and record.tokens == len(documents.ids)
-    assert sum(record.bucket_documents) == sum(record.document_tokens) == len(used)
-    assert sum(record.bucket_tokens) == record.tokens and sum(record.sentence_tokens) == 6
+    assert record.stored_documents == sum(record.document_tokens) == len(used)
+    assert sum(record.sentence_tokens) == 6
     assert sorted(record.sketch.values()) == [1, 1, 2], "two documents have the same text"
     assert record.corpora == [[len(used), len(used), record.used_bytes, record.tokens]]
 
 
-def test_the_record_does_not_depend_on_batches_and_segments(task: TokenizeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 20])
+def test_the_file_and_the_record_do_not_depend_on_batches_and_runs(
+    task: TokenizeTask, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = tokenize_unit(task)
     monkeypatch.setattr(batches, "BATCH_BYTES", 1)
-    monkeypatch.setattr(tokenize, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(tokenize, "RUN_BYTES", 1)
+    monkeypatch.setattr(merge, "CHUNK_BYTES", chunk_bytes)
+    runs = []
+    end_run = merge.RunMerger.end_run
+    monkeypatch.setattr(merge.RunMerger, "end_run", lambda merger: runs.append(end_run(merger)))
     small_task = changed(task, store=f"{task.store}-small")
     small = tokenize_unit(small_task)
-    assert len(small.segments) > len(whole.segments) == 1
-    assert vars(small) | {"segments": 0, "sketch": 0, "faults": 0} == vars(whole) | {"segments": 0, "sketch": 0, "faults": 0}
-    assert small.sketch == whole.sketch
-    for a, b in zip(vars(documents_of(task, whole)).values(), vars(documents_of(small_task, small)).values(), strict=True):
-        assert np.array_equal(a, b)
+    assert len(runs) == 5
+    for record in (small, whole):  # faults are listed by batches: those of reading before those of splitting
+        record.faults.sort(key=lambda fault: fault["position"])
+    assert small == whole
+    files = [Path(each.files_of(whole)[0][0]).read_bytes() for each in (task, small_task)]
+    assert files[0] == files[1]
 
 
 def test_a_unit_that_is_done_is_not_done_again(task: TokenizeTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,11 +113,6 @@ def test_weights_copy_documents_and_leave_some_out(task: TokenizeTask) -> None:
     assert np.count_nonzero(documents.num_bytes) == record.used_documents
     none = tokenize_unit(changed(task, weights=(0.0,), store=f"{task.store}-none"))
     assert none.tokens == 0 and none.dropped["sampled_out"][0] == len(TEXT) - 1, "a broken one is not sampled"
-
-
-def test_held_out_documents_go_to_the_last_buckets(task: TokenizeTask) -> None:
-    record = tokenize_unit(changed(task, eval_below=2**64 - 1))
-    assert record.bucket_documents == [0, 0, 0, 4]
 
 
 def test_a_mismatch_of_the_fast_tokenizer_makes_the_unit_again_with_the_reference(

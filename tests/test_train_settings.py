@@ -10,7 +10,7 @@ from launch import refused, tiny
     ("arguments", "message"),
     [
         (("--micro-batch", 5), "--micro-batch 5 does not divide --global-batch 12"),
-        (("--steps", 5), "set exactly one of --steps and --epochs"),
+        (("--steps", 5), "set exactly one of --steps, --tokens and --epochs"),
         (("--lr", 0), "--lr is 0.0, must be above 0"),
         (("--dropout", 1), "--dropout is 1.0, must be from 0.0 to 0.9"),
         (("--attention", "varlen"), "--attention varlen needs an NVIDIA device"),

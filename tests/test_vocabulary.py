@@ -5,8 +5,7 @@ import containers
 import pytest
 from conftest import BuildRunner, manifest_of
 
-from prep.corpus.documents import Rule, Span
-from prep.corpus.files import InputFile
+from prep.corpus.documents import InputFile, Rule, Span
 from prep.settings import Splitting
 from prep.tokens import vocabulary
 from prep.tokens.tokenizer import PreparedTokenizer
@@ -15,7 +14,7 @@ from shards.errors import UserError
 
 
 def train(path: Path, size: int, cased: bool = False, skip_faults: bool = False, form: str = "text") -> PreparedTokenizer:
-    span = Span(InputFile(0, path.name, str(path), path.stat().st_size, "", form, ""))
+    span = Span(InputFile(path.name, str(path), path.stat().st_size, "", form, ""))
     return train_vocabulary(task_of([span], size, cased, skip_faults))
 
 
@@ -78,7 +77,7 @@ def test_a_small_corpus_is_read_whole_if_its_sizes_are_those_of_its_text(
                 [f"{i:04} words of a long line" for i in range(count)]
             )
         )
-        spans.append(Span(InputFile(ordinal, path.name, str(path), path.stat().st_size, "", form, "")))
+        spans.append(Span(InputFile(path.name, str(path), path.stat().st_size, "", form, "")))
     sample = list(sample_texts(task_of(spans)))
     if form == "jsonl":
         assert len(sample) == 155

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from shards.command.console import EXIT_WRONG, Parser, guarded, interrupt_once, printable, program, say, silenced
 from shards.command.options import add_arguments
-from train.settings import SECTIONS, Settings, from_arguments
+from train.recipe.file import read_recipe
+from train.settings import SECTIONS, Settings
 from train.stopping import StopRequest, end_at_once
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_arguments(parser, Settings, SECTIONS)
     parser.add_argument("--ledger", dest="row_log", metavar="DIR", default=argparse.SUPPRESS, help="alias of --row-log")
     parser.add_argument(
+        "--recipe",
+        metavar="FILE.toml",
+        help="run several phases: settings of the run, then a [[phase]] for each, in order, with its own; docs/phases.md "
+        "describes it",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="build everything, run the largest micro-batch, print memory and the plan; train and write nothing",
@@ -45,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
     """One start of a run; returns its exit code."""
-    settings = from_arguments(vars(arguments))
+    recipe = read_recipe(vars(arguments))
     # torch takes seconds to import: --help and bad flags need not wait for it
     from train.models.encoder import quiet
     from train.ranks import LostRankError, joined
@@ -53,21 +60,22 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
     quiet()
     try:
         with joined() as ranks:
-            return _rehearse(settings, ranks) if arguments.dry_run else _train(settings, ranks, stop)
+            return _rehearse(recipe, ranks) if arguments.dry_run else _train(recipe, ranks, stop)
     except LostRankError as error:
         say(f"train: {error}; checkpoints are kept, run the same command again to resume")
         return EXIT_WRONG
 
 
-def _rehearse(settings: Settings, ranks: "Ranks") -> int:
+def _rehearse(recipe: Sequence[Settings], ranks: "Ranks") -> int:
     """`--dry-run`."""
-    from train.dry_run import describe, rehearse
-    from train.micro_batch import settle
-    from train.run import join_ranks, prepare
+    from train.start.dry_run import describe, rehearse
+    from train.start.join import join_ranks
+    from train.start.micro_batch import settle_all
+    from train.start.prepare import prepare
 
     interrupt_once()
-    settings, settled = settle(settings, ranks)
-    run, messages = ranks.agreed(lambda: prepare(settings, ranks))
+    recipe, settled = settle_all(recipe, ranks)
+    run, messages = ranks.agreed(lambda: prepare(recipe, ranks))
     messages += settled + join_ranks(run)
     for line in (*messages, *describe(run), *rehearse(run)):
         if ranks.rank == 0:
@@ -75,20 +83,21 @@ def _rehearse(settings: Settings, ranks: "Ranks") -> int:
     return 0
 
 
-def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
+def _train(recipe: Sequence[Settings], ranks: "Ranks", stop: StopRequest) -> int:
     from train.loop import Trainer
     from train.metrics import Reporter
-    from train.micro_batch import settle
-    from train.resume import claimed, resume
     from train.row_log import RowLog
-    from train.run import join_ranks, prepare
+    from train.start.join import join_ranks
+    from train.start.micro_batch import settle_all
+    from train.start.prepare import prepare
+    from train.start.resume import claimed, resume
 
-    settings, settled = settle(settings, ranks)
-    run, messages = ranks.agreed(lambda: prepare(settings, ranks))
+    recipe, settled = settle_all(recipe, ranks)
+    run, messages = ranks.agreed(lambda: prepare(recipe, ranks))
     with claimed(run):
         messages += settled + resume(run, say)
         messages += join_ranks(run)
-        row_log = RowLog(settings.row_log, ranks)
+        row_log = RowLog(run.settings.row_log, ranks)
         reporter = ranks.agreed(lambda: Reporter(run))
         try:
             for line in messages:
@@ -100,7 +109,7 @@ def _train(settings: Settings, ranks: "Ranks", stop: StopRequest) -> int:
             reporter.say(
                 f"stopped after step {num_done} of {run.num_steps}; run the same command again to resume"
                 if is_stopped
-                else f"{run.num_steps} steps are done; the model is in {settings.out}"
+                else f"{run.num_steps} steps are done; the model is in {run.settings.out}"
             )
         finally:
             reporter.close()

@@ -129,6 +129,7 @@ def _record_faults(record: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(record.get(name), dict):
             yield f"{name} is {record.get(name)!r}, must be an object"
             return
+    yield from _phase_faults(record)
     if not isinstance(record.get("mask_prob"), int | float | None):
         yield f"mask_prob is {record.get('mask_prob')!r}, must be a number or null"
     for name, info in record["files"].items():
@@ -139,6 +140,31 @@ def _record_faults(record: Mapping[str, Any]) -> Iterator[str]:
         elif name not in (MODEL, OPTIMIZER) and info["bytes"] > MAX_BYTES:
             yield f"files.{name} has {info['bytes']} bytes, at most {MAX_BYTES} are allowed"
     yield from (f"files has no {name}" for name in (MODEL, CONFIG, OPTIMIZER) if name not in record["files"])
+
+
+def _phase_faults(record: Mapping[str, Any]) -> Iterator[str]:
+    """What makes the part about phases unusable. A release before there were phases did not write it."""
+    if "phase" not in record:
+        return
+    phase, phases = record["phase"], record.get("phases")
+    if not _has_numbers(phase, {"number", "first_step", "first_position"}) or phase["number"] < 1:
+        yield f"phase is {phase!r}, must have number, first_step and first_position"
+    for name in ("served", "served_before_phase"):
+        served = record.get(name)
+        if not isinstance(served, dict) or not all(_has_numbers(value, {"seed", "lanes", "rows"}) for value in served.values()):
+            yield f"{name} is {served!r}, must have seed, lanes and rows of each data set"
+    parts = phases if isinstance(phases, list) and phases else [None]
+    if not all(isinstance(part, dict) and isinstance(part.get(name), dict) for part in parts for name in ("order", "settings")):
+        yield "phases must be a list of objects with order and settings"
+
+
+def _has_numbers(value: object, names: set[str]) -> bool:
+    """Whether a value is an object with these numbers and nothing else."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == names
+        and all(type(number) is int and 0 <= number < 2**63 for number in value.values())
+    )
 
 
 def _is_sha256(value: object) -> bool:

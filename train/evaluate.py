@@ -135,7 +135,7 @@ class HeldOut:
         uses_at = uses_in_sequence(manifest.splits[SPLIT], num_rows)
         prefetcher = None
         if self._cache:
-            prefetcher = Prefetcher(self._cache, url, manifest.splits[SPLIT].shards, uses_at, threads=1)
+            prefetcher = Prefetcher(self._cache, [(url, manifest.splits[SPLIT].shards)], uses_at, threads=1)
         decoded = DecodedGroups(url, manifest, SPLIT, threads=1, prefetcher=prefetcher)
         try:
             for number in range(self._ranks.rank, -(-num_rows // size), self._ranks.world_size):
@@ -246,7 +246,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         manifest, saved, packed = ranks.agreed(lambda: _load(arguments, ranks, half))
         step, layout, ignores_pairs = saved.step, attention.layout_of(packed.encoder), _ignores_pairs(saved, packed)
         shards = manifest.splits[SPLIT].shards
-        cache = ranks.agreed(lambda: open_cache(arguments.cache, arguments.cache_bytes, arguments.data, shards, lanes=1))
+        cache = ranks.agreed(lambda: open_cache(arguments.cache, arguments.cache_bytes, [(arguments.data, shards)], [1]))
         for line in not_cached(arguments.cache, arguments.data) if ranks.rank == 0 else ():
             say(line)
         held_out = HeldOut(arguments.data, manifest, ranks, arguments.micro_batch, layout, cache, ignores_pairs)

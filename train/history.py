@@ -5,6 +5,7 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from shards import storage
@@ -13,7 +14,7 @@ from shards.memory import require_memory
 
 METRICS_NAME = "metrics.jsonl"
 RUN_NAME = "run.json"
-_TEXT_FIELDS = ("kind", "device")
+_TEXT_FIELDS = ("kind", "device", "data")
 # No value of a run is larger. A larger one would overflow where it is drawn, so it counts as "no finite number".
 _MAX_VALUE = 1e30
 _PARSED_BYTES = 12  # memory per byte of metrics
@@ -42,6 +43,23 @@ class History:
         """Steps of the whole run, as its last start reported them; at least 1."""
         planned = self.starts[-1].get("steps") if self.starts else None
         return max(1, int(planned or self.done))
+
+    @property
+    def evals_by_data(self) -> dict[str, list[dict[str, Any]]]:
+        """The scores of each data set by its name, which is empty in a run of one."""
+        by_data: dict[str, list[dict[str, Any]]] = {}
+        for line in self.evals:
+            by_data.setdefault(str(line.get("data") or ""), []).append(line)
+        return by_data
+
+    @property
+    def phase_starts(self) -> list[tuple[int, int]]:
+        """(number, first step) of each phase after the first that has begun."""
+        starts = []
+        for before, line in pairwise(self.train):
+            if (line.get("phase") or 1) > (before.get("phase") or 1):
+                starts.append((int(line["phase"]), int(before["step"])))
+        return starts
 
     @property
     def restarts(self) -> Sequence[dict[str, Any]]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,13 +19,14 @@ from shards.errors import UserError
 from train.checkpoint import Saver
 from train.data.batch import PackedBatch
 from train.data.feeding import Feeder
-from train.data.phase_order import PhaseOrder
 from train.data.reader import read_steps
-from train.data.row_groups import DecodedGroups
-from train.evaluate import HeldOut
 from train.metrics import Reporter
+from train.recipe.phases import Phase
+from train.recipe.records import progress
 from train.row_log import RowLog
-from train.run import SPLIT, Run
+from train.run import Run
+from train.scorer import Scorer
+from train.start.join import warm_up
 from train.step import Counts, StepSums, backward, drop_unused_gradients, dropout_seed, update
 from train.stopping import StopRequest
 from train.throughput import Interval, train_line
@@ -61,7 +63,7 @@ class Prepared:
     step: int
     batches: list[PackedBatch]
     seeds: list[int]
-    row_ids: list[int]
+    row_ids: list[int] | list[str]
     totals: Callable[[], StepTotals]  # waits for the other ranks
     fault: BaseException | None
 
@@ -73,42 +75,66 @@ class Trainer:
         self.run, self.reporter, self.row_log, self.stop = run, reporter, row_log, stop
         self.saver = Saver(run.settings.out, run.settings.keep)
         self.sums = StepSums(run.ranks.device)
-        self.num_done = self.saved_step = run.first_step
+        self.num_done = self.saved_step = run.start.step
         self.interval = Interval()
-        self._micro_batches = run.order.micro_batches_of(run.ranks.rank, run.ranks.world_size)  # of a step, for this rank
-        self.held_out = HeldOut(
-            run.settings.data,
-            run.manifest,
-            run.ranks,
-            run.settings.micro_batch,
-            run.layout,
-            run.cache,
-            run.settings.ignore_pairs,
-        )
+        self.scorer = Scorer(run, reporter)
         self._fault: UserError | None = None
         self._has_ended = False
 
     def train(self) -> int:
         """Trains to the end, or until a stop request. Returns the number of steps done. Raises UserError, on every rank."""
-        run = self.run
-        groups = DecodedGroups(run.settings.data, run.manifest, SPLIT, run.settings.reader_threads, run.prefetcher())
-        steps = read_steps(groups, PhaseOrder.of_one(run.order), run.rank_slice(), run.masking)
-        feeder = Feeder(steps, run.packer(), lambda step: len(self._micro_batches), run.settings.micro_batch)
         try:
-            return self._loop(feeder)
+            if len(self.run.phases) > 1:
+                self._announce()
+            has_stopped = self._train_phase()
+            while not has_stopped and (phase := self.run.next_phase()) is not None:
+                self._begin(phase)
+                has_stopped = self._train_phase()
+            self._save_rest()
+            self.run.ranks.agreed(self._settle)
+            return self.num_done
         except UserError:  # raised on every rank
             self._end_early()
             raise
         finally:
             with suppress(UserError):  # a checkpoint that is being written is kept, whatever happened
                 self.saver.wait()
+
+    def _begin(self, phase: Phase) -> None:
+        """Begins a phase after the first one of this start."""
+        self.run.enter(phase)
+        self._announce()
+        for line in warm_up(self.run):
+            self.reporter.say(line)
+        self.interval = Interval()
+
+    def _announce(self) -> None:
+        phase = self.run.phase
+        self.reporter.say(
+            f"phase {phase.number} of {len(self.run.phases)}: {phase.num_steps:,} steps from step {phase.first_step:,}; "
+            f"micro-batches of {phase.shape.rows} rows of up to {phase.shape.tokens} tokens"
+        )
+
+    def _train_phase(self) -> bool:
+        """Trains the rest of the current phase. Returns whether there was a stop request."""
+        run = self.run
+        own = run.phase.slice_of(run.ranks.rank, run.ranks.world_size)
+        groups = run.groups()
+        steps = read_steps(groups, run.phase.order, own, run.phase.masking)
+        feeder = Feeder(steps, run.packer(), lambda step: len(self._own_micro_batches(step)), run.settings.micro_batch)
+        try:
+            return self._loop(feeder)
+        finally:
             feeder.close()
             steps.close()  # type: ignore[attr-defined]  # a generator
             groups.close()
 
-    def _loop(self, feeder: Feeder) -> int:
-        has_scores = self.run.ranks.from_first(lambda: self.reporter.has_scores)
-        if self._scores_are_due(self.num_done) and not has_scores:  # the start that saved this step ended before it scored
+    def _own_micro_batches(self, phase_step: int) -> range:
+        """This rank's micro-batches of a step of the phase."""
+        return self.run.phase.order.micro_batches_of(phase_step, self.run.ranks.rank, self.run.ranks.world_size)
+
+    def _loop(self, feeder: Feeder) -> bool:
+        if self.scorer.is_due(self.num_done):  # the start that saved this step may have ended before it scored
             self._score(self.num_done)
         upcoming = self._prepare(feeder, self.num_done)
         while upcoming is not None:
@@ -116,29 +142,29 @@ class Trainer:
             if totals.faults:
                 self._raise_fault(current)
             if totals.stop_requests:
-                break
+                return True
             upcoming = self._prepare(feeder, self.num_done + 1)
             self._compute(current, totals.counts)
             self.num_done += 1
             self._after(self.num_done)
-        self._save_rest()
-        self.run.ranks.agreed(self._settle)
-        return self.num_done
+        return False
 
     def _prepare(self, feeder: Feeder, step: int) -> Prepared | None:
-        """The next step, or None after the last. A fault in it reaches all ranks with the totals."""
-        run = self.run
-        if step >= run.num_steps:
+        """The next step, or None after the last of the phase. A fault in it reaches all ranks with the totals."""
+        run, phase = self.run, self.run.phase
+        if step >= phase.end_step:
             return None
         started = time.perf_counter()
         batches: list[PackedBatch] = []
-        seeds, row_ids, fault = [], [], None
+        row_ids: list[int] | list[str] = []
+        seeds, fault = [], None
         try:
             self._check()
             step_batches = feeder.next()
             self.interval.waited_s += time.perf_counter() - started
-            row_ids, batches = step_batches.row_ids.tolist(), step_batches.batches
-            seeds = [dropout_seed(run.settings.seed, step, micro_batch) for micro_batch in self._micro_batches]
+            row_ids, batches = run.row_names(step_batches.row_ids, step_batches.sources), step_batches.batches
+            micro_batches = self._own_micro_batches(step - phase.first_step)
+            seeds = [dropout_seed(run.settings.seed, step, micro_batch) for micro_batch in micro_batches]
         except Exception as error:  # of any kind: the other ranks must not wait for this one
             fault = error
         if not batches:
@@ -186,42 +212,27 @@ class Trainer:
         run = self.run
         losses = backward(run.model, current.batches, current.seeds, counts, run.autocast)
         drop_unused_gradients(run.encoder, counts)
-        lr, clip_norm = self._lr(current.step), run.settings.clip_norm
+        lr, clip_norm = run.lr(current.step), run.settings.clip_norm
         self.sums.add(losses, update(run.encoder, run.optimizer, lr, clip_norm, run.keeps_gradients))
         self._guard(lambda: self.row_log.write(current.step, current.row_ids))
-        self.interval.add(counts)
-
-    def _lr(self, step: int) -> float:
-        return self.run.settings.learning_rates(self.run.num_steps).lr(step)
+        self.interval.add(counts, run.phase.rows_of(current.step))
 
     def _after(self, num_done: int) -> None:
         """What is due after a step. The checkpoint comes before the scores, which can take long."""
-        settings, is_last = self.run.settings, num_done == self.run.num_steps
+        settings, is_last = self.run.settings, num_done == self.run.phase.end_step
         if num_done % settings.log_every == 0 or is_last:
             self._log(num_done)
         self.reporter.show_step(num_done)
         self.interval.pause()
         if is_last or (settings.checkpoint_every and num_done % settings.checkpoint_every == 0):
             self._save(num_done)
-        if self._scores_are_due(num_done):
+        if self.scorer.is_due(num_done):
             self._score(num_done)
         self.interval.resume()
 
-    def _scores_are_due(self, num_done: int) -> bool:
-        every = self.run.settings.eval_every
-        return num_done == self.run.num_steps or bool(every and num_done and num_done % every == 0)
-
     def _score(self, num_done: int) -> None:
-        run = self.run
-        if not run.manifest.splits["eval"].shards:
-            return
-        max_rows = run.settings.eval_rows if num_done < run.num_steps else 0
-        num_rows = run.manifest.splits["eval"].totals()["rows"]
-        self.reporter.say(f"scoring {min(max_rows or num_rows, num_rows):,} held-out rows")
-        scores = self.held_out.score(run.packed, max_rows, run.autocast)
-        for line in scores.lines():
-            self.reporter.say(line)
-        self._guard(lambda: self.reporter.log("eval", num_done, scores.values))
+        for source, scores in self.scorer.score(num_done):
+            self._guard(partial(self.reporter.log_scores, num_done, source.name, scores.values))
 
     def _log(self, num_done: int) -> None:
         """Writes a line of metrics about the steps since the last one."""
@@ -230,7 +241,7 @@ class Trainer:
         values = torch.cat([losses, torch.stack([sums.skipped, sums.longest, sums.norm])]).tolist()  # waits for the device
         interval.pause()
         num_skipped, longest, norm = int(values[2]), int(values[3]), values[4]
-        line = train_line(run, interval, values[:2], num_skipped, norm, self._lr(num_done - 1)) | self._cache_stats()
+        line = train_line(run, interval, values[:2], num_skipped, norm, run.lr(num_done - 1)) | self._cache_stats()
         self._guard(lambda: self.reporter.log("train", num_done, line))
         if num_skipped:
             self.reporter.say(
@@ -267,6 +278,7 @@ class Trainer:
         """Starts to write a checkpoint, on rank 0. Training continues meanwhile."""
         run = self.run
         if run.ranks.rank == 0:
-            self.saver.begin(num_done, run.tensors(), run.files, {"position": run.position(num_done), **run.record()})
+            record = {**progress(run.phase, num_done), **run.record()}
+            self.saver.begin(num_done, run.tensors(), run.checkpoint_files(), record)
         self._guard(self.reporter.checkpointed)
         self.saved_step = num_done

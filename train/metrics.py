@@ -39,7 +39,7 @@ class MetricsFile:
         self._url = storage.join(out, METRICS_NAME)
         old = storage.read_bytes(self._url).splitlines() if storage.find(self._url) else []
         self._lines = [line for line in old if _is_before(line, first_step)]
-        self._kept = {(value["kind"], value["step"]) for value in map(json.loads, self._lines)}
+        self._kept = [json.loads(line) for line in self._lines]
         self._file: IO[bytes] | None = None
         self.publish()
         if storage.is_local(out):
@@ -47,9 +47,9 @@ class MetricsFile:
                 self._file = open(storage.local_path(self._url), "ab", buffering=0)  # noqa: SIM115  # open for the run
             self._lines.clear()
 
-    def has(self, kind: str, step: int) -> bool:
-        """Whether the file had such a line when it was opened."""
-        return (kind, step) in self._kept
+    def kept(self, kind: str, step: int) -> list[dict[str, Any]]:
+        """The lines of a step that the file had when it was opened."""
+        return [line for line in self._kept if (line["kind"], line["step"]) == (kind, step)]
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Appends one line. An unknown value is None."""
@@ -118,18 +118,18 @@ class Reporter:
 
     def __init__(self, run: Run) -> None:
         """Writes the line of kind `start`."""
-        out, first_step, num_steps = run.settings.out, run.first_step, run.num_steps
+        out, first_step, num_steps = run.settings.out, run.start.step, run.num_steps
         self._reports, self._first_step, self._num_steps = run.ranks.rank == 0, first_step, num_steps
         self._out, self._started = out, time.monotonic()
         self._shown = time.monotonic() - _PLAIN_EVERY_S
         self._board: Board | None = None
         self._wandb: Any = None
         self._bar: Progress | None = None
-        self.has_scores = False
+        self._sources = [source.name for source in run.sources]
+        self._run = run
         if not self._reports:
             return
         self._file = MetricsFile(out, first_step)
-        self.has_scores = self._file.has("eval", first_step)
         if storage.is_local(out) and importlib.util.find_spec("tensorboard"):
             self._board = Board(storage.local_path(out) / "tensorboard", first_step)
         if run.settings.wandb:
@@ -156,9 +156,11 @@ class Reporter:
         """Writes one line of metrics, and for `train` shows the progress."""
         if not self._reports:
             return
-        values = finite(values)
+        phase = {"phase": self._run.phase.number} if len(self._run.phases) > 1 else {}
+        values = finite({**values, **phase})
         self._file.add({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
-        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+        prefix = f"{kind}/{values['data']}" if "data" in values else kind
+        numbers = {f"{prefix}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
         if self._board is not None:
             try:
                 self._board.add(numbers, step)
@@ -170,6 +172,14 @@ class Reporter:
             self._wandb.log(numbers, step=step)
         if kind == "train":
             self._show(step, values)
+
+    def scored(self, step: int) -> list[str]:
+        """The data sets whose scores at a step were reported by an earlier start."""
+        return [str(line.get("data", self._sources[0])) for line in self._file.kept("eval", step)] if self._reports else []
+
+    def log_scores(self, step: int, source: str, values: Mapping[str, float | None]) -> None:
+        """Writes the scores of a data set."""
+        self.log("eval", step, {"data": source, **values} if len(self._sources) > 1 else values)
 
     def show_step(self, step: int) -> None:
         """Shows that a step is done, where no line of metrics has shown it for a while."""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from shards.command.console import Parser, guarded, interrupt_once, program
 from shards.command.numbers import clock, short
@@ -98,28 +99,36 @@ def findings(run: History) -> Iterator[Finding]:
 
 
 def _score_findings(run: History) -> Iterator[Finding]:
-    scores = [line for line in run.evals if line.get("mlm_loss") is not None]
-    if not scores:
+    if not any(line.get("mlm_loss") is not None for line in run.evals):
         yield Finding(
             "There are no scores on held-out data.", "Build the data set with --eval-fraction, and train with --eval-every."
         )
-        return
+    for name, lines in run.evals_by_data.items():
+        scores = [line for line in lines if line.get("mlm_loss") is not None]
+        if scores:
+            yield from _findings_of_scores(f" of {name}" if name else "", scores)
+
+
+def _findings_of_scores(of_data: str, scores: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """What looks wrong with the scores on a data set, and what to do about it."""
     last, best = scores[-1], min(scores, key=lambda line: float(line["mlm_loss"]))
     if last["mlm_loss"] > _OVERFIT * best["mlm_loss"]:
         yield Finding(
-            f"The held-out MLM loss rose from {best['mlm_loss']:.4g} at step {best['step']:,} to {last['mlm_loss']:.4g}.",
+            f"The held-out MLM loss{of_data} rose from {best['mlm_loss']:.4g} at step {best['step']:,} to "
+            f"{last['mlm_loss']:.4g}.",
             "The model overfits: use more data or --copies, fewer --steps, or more --dropout.",
         )
     if last["mlm_loss"] >= (last.get("unigram_loss") or float("inf")):
         yield Finding(
-            f"The held-out MLM loss of {last['mlm_loss']:.4g} is no better than guessing by token frequency "
+            f"The held-out MLM loss{of_data}, {last['mlm_loss']:.4g}, is no better than guessing by token frequency "
             f"({last['unigram_loss']:.4g}).",
             "Train longer; if that does not help, change --lr.",
         )
     accuracy, majority = last.get("nsp_accuracy"), last.get("majority_share")
     if accuracy is not None and majority is not None and accuracy <= majority:
         yield Finding(
-            f"NSP has learnt nothing yet: accuracy {accuracy:.1%}; always giving the commoner label has {majority:.1%}.",
+            f"NSP has learnt nothing yet{of_data.replace('of', 'on', 1)}: accuracy {accuracy:.1%}; always giving the commoner "
+            f"label has {majority:.1%}.",
             "It needs more steps, and often a larger --model.",
         )
 
@@ -134,6 +143,9 @@ def _facts(run: History) -> Iterator[Fact]:
     if run.starts:
         yield Fact("processes", _list(str(line.get("world_size")) for line in run.starts), f"on {run.starts[-1].get('device')}")
     yield Fact("restarts", f"{len(run.restarts):,}", _list(f"after step {line['step']:,}" for line in run.restarts))
+    if run.phase_starts:
+        starts = _list(f"phase {number} after step {step:,}" for number, step in run.phase_starts)
+        yield Fact("phases", str(1 + len(run.phase_starts)), starts)
     yield Fact("skipped steps", f"{sum(line.get('skipped') or 0 for line in run.train):,}", "their gradient was not finite")
     yield Fact("working time", clock(run.busy_s), "sum over all starts")
     speed, waiting = median(run, "tokens_per_s"), median(run, "data_wait_share")
@@ -144,19 +156,21 @@ def _facts(run: History) -> Iterator[Fact]:
     last = run.train[-1]
     parts = f"MLM {_loss(last.get('mlm_loss'))}, NSP {_loss(last.get('nsp_loss'))}"
     yield Fact("training loss", _loss(last.get("loss")), parts)
-    if run.evals:
-        yield from _score_facts(run.evals[-1].get)
+    for name, evals in run.evals_by_data.items():
+        yield from _score_facts(evals[-1].get, f" of {name}" if name else "")
     if run.unreadable:
         yield Fact("unreadable lines", str(run.unreadable), "a kill leaves a half-written line")
 
 
-def _score_facts(score: Callable[[str], float | None]) -> Iterator[Fact]:
-    yield Fact("held-out MLM loss", _loss(score("mlm_loss")), f"guessing by token frequency: {_loss(score('unigram_loss'))}")
+def _score_facts(score: Callable[[str], float | None], of_data: str) -> Iterator[Fact]:
+    unigram = f"guessing by token frequency: {_loss(score('unigram_loss'))}"
+    yield Fact(f"held-out MLM loss{of_data}", _loss(score("mlm_loss")), unigram)
     if score("mlm_accuracy") is not None:
-        yield Fact("held-out MLM accuracy", f"{score('mlm_accuracy'):.1%}", f"perplexity {score('perplexity') or 0:.4g}")
+        perplexity = f"perplexity {score('perplexity') or 0:.4g}"
+        yield Fact(f"held-out MLM accuracy{of_data}", f"{score('mlm_accuracy'):.1%}", perplexity)
     if score("nsp_loss") is not None:
-        note = f"always the commoner label: {score('majority_share') or 0:.1%}"
-        yield Fact("held-out NSP accuracy", f"{score('nsp_accuracy') or 0:.1%}", f"loss {_loss(score('nsp_loss'))}; {note}")
+        note = f"loss {_loss(score('nsp_loss'))}; always the commoner label: {score('majority_share') or 0:.1%}"
+        yield Fact(f"held-out NSP accuracy{of_data}", f"{score('nsp_accuracy') or 0:.1%}", note)
 
 
 def _charts(names: Sequence[str], runs: Sequence[History], last: int) -> Iterator[Lines]:
@@ -190,10 +204,12 @@ def _loss_lines(names: Sequence[str], runs: Sequence[History], field: str) -> It
     several = len(runs) > 1
     for group, (name, run) in enumerate(zip(names, runs, strict=True)):
         prefix = f"{name}, " if several else ""
-        evals = [line | {"loss": _sum(line.get("mlm_loss"), line.get("nsp_loss"))} for line in run.evals]
         yield _line(f"{prefix}training", run.train, field, group)
-        if any(line.get(field) is not None for line in evals):
-            yield _line(f"{prefix}held out", evals, field, group if several else 1, dotted=True)
+        for number, (data, lines) in enumerate(run.evals_by_data.items(), 1):
+            evals = [line | {"loss": _sum(line.get("mlm_loss"), line.get("nsp_loss"))} for line in lines]
+            if any(line.get(field) is not None for line in evals):
+                label = f"{prefix}held out{f' of {data}' if data else ''}"
+                yield _line(label, evals, field, group if several else number, dotted=True)
 
 
 def _line(name: str, lines: Sequence[dict[str, float | None]], field: str, group: int, dotted: bool = False) -> Line:
@@ -224,6 +240,8 @@ def _marks(name: str, run: History, group: int) -> Iterator[Mark]:
     suffix = f" of {name}" if name else ""
     for line in run.restarts:
         yield Mark(line["step"], f"restart at step {line['step']:,}{suffix}, on {line.get('world_size')} processes", group)
+    for number, step in run.phase_starts:
+        yield Mark(step, f"phase {number} begins after step {step:,}{suffix}", group)
     for line in run.train:
         if line.get("skipped"):
             yield Mark(line["step"], f"skipped steps at step {line['step']:,}{suffix}: {line['skipped']}", group)

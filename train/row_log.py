@@ -1,7 +1,8 @@
 """`--row-log`: for audits, which rows each rank got in which step.
 
 One JSONL file per rank and start, `start-SSSS-rank-RRRR.jsonl`, with lines {"step": s, "rows": [ids]}. A row's id is its
-index in its split. A start that resumes from a checkpoint repeats later steps: for each step the latest start is valid.
+index in its split; in a run of several data sets it is NAME:INDEX. A start that resumes from a checkpoint repeats later
+steps: for each step the latest start is valid.
 """
 
 import json
@@ -36,7 +37,7 @@ class RowLog:
 
         ranks.agreed(create)
 
-    def write(self, step: int, rows: Sequence[int]) -> None:
+    def write(self, step: int, rows: Sequence[int] | Sequence[str]) -> None:
         """Writes one line. The file is unbuffered: the line survives a kill of the process."""
         if self._file is not None:
             with storage.translated(self._file.name, "write"):

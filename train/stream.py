@@ -2,7 +2,7 @@
 
 import atexit
 import weakref
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,9 +22,9 @@ from train.data.phase_order import PhaseOrder
 from train.data.prefetch import Prefetcher, not_cached, open_cache
 from train.data.reader import RankSlice, read_steps
 from train.data.row_groups import DecodedGroups, check_sizes
-from train.data.shard_uses import lanes_of, uses_in_training
+from train.data.shard_uses import lanes_in_phase, uses_in_phase
 from train.models.config import longest_sequence
-from train.run import choose_masking
+from train.recipe.phases import choose_masking
 from train.settings import MaskSource
 
 Item = dict[str, torch.Tensor] | PackedBatch
@@ -92,9 +92,10 @@ class ShardStream(IterableDataset[Item]):
         if split not in self._manifest.splits:
             raise UserError(f"{url}: has no split {split!r}; there are {', '.join(self._manifest.splits)}")
         check_sizes(url, self._manifest, split)
-        is_dynamic, rule = choose_masking(masking, url, self._manifest)
-        self._masking = rule if is_dynamic and split == "train" else None
+        rule = choose_masking(masking, url, self._manifest)
+        self._masking = rule if split == "train" else None
         self._order = Order(RowGroups.of(self._manifest.splits[split]), seed, global_batch, micro_batch)
+        self._phase = PhaseOrder.of_one(self._order)
         self._end = epochs * self._order.groups.num_rows
         if drop_last:
             self._end -= self._end % global_batch
@@ -109,8 +110,8 @@ class ShardStream(IterableDataset[Item]):
             )
         self._rank, self._world_size = rank, world_size
         shards = self._manifest.splits[split].shards
-        require_reader(url, self._manifest, split, self._lanes(0))
-        self._cache = open_cache(cache, cache_bytes, url, shards, len(self._lanes(0)))
+        require_reader(url, self._manifest, split, self._lanes(0)[0])
+        self._cache = open_cache(cache, cache_bytes, [(url, shards)], [len(self._lanes(0)[0])])
         for line in not_cached(cache, url) if rank == 0 else ():
             say(line)
         self._pair_label, self._token_types = pair_label, token_types
@@ -176,7 +177,7 @@ class ShardStream(IterableDataset[Item]):
             self._step, self._taken, self._has_ended = 0, 0, False
         rank_slice = self._rank_slice()
         groups = DecodedGroups(self._url, self._manifest, self._split, self._threads, self._prefetcher(rank_slice))
-        steps = read_steps(groups, PhaseOrder.of_one(self._order), rank_slice, self._masking)
+        steps = read_steps(groups, self._phase, rank_slice, self._masking)
         count = len(self._order.micro_batches_of(self._rank, self._world_size))
         try:
             for step_rows in steps:
@@ -193,14 +194,14 @@ class ShardStream(IterableDataset[Item]):
     def _rank_slice(self) -> RankSlice:
         return RankSlice(self._rank, self._world_size, self._step, self._step * self._order.global_batch, self._end)
 
-    def _lanes(self, start: int) -> list[int]:
-        return lanes_of(self._order, range(self._rank, self._rank + 1), self._world_size, start)
+    def _lanes(self, start: int) -> dict[int, Sequence[int]]:
+        return lanes_in_phase(self._phase, range(self._rank, self._rank + 1), self._world_size, start)
 
     def _prefetcher(self, rank_slice: RankSlice) -> Prefetcher | None:
         if self._cache is None:
             return None
-        uses_at = uses_in_training(self._order, self._lanes(rank_slice.start), rank_slice.end)
-        return Prefetcher(self._cache, self._url, self._manifest.splits[self._split].shards, uses_at, self._threads)
+        uses_at = uses_in_phase(self._phase, self._lanes(rank_slice.start), rank_slice.end)
+        return Prefetcher(self._cache, [(self._url, self._manifest.splits[self._split].shards)], uses_at, self._threads)
 
     def _batch(self, rows: Rows) -> Item:
         pad_id = self._manifest.tokenizer["special_ids"]["pad"]

@@ -71,13 +71,14 @@ class Interval:
     """The steps since the last line of metrics, and their time without scores and checkpoints."""
 
     def __init__(self) -> None:
-        self.steps = self.tokens = self.masked = self.pairs = self.attended = self.nearby = 0
+        self.steps = self.rows = self.tokens = self.masked = self.pairs = self.attended = self.nearby = 0
         self.waited_s = self.seconds = 0.0  # waiting for rows, and in total
         self._since = time.perf_counter()
 
-    def add(self, counts: Counts) -> None:
-        """Adds a step."""
+    def add(self, counts: Counts, rows: int) -> None:
+        """Adds a step, of so many rows."""
         self.steps += 1
+        self.rows += rows
         self.tokens += counts.tokens
         self.masked += counts.masked
         self.pairs += counts.pairs
@@ -113,7 +114,7 @@ def train_line(
         "lr": lr,
         "grad_norm": norm,
         "tokens_per_s": interval.tokens * per_second,
-        "padding_share": 1.0 - interval.tokens / (interval.steps * run.settings.global_batch * run.shape.tokens),
+        "padding_share": 1.0 - interval.tokens / (interval.rows * run.shape.tokens),
         "data_wait_share": interval.waited_s * per_second,
         "mfu": flops * per_second / (peak * run.ranks.world_size) if peak else None,
         "skipped": num_skipped,

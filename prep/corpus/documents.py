@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 from prep.corpus.names import FormatName
@@ -13,11 +14,15 @@ MAX_DOCUMENT_BYTES = 64 << 20
 HARMLESS = ("too_long", "sampled_out", "not_wanted")
 
 
-@dataclass(frozen=True)
-class InputFile:
-    """One file of the corpus. `name` is its path below the folder that all inputs share; `ordinal` its place by name."""
+def name_key(name: str) -> int:
+    """64 bits that stand for a name, wherever its file is."""
+    return int.from_bytes(blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
 
-    ordinal: int
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One file of the corpus. `name` is its path below its --corpus, after the last component of that; no two are equal."""
+
     name: str
     url: str
     bytes: int
@@ -32,7 +37,7 @@ class InputFile:
         return identity | {"weight": weights[self.corpus]} if weights else identity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """A part of a file: bytes [start, stop) of text and JSON lines, row groups [start, stop) of Parquet; None: to the end."""
 

@@ -1,17 +1,18 @@
-"""Corpus URLs -> the input files, named, sorted and numbered the same wherever the corpus lies."""
+"""Corpus URLs -> the input files, with the same names wherever the corpus lies."""
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from prep.corpus.compression import DAMAGED_STREAM, decompressed
-from prep.corpus.documents import InputFile
+from prep.corpus.documents import name_key
+from prep.corpus.inputs import Inputs, InputsBuilder, Kind, Root, name_of
 from prep.corpus.names import FormatName, InputName, by_name
 from shards import storage
 from shards.errors import UserError
 from shards.storage.disk import FileInfo
-from shards.storage.redaction import redacted
 
 # wikiextractor names its files like this. They hold JSON lines or its own markup.
 _WIKIEXTRACTOR = re.compile(r"wiki_\d+")
@@ -31,55 +32,69 @@ class Corpus(NamedTuple):
     weighted: bool = False
 
 
-def list_inputs(corpus: Corpus) -> list[InputFile]:
-    """The files of the corpus, sorted by name.
+def list_inputs(corpus: Corpus) -> Inputs:
+    """The files of the corpus, each once, sorted by name.
 
     Raises UserError for a URL that names nothing, and for a file of a format that cannot be read.
     """
-    listed = _listed(corpus)
-    folders = [redacted(path).split("/")[:-1] for path in listed]
-    num_shared = len(posixpath.commonprefix(folders))
-    names = (("/".join(redacted(path).split("/")[num_shared:]), *entry) for path, entry in listed.items())
-    named = sorted(names, key=lambda entry: (entry[0], entry[1].url))
-    return [
-        InputFile(ordinal, name, info.url, info.bytes, info.version, *_format(name, info.url, corpus), index)
-        for ordinal, (name, info, index) in enumerate(named)
-    ]
-
-
-def _listed(corpus: Corpus) -> dict[str, tuple[FileInfo, int]]:
-    """Each file once, by its absolute URL, with the index of the first URL of the corpus that names it."""
+    builder = InputsBuilder()
     written = tuple(storage.absolute(url) + "/" for url in corpus.written)
-    listed: dict[str, tuple[FileInfo, int]] = {}
     for index, url in enumerate(corpus.urls):
-        infos = {storage.absolute(info.url): info for info in _expand(url)}
-        inputs = {path: info for path, info in infos.items() if not path.startswith(written)}
-        if not inputs:
+        earlier = set(builder.places().tolist()) if index else set[int]()
+        num_listed = num_new = num_inputs = 0
+        for root, path, place, info in _expand(url):
+            num_listed += 1
+            if place.startswith(written):
+                continue
+            num_inputs += 1
+            if name_key(place) not in earlier:
+                num_new += 1
+                kind = Kind(*_format(name_of(root, path), info.url, corpus))
+                builder.add(root, path, info.bytes, info.version, kind, index, place)
+        if not num_inputs:
             raise UserError(f"--corpus {url}: all its files are in --out or --scratch, where this build writes; choose others")
-        new = {path: (info, index) for path, info in inputs.items() if path not in listed}
-        if not new and corpus.weighted:
+        if not num_new and corpus.weighted:
             raise UserError(
                 f"--corpus {url} adds no new files: all are in an earlier --corpus, so its weight would have no effect; leave "
                 "it out"
             )
-        listed |= new
-    return listed
+    return builder.finish()
 
 
-def _expand(url: str) -> Sequence[FileInfo]:
+def _expand(url: str) -> Iterator[tuple[Root, str, str, FileInfo]]:
+    """What a URL of --corpus names. Of each file: what it has in common with others, its path below that, its place."""
+    place = storage.absolute(url)
     single = storage.find(url)
     if single:
-        return [single]
+        yield _split(single, storage.absolute(single.url), posixpath.dirname(place), "")
+        return
     pattern = any(character in url for character in "*?[")
-    infos = storage.list_files(url, hidden=_HIDDEN)
+    infos = storage.iter_files(url, hidden=_HIDDEN)
     if url.startswith("hf://"):
-        infos = [info for info in infos if _is_data(posixpath.basename(info.url))]
-    if pattern and not infos:
-        infos = storage.glob(url, hidden=() if posixpath.basename(url).startswith(".") else (".",))
-    if not infos:
+        infos = (info for info in infos if _is_data(posixpath.basename(info.url)))
+    label = posixpath.basename(place)
+    first = next(infos, None)
+    if first is None and pattern:
+        infos = iter(storage.glob(url, hidden=() if posixpath.basename(url).startswith(".") else (".",)))
+        place, label = _fixed_part(place), ""
+        first = next(infos, None)
+    if first is None:
         problem = "no file matches" if pattern else "no such file, or a folder without files that can be read"
         raise UserError(f"--corpus {url}: {problem}; check the path")
-    return infos
+    start = len(first.url) - len(storage.relative(first.url, place))  # every URL here begins as the first does, up to there
+    for info in chain([first], infos):
+        yield _split(info, f"{place.rstrip('/')}/{info.url[start:]}", place, f"{label}/" if label else "")
+
+
+def _split(info: FileInfo, place: str, folder: str, label: str) -> tuple[Root, str, str, FileInfo]:
+    path = place.removeprefix(folder).lstrip("/")
+    return Root(info.url.removesuffix(path), label), path, place, info
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder that all files are in that match a pattern."""
+    parts = pattern.split("/")
+    return "/".join(parts[: next(i for i, part in enumerate(parts) if any(character in part for character in "*?["))])
 
 
 def _is_data(name: str) -> bool:

@@ -17,7 +17,6 @@ from prep.corpus.read import READER_VERSION
 from prep.corpus.warc import extractor_version
 from prep.engines.local import use_one_thread
 from prep.pairing.task import RECIPE_VERSION
-from prep.plan import PLAN_VERSION
 from prep.tokens.sentences import SPLITTER
 from prep.tokens.store import STORE_VERSION
 from prep.tokens.tokenizer import TOKENIZERS
@@ -27,7 +26,7 @@ from shards.errors import UserError
 CONNECT_S = 20  # after which an address without an answer is given up
 AHEAD = 2  # tasks in flight per worker, so that no worker waits for its next one
 _COUNT_EVERY_S = 5.0
-_VERSIONS = (SPLITTER, TOKENIZERS, READER_VERSION, extractor_version(), PLAN_VERSION, STORE_VERSION, RECIPE_VERSION)
+_VERSIONS = (SPLITTER, TOKENIZERS, READER_VERSION, extractor_version(), STORE_VERSION, RECIPE_VERSION)
 
 
 class Started(Protocol):

@@ -1,4 +1,4 @@
-"""Tasks on this machine: a pool of spawned processes."""
+"""Tasks on this machine: processes that are forked from one which has loaded everything, or spawned."""
 
 import multiprocessing
 import os
@@ -11,10 +11,11 @@ from functools import cache
 from typing import Any
 
 from prep import progress
+from prep.engines import forks
 
 
 class LocalExecutor(Executor):
-    """Spawned processes, each a pool of one, so that a killed worker fails its own task only and is replaced."""
+    """Processes, each a pool of one, so that a killed worker fails its own task only and is replaced."""
 
     def __init__(self, workers: int, progress_folder: str) -> None:
         self._progress_folder = progress_folder
@@ -22,8 +23,8 @@ class LocalExecutor(Executor):
         self._last: list[Future[Any] | None] = [None] * workers  # the last task of each pool
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._progress_folder,))
+        arguments = (self._progress_folder, dict(os.environ))
+        return ProcessPoolExecutor(1, forks.context(), initializer=_start_worker, initargs=arguments)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs it on an idle process. If all are busy, it waits for the last one."""
@@ -32,7 +33,7 @@ class LocalExecutor(Executor):
         pool = self._pools[slot] or self._new_pool()
         try:
             future = pool.submit(fn, *args, **kwargs)
-        except BrokenProcessPool:
+        except (BrokenProcessPool, OSError, EOFError):  # the last two: the process that it would be forked from was killed
             pool.shutdown(wait=False)
             pool = self._new_pool()
             future = pool.submit(fn, *args, **kwargs)
@@ -58,8 +59,10 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start_worker(progress_folder: str) -> None:
-    """Prepares a worker: one thread, no interrupts of its own, and an end when the parent ends."""
+def _start_worker(progress_folder: str, environment: dict[str, str]) -> None:
+    """Prepares a worker: the parent's environment, one thread, no interrupts of its own, and an end when the parent ends."""
+    os.environ.clear()  # a fork has the one of the time when its server was started
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     progress.save_into(progress_folder)

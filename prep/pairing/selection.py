@@ -1,57 +1,47 @@
 """The token store -> the documents of one pair task."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from prep.pairing.task import PairTask
 from prep.tally import Duplicates
-from prep.tokens.store import Documents, empty_documents, join_documents, read_buckets, segment_url
+from prep.tokens.sources import load_sources, read_places
+from prep.tokens.store import Documents, StoredDocuments, damaged, in_range
 from shards.randomness import Purpose, address
 from shards.schema import token_dtype
 
 
 def read_documents(task: PairTask) -> tuple[Documents, Duplicates]:
-    """The task's documents, in the order of the units. With `drop_duplicates`, only the first of those with the same key."""
-    id_type = token_dtype(task.recipe.vocab_size)
-    blocks = [empty_documents(id_type)]
+    """The task's documents, in the order of the shuffle. With `drop_duplicates`, only the first of those with the same key."""
+    sources = load_sources(task.sources)
+    stored = read_places(task.store, sources, task.first, task.last, token_dtype(task.recipe.vocab_size))
+    chosen, _ = in_range(stored, task.places, task.first, task.last)
+    hashes = stored.hashes[chosen]
+    chosen = chosen[(hashes >= np.uint64(task.hash_from)) & (hashes <= np.uint64(task.hash_below - 1))]
     duplicates = Duplicates()
-    seen: set[int] = set()
-    urls = [segment_url(task.store, unit, segment) for unit, count in enumerate(task.segments) for segment in range(count)]
-    for block in read_buckets(urls, task.first_bucket, task.last_bucket, id_type):
-        chosen = _is_chosen(block, task)
-        if task.split == "eval":
-            _keep_originals(block, chosen, duplicates)
-        if task.recipe.drop_duplicates:
-            _keep_first(block, chosen, seen, duplicates)
-        blocks.append(block if chosen.all() else block.take(np.flatnonzero(chosen)))
-    return join_documents(blocks), duplicates
+    if task.split == "eval":
+        chosen = _keep_originals(stored, chosen, duplicates)
+    if task.recipe.drop_duplicates:
+        chosen = _keep_first(stored, chosen, duplicates)
+    shuffled = np.argsort(address(task.recipe.seed, Purpose.DOCUMENT_ORDER, stored.keys[chosen]), kind="stable")
+    try:
+        return stored.documents(chosen[shuffled]), duplicates
+    except ValueError as error:
+        raise damaged(task.store, f"a file of the token store ({error})") from error
 
 
-def _keep_originals(block: Documents, chosen: npt.NDArray[np.bool_], duplicates: Duplicates) -> None:
-    """Removes further copies, made by a weight, from `chosen` and counts their tokens: each text is held out once."""
-    tokens = np.diff(block.token_offsets()[block.sentence_offsets()])
-    further = chosen & (block.num_bytes == 0)
-    duplicates.tokens += int(tokens[further].sum())
-    chosen &= ~further
+def _keep_originals(stored: StoredDocuments, chosen: npt.NDArray[np.int64], duplicates: Duplicates) -> npt.NDArray[np.int64]:
+    """Leaves out further copies, made by a weight, and counts their tokens: each text is held out once."""
+    is_further = stored.num_bytes[chosen] == 0
+    duplicates.tokens += int(stored.num_tokens[chosen[is_further]].sum())
+    originals: npt.NDArray[np.int64] = chosen[~is_further]
+    return originals
 
 
-def _keep_first(block: Documents, chosen: npt.NDArray[np.bool_], seen: set[int], duplicates: Duplicates) -> None:
-    """Removes documents whose keys are in `seen` from `chosen` and counts them. Adds the other keys to `seen`."""
-    tokens: Sequence[int] = np.diff(block.token_offsets()[block.sentence_offsets()]).tolist()
-    for i in np.flatnonzero(chosen).tolist():
-        key = int(block.keys[i])
-        if key in seen:
-            chosen[i] = False
-            duplicates.count(int(block.num_bytes[i]), tokens[i])
-        seen.add(key)
-
-
-def _is_chosen(block: Documents, task: PairTask) -> npt.NDArray[np.bool_]:
-    chosen = (block.hashes >= np.uint64(task.hash_from)) & (block.hashes <= np.uint64(task.hash_below - 1))
-    if task.num_key_ranges > 1:
-        places = address(task.recipe.seed, Purpose.DOCUMENT_ORDER, block.keys)
-        edges = [-(-(index << 64) // task.num_key_ranges) for index in (task.key_range, task.key_range + 1)]
-        chosen &= (places >= np.uint64(edges[0])) & (places <= np.uint64(edges[1] - 1))
-    return chosen
+def _keep_first(stored: StoredDocuments, chosen: npt.NDArray[np.int64], duplicates: Duplicates) -> npt.NDArray[np.int64]:
+    """Leaves out all but the first of the documents with the same key, and counts the others."""
+    _, first = np.unique(stored.keys[chosen], return_index=True)
+    for document in np.delete(chosen, first).tolist():
+        duplicates.count(int(stored.num_bytes[document]), int(stored.num_tokens[document]))
+    kept: npt.NDArray[np.int64] = chosen[np.sort(first)]
+    return kept

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 from prep.pairing.recipes import Pairing
 from prep.records import PairRecord
+from prep.tokens.store import Places
 from shards import storage
 from shards.masking import Masking
 from shards.template import Template
 
 PAIR_STAGE = 2
 # Raised when the same settings give other data.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 # Approximate size of a shard's token; a constant, so that both formats cut their shards in the same places.
 BYTES_PER_TOKEN = 2
 
@@ -37,22 +38,18 @@ class Recipe:
 
 @dataclass(frozen=True)
 class PairTask:
-    """Documents of buckets [first_bucket, last_bucket) with a content hash in [hash_from, hash_below), for one copy.
-
-    It builds only those whose place in the global shuffle is in range number `key_range` of `num_key_ranges` equal ones.
-    """
+    """The documents with places from `first` to `last` and content hashes in [hash_from, hash_below), for one copy."""
 
     number: int
     split: str
     copy: int
-    first_bucket: int
-    last_bucket: int
+    first: int
+    last: int
     hash_from: int
     hash_below: int
-    key_range: int
-    num_key_ranges: int
     store: str
-    segments: tuple[int, ...]  # how many each unit has
+    sources: str  # the URL of the list of files in the store to read
+    places: Places
     recipe: Recipe
     out: str
     records: str

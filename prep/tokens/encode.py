@@ -7,7 +7,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from prep.corpus.documents import Fault
+from prep.corpus.documents import Fault, name_key
 from prep.records import HISTOGRAM_BINS, UnitRecord
 from prep.settings import Splitting
 from prep.tokens.batches import Item, leave_out
@@ -15,7 +15,7 @@ from prep.tokens.encoder import Encoder
 from prep.tokens.sentences import split_sentences
 from prep.tokens.store import Documents
 from prep.tokens.task import TokenizeTask
-from shards.randomness import Purpose, combine, fraction, mix
+from shards.randomness import Purpose, combine, fraction
 from shards.schema import Ints, lengths_to_offsets
 
 
@@ -26,7 +26,7 @@ def encode_documents(items: list[Item], task: TokenizeTask, encoder: Encoder) ->
         ids, lengths, num_sentences = _encode_whole(items, copies > 0, task, encoder)
     else:
         sentences, num_sentences = _split(items, copies > 0, task.splitting, encoder.needs_leading_space)
-        ids, lengths = encoder.encode(sentences, offset=task.unit.number)
+        ids, lengths = encoder.encode(sentences, offset=int(task.key[:8], 16))
     has_tokens = lengths > 0
     num_sentences = np.diff(lengths_to_offsets(has_tokens)[lengths_to_offsets(num_sentences)])
     num_bytes = np.array([item.document.num_bytes for item in items], np.uint32)
@@ -36,7 +36,7 @@ def encode_documents(items: list[Item], task: TokenizeTask, encoder: Encoder) ->
     if len(used) < len(items) or copies.max() > 1:
         documents = _with_own_keys(documents.take(np.repeat(used, copies[used])), copies[used])
     corpora = np.array([items[i].file.corpus for i in used], np.int64)
-    record = _count(documents, np.repeat(corpora, copies[used]), task.num_corpora, encoder.unknown_id)
+    record = _count(documents, np.repeat(corpora, copies[used]), encoder.unknown_id)
     for i in np.flatnonzero(copies == 0):
         record.leave_out("sampled_out", items[i].document.num_bytes)
     for i in np.flatnonzero((num_sentences == 0) & (copies > 0)):
@@ -52,16 +52,17 @@ def _identify(
     hashes: npt.NDArray[np.uint64] = np.empty(len(items), np.uint64)
     for i, (_, document) in enumerate(items):
         hashes[i] = int.from_bytes(blake2b(document.text.strip().encode(), digest_size=8).digest(), "little")
-    files: npt.NDArray[np.uint64] = np.array([item.file.ordinal for item in items], np.uint64)
+    names = {name: name_key(name) for name in {item.file.name for item in items}}
+    files: npt.NDArray[np.uint64] = np.array([names[item.file.name] for item in items], np.uint64)
     positions: npt.NDArray[np.uint64] = np.array([item.document.position for item in items], np.uint64)
-    keys = hashes if task.by_content else combine(mix(files), positions)
+    keys = hashes if task.by_content else combine(files, positions)
     copies = np.ones(len(items), np.int64)
     if task.weights:
         # A weight of 2.3 gives each document two copies, and a third to 3 of 10, drawn by the document's key.
         weights = np.array([task.weights[item.file.corpus] for item in items])
         draws = fraction(combine(keys, np.uint64(Purpose.CORPUS_WEIGHT)))
         copies = weights.astype(np.int64) + (draws < weights % 1.0)
-        held_out = hashes < np.uint64(task.eval_below)
+        held_out = hashes < np.uint64(task.places.held_out_below)
         copies[held_out] = np.minimum(copies, 1)[held_out]
     return hashes, keys, copies
 
@@ -79,7 +80,7 @@ def _encode_whole(
         parts_of_document = encoder.parts_of(items[i].document.text)
         parts += parts_of_document
         num_parts[i] = len(parts_of_document)
-    ids, lengths = encoder.encode(parts, offset=task.unit.number)
+    ids, lengths = encoder.encode(parts, offset=int(task.key[:8], 16))
     totals = np.diff(lengths_to_offsets(lengths)[lengths_to_offsets(num_parts)])
     return ids, totals[num_parts > 0], np.minimum(num_parts, 1)
 
@@ -108,13 +109,13 @@ def _with_own_keys(documents: Documents, copies: npt.NDArray[np.int64]) -> Docum
     return replace(documents, keys=keys, num_bytes=np.where(number > 0, 0, documents.num_bytes).astype(np.uint32))
 
 
-def _count(documents: Documents, corpora: npt.NDArray[np.int64], num_corpora: int, unknown_id: int | None) -> UnitRecord:
+def _count(documents: Documents, corpora: npt.NDArray[np.int64], unknown_id: int | None) -> UnitRecord:
     """The record of documents, document d being of corpus `corpora[d]`. Copies that a weight adds have 0 bytes."""
     is_first = documents.num_bytes > 0
     num_documents, num_bytes = int(is_first.sum()), int(documents.num_bytes.sum(dtype=np.int64))
     lengths = documents.document_lengths()
     amounts = [is_first, np.ones(len(is_first)), documents.num_bytes, lengths]
-    by_corpus = [np.bincount(corpora, amount, minlength=num_corpora) for amount in amounts]
+    by_corpus = [np.bincount(corpora, amount) for amount in amounts]
     record = UnitRecord(
         documents=num_documents,
         bytes=num_bytes,
@@ -125,7 +126,7 @@ def _count(documents: Documents, corpora: npt.NDArray[np.int64], num_corpora: in
         unknown_tokens=0 if unknown_id is None else int(np.count_nonzero(documents.ids == unknown_id)),
         document_tokens=_histogram(lengths),
         sentence_tokens=_histogram(documents.sentence_lengths),
-        corpora=[[int(amount[corpus]) for amount in by_corpus] for corpus in range(num_corpora)],
+        corpora=[list(map(int, counts)) for counts in zip(*by_corpus, strict=True)],
     )
     record.see(Counter(documents.hashes[is_first].tolist()))
     return record

@@ -100,7 +100,7 @@ class Encoder:
         """Raises UserError if the engine is not installed here."""
         self._tokenizer = tokenizer
         self._reference = tokenizer.reference
-        self._dtype = token_dtype(tokenizer.vocab_size)
+        self.id_type = token_dtype(tokenizer.vocab_size)
         self.unknown_id: int | None = tokenizer.special_ids.get("unk")
         self.needs_leading_space = tokenizer.needs_leading_space
         self._is_special: npt.NDArray[np.bool_] = np.zeros(tokenizer.vocab_size, np.bool_)
@@ -142,7 +142,7 @@ class Encoder:
         elif special.any():
             lengths = np.diff(lengths_to_offsets(~special)[lengths_to_offsets(lengths)])
             ids = ids[~special]
-        return ids.astype(self._dtype), lengths
+        return ids.astype(self.id_type), lengths
 
     def _to_compare(self, ids: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], offset: int) -> list[int]:
         """One sentence in CHECK_EVERY, and as many of those with a token that occurs once here, or with an unknown one."""

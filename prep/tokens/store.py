@@ -1,38 +1,35 @@
-"""The token store: the tokens that the tokenize stage leaves for the pair stage, in buckets, one for each partition.
+"""The token store: the tokens that the tokenize stage leaves for the pair stage, in one file for each unit.
 
-A segment of a unit is one file: an index of num_buckets + 1 entries, then the buckets. Thus a run of buckets takes two range
-reads. Entry b of the index is where bucket b starts, which is where the bucket before it ends:
+A document's place, a number of 64 bits, follows from its key: see Places. A file has an index of 2**bits + 1 entries, then
+the documents in the order of their places (see `layout`). The places between a file's first and last possible one are
+divided into 2**bits equal ranges. Entry r of the index is where the documents of range r begin, which is where those of the
+range before end. So the documents of any range of places take two range reads: a partition is such a range, and a store
+serves any number of partitions.
 
     uint64   offset in the file
-    uint64   CRC-32 of b"TOKSTOR3", b and the offset (each uint64), so that any part of the index checks itself
-
-A bucket holds plain little-endian arrays, in this order:
-
-    uint64   CRC-32 of what follows; number of documents, of sentences, of tokens
-    uint64   key of each document, then content hash of each document
-    uint32   bytes of text of each document, then number of sentences of each document
-    uint32   number of tokens of each sentence
-    ids      the token ids (uint16 or uint32), then zeros up to a multiple of 8 bytes
+    uint64   a hash of b"TOKSTOR4", r and the offset, so that any part of the index checks itself
 """
 
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from itertools import pairwise
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from prep.tokens import layout
 from shards import storage
+from shards.randomness import Purpose, combine
 from shards.schema import Ints, Offsets, lengths_to_offsets
 
-STORE_VERSION = 3
-# Segments that are read together: a large corpus has thousands, and a pair task needs a few kB of each.
-READ_AT_ONCE = 128
-_MAGIC = b"TOKSTOR3"
-_ENTRY = np.dtype([("offset", "<u8"), ("crc", "<u8")])
-_ALIGNMENT = 8
-_NUM_COUNTS = 4  # at the start of a bucket, the CRC included
+STORE_VERSION = 4
+LAST_PLACE = (1 << 64) - 1
+ENTRY = np.dtype([("offset", "<u8"), ("check", "<u8")])
+_MAGIC = np.uint64(int.from_bytes(b"TOKSTOR4", "little"))
+_MAX_BITS = 16
+# Places have 48 bits from the key, above which the train split has some of 2**16 steps, and the eval split the rest.
+_STEP_BITS, _STEPS = 48, 1 << 16
+Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,6 @@ class Documents:
         )
 
 
-def segment_url(store: str, unit: int, segment: int) -> str:
-    """The place of a segment of a unit's tokens."""
-    return storage.join(store, f"unit-{unit:06d}-{segment:04d}.tokens")
-
-
 def ranges(starts: Ints, stops: Ints) -> Offsets:
     """The indices of all [starts[i], stops[i]), one range after the other."""
     lengths = stops - starts
@@ -86,105 +78,170 @@ def ranges(starts: Ints, stops: Ints) -> Offsets:
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
 
 
-def join_documents(blocks: Sequence[Documents]) -> Documents:
-    """The documents of all blocks, in order. There must be at least one block."""
-    names = [f.name for f in fields(Documents)]
-    return Documents(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+class Places(NamedTuple):
+    """How places follow from keys: those of the train split are the first `train_steps` of 65,536 equal parts."""
+
+    train_steps: int
+    held_out_below: int  # documents with a smaller content hash are held out
+
+    @staticmethod
+    def make(eval_fraction: float) -> "Places":
+        """The places that hold out this fraction of the documents, by their content."""
+        return Places(_STEPS - math.ceil(eval_fraction * _STEPS), int(eval_fraction * 2.0**64))
+
+    @property
+    def train_end(self) -> int:
+        """Where the places of the train split end, and those of the eval split begin."""
+        return self.train_steps << _STEP_BITS
+
+    def of(self, keys: Words, hashes: Words) -> Words:
+        """The places of documents, by their keys and content hashes."""
+        bits = combine(keys, np.uint64(Purpose.PARTITION)) >> np.uint64(64 - _STEP_BITS)
+        train, held_out = bits * np.uint64(self.train_steps), bits * np.uint64(_STEPS - self.train_steps)
+        is_held_out = hashes < np.uint64(self.held_out_below)
+        places: Words = np.where(is_held_out, np.uint64(self.train_end % (1 << 64)) + held_out, train)
+        return places
 
 
-def empty_documents(id_type: np.dtype[np.integer]) -> Documents:
-    """No documents."""
-    return Documents(*(np.empty(0, kind) for kind in ("u8", "u8", "u4", "u4", "u4", id_type)))
+class PlaceRange(NamedTuple):
+    """The places from `first` to `last`, both included, and the 2**bits parts that an index divides them into."""
+
+    first: int
+    last: int
+    bits: int
+
+    @property
+    def step(self) -> int:
+        """How many places a part has, but for the last one."""
+        return -(-(self.last - self.first + 1) >> self.bits)
+
+    def part_of(self, place: int) -> int:
+        """The number of the part that a place is in; the nearest one for a place outside."""
+        return int((min(max(place, self.first), self.last) - self.first) // self.step)
 
 
-def encode_segment(documents: Documents, buckets: Ints, num_buckets: int) -> bytearray:
-    """The bytes of a segment. Document d goes into bucket `buckets[d]`; within a bucket, documents keep their order."""
-    order = np.argsort(buckets, kind="stable")
-    documents = documents.take(order)
-    edges = np.searchsorted(buckets[order], np.arange(num_buckets + 1))
-    sentence_edges = documents.sentence_offsets()[edges]
-    token_edges = documents.token_offsets()[sentence_edges]
-    index = np.empty(num_buckets + 1, _ENTRY)
-    segment = bytearray(index.nbytes)
-    for bucket in range(num_buckets):
-        index["offset"][bucket] = len(segment)
-        if edges[bucket] < edges[bucket + 1]:
-            segment += _encode_bucket(documents, *(e[bucket : bucket + 2] for e in (edges, sentence_edges, token_edges)))
-    index["offset"][num_buckets] = len(segment)
-    index["crc"] = _index_crcs(index["offset"], 0)
-    segment[: index.nbytes] = index.tobytes()
-    return segment
+class StoredDocuments:
+    """Documents as they are in files of the store, one after the other."""
+
+    def __init__(self, words: Words, id_type: np.dtype[np.integer]) -> None:
+        """Raises ValueError if the words are not those of whole documents."""
+        self._words, self._halves, self._id_type = words, words.view("<u4"), id_type
+        starts = np.empty(len(words) // (layout.HEADER_BYTES // layout.WORD_BYTES) + 2, np.int64)
+        count = layout.find_documents(self._halves, id_type.itemsize, starts)
+        if count == layout.NONE:
+            raise ValueError("a document ends in another place")
+        self._starts = starts[: count + 1]
+        heads = self._starts[:-1]
+        self.keys: Words = words[heads]
+        self.hashes: Words = words[heads + 1]
+        self.num_bytes, self.num_sentences, self.num_tokens = (self._halves[2 * heads + number] for number in (4, 5, 6))
+
+    def check(self) -> None:
+        """Raises ValueError if a document is damaged."""
+        if layout.find_damage(self._words, self._halves, self._starts) != layout.NONE:
+            raise ValueError("the checksum of a document does not match")
+
+    def words_of(self, order: npt.NDArray[np.int64]) -> tuple[Words, Offsets]:
+        """The words of the documents `order`, and where each of them begins there."""
+        starts = lengths_to_offsets(np.diff(self._starts)[order])
+        words: Words = np.empty(starts[-1], np.uint64)
+        layout.copy_documents(words, self._words, self._starts, order)
+        return words, starts
+
+    def documents(self, order: npt.NDArray[np.int64]) -> Documents:
+        """The documents `order`, as arrays. Raises ValueError if their sentences have another number of tokens than they."""
+        num_sentences, num_tokens = self.num_sentences[order], self.num_tokens[order]
+        sentence_offsets, token_offsets = lengths_to_offsets(num_sentences), lengths_to_offsets(num_tokens)
+        lengths = np.empty(sentence_offsets[-1], np.uint32)
+        ids = np.empty(token_offsets[-1], self._id_type)
+        source = self._words.view(self._id_type)
+        if not layout.read_documents(self._halves, source, self._starts, order, sentence_offsets, lengths, token_offsets, ids):
+            raise ValueError("the sentences of a document have another number of tokens than it has")
+        return Documents(self.keys[order], self.hashes[order], self.num_bytes[order], num_sentences, lengths, ids)
 
 
-def _index_crcs(offsets: Ints, first: int) -> list[int]:
-    """The CRC-32 of each index entry from number `first` on, which has these offsets."""
-    entries = enumerate(offsets.tolist(), first)
-    return [zlib.crc32(_MAGIC + np.array([number, offset], "<u8").tobytes()) for number, offset in entries]
-
-
-def _encode_bucket(documents: Documents, edges: Offsets, sentence_edges: Offsets, token_edges: Offsets) -> bytes:
-    """The bytes of one bucket: of the documents, sentences and tokens between each two edges [2]."""
-    first, last = edges
-    s_first, s_last = sentence_edges
-    t_first, t_last = token_edges
-    parts = (
-        np.array([last - first, s_last - s_first, t_last - t_first], "<u8"),
-        documents.keys[first:last].astype("<u8"),
-        documents.hashes[first:last].astype("<u8"),
-        documents.num_bytes[first:last].astype("<u4"),
-        documents.num_sentences[first:last].astype("<u4"),
-        documents.sentence_lengths[s_first:s_last].astype("<u4"),
-        documents.ids[t_first:t_last],
+def words_of(documents: Documents) -> Words:
+    """The documents as they are in a file of the store, in their order."""
+    order = np.arange(len(documents.keys))
+    sentence_offsets, token_offsets = documents.sentence_offsets(), documents.token_offsets()
+    num_tokens = np.diff(token_offsets[sentence_offsets])
+    starts = lengths_to_offsets(layout.num_words(np.diff(sentence_offsets), num_tokens, documents.ids.itemsize))
+    words: Words = np.zeros(starts[-1], np.uint64)
+    layout.write_documents(
+        words,
+        words.view("<u4"),
+        words.view(documents.ids.dtype),
+        starts,
+        order,
+        documents.keys,
+        documents.hashes,
+        documents.num_bytes,
+        sentence_offsets,
+        documents.sentence_lengths,
+        token_offsets,
+        documents.ids,
     )
-    content = b"".join(part.tobytes() for part in parts)
-    content += b"\0" * (-len(content) % _ALIGNMENT)
-    return zlib.crc32(content).to_bytes(8, "little") + content
+    return words
 
 
-def read_buckets(urls: Sequence[str], first: int, last: int, id_type: np.dtype[np.integer]) -> Iterator[Documents]:
-    """The documents of buckets [first, last) of all segments: one block per bucket, in order, two range reads per segment.
+class StoreFile(NamedTuple):
+    """The content of a file of the store, the bits of its index, and the number of its documents."""
 
-    Raises StorageError if a segment is damaged.
-    """
-    for start in range(0, len(urls), READ_AT_ONCE):
-        batch = urls[start : start + READ_AT_ONCE]
-        size = _ENTRY.itemsize
-        indexes = storage.read_ranges([(url, size * first, size * (last - first + 1)) for url in batch])
-        edges = [_decode_index(index, first, url) for url, index in zip(batch, indexes, strict=True)]
-        parts = storage.read_ranges([(url, e[0], e[-1] - e[0]) for url, e in zip(batch, edges, strict=True)])
-        for url, offsets, data in zip(batch, edges, parts, strict=True):
-            for begin, end in pairwise(offsets):
-                if begin < end:
-                    yield _decode_bucket(data[begin - offsets[0] : end - offsets[0]], id_type, url)
+    data: bytes
+    bits: int
+    documents: int
 
 
-def _decode_index(index: bytes, first: int, url: str) -> list[int]:
-    """The offsets in entries `first` and later of a segment's index."""
-    entries = np.frombuffer(index, _ENTRY)
-    if entries["crc"].tolist() != _index_crcs(entries["offset"], first):
-        raise _damaged(url, "its index")
-    offsets: list[int] = entries["offset"].tolist()
-    return offsets
+def store_file(stored: StoredDocuments, places: Places, first: int = 0, last: int = LAST_PLACE) -> StoreFile:
+    """The file of the documents whose places are from `first` to `last`. Those with equal places keep their order."""
+    order, values = in_range(stored, places, first, last)
+    words, starts = stored.words_of(order)
+    span = PlaceRange(first, last, index_bits(len(order)))
+    return StoreFile(encode_index(parts_of(values, span), np.diff(starts), span.bits) + words.tobytes(), span.bits, len(order))
 
 
-def _decode_bucket(data: bytes, id_type: np.dtype[np.integer], url: str) -> Documents:
-    crc, num_documents, num_sentences, num_tokens = (int(n) for n in np.frombuffer(data, "<u8", _NUM_COUNTS))
-    if zlib.crc32(memoryview(data)[8:]) != crc:
-        raise _damaged(url, "a bucket")
-    layout = (
-        ("<u8", num_documents),
-        ("<u8", num_documents),
-        ("<u4", num_documents),
-        ("<u4", num_documents),
-        ("<u4", num_sentences),
-        (id_type, num_tokens),
-    )
-    arrays, at = [], 8 * _NUM_COUNTS
-    for kind, count in layout:
-        arrays.append(np.frombuffer(data, kind, count, at))
-        at += arrays[-1].nbytes
-    return Documents(*arrays)
+def in_range(stored: StoredDocuments, places: Places, first: int, last: int) -> tuple[npt.NDArray[np.int64], Words]:
+    """The documents whose places are from `first` to `last`, in the order of the places, and their places."""
+    values = places.of(stored.keys, stored.hashes)
+    order = np.argsort(values, kind="stable")
+    values = values[order]
+    begin, end = np.searchsorted(values, np.uint64(first)), np.searchsorted(values, np.uint64(last), "right")
+    return order[begin:end], values[begin:end]
 
 
-def _damaged(url: str, part: str) -> storage.StorageError:
+def index_bits(num_documents: int) -> int:
+    """The bits of the index of a file: it has about as many parts as documents, and at most 65,536."""
+    return min(max((num_documents - 1).bit_length(), 1), _MAX_BITS)
+
+
+def parts_of(places: Words, span: PlaceRange) -> npt.NDArray[np.int64]:
+    """The number of the part that each place is in."""
+    return ((places - np.uint64(span.first)) // np.uint64(span.step)).astype(np.int64)
+
+
+def encode_index(parts: npt.NDArray[np.int64], num_words: Ints, bits: int) -> bytes:
+    """The index of a file of documents, by the part that each is in, and its words."""
+    words = np.bincount(parts, num_words, minlength=1 << bits).astype(np.int64)
+    index = np.empty((1 << bits) + 1, ENTRY)
+    index["offset"] = index.nbytes + layout.WORD_BYTES * lengths_to_offsets(words)
+    index["check"] = _checks(index["offset"], 0)
+    return index.tobytes()
+
+
+def decode_index(data: bytes, first: int, url: str) -> npt.NDArray[np.int64]:
+    """The offsets in entries `first` and later of a file's index. Raises StorageError if one is damaged."""
+    entries = np.frombuffer(data, ENTRY)
+    if not np.array_equal(entries["check"], _checks(entries["offset"], first)) or (np.diff(entries["offset"]) < 0).any():
+        raise damaged(url, "its index")
+    return entries["offset"].astype(np.int64)
+
+
+def _checks(offsets: Words, first: int) -> Words:
+    numbers = np.arange(first, first + len(offsets), dtype=np.uint64)
+    checks: Words = combine(combine(np.full_like(numbers, _MAGIC), numbers), offsets)
+    return checks
+
+
+def damaged(url: str, part: str) -> storage.StorageError:
+    """The error of a damaged file of the store."""
     return storage.StorageError(f"{url}: {part} is damaged; run `prep clean` on the scratch folder, and build again")

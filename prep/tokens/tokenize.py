@@ -3,11 +3,7 @@
 The result depends on the task alone. A task publishes its record last, and does nothing if the record exists already.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
-
-import numpy as np
-import numpy.typing as npt
 
 from prep.progress import Progress, save_progress
 from prep.records import UnitRecord, finished
@@ -15,14 +11,14 @@ from prep.tokens.batches import memory_of, read_batches
 from prep.tokens.encode import encode_documents
 from prep.tokens.encoder import Encoder, EngineMismatchError
 from prep.tokens.fast import REFERENCE
-from prep.tokens.store import Documents, encode_segment, join_documents, segment_url
+from prep.tokens.merge import RunMerger
+from prep.tokens.sources import source_url
+from prep.tokens.store import words_of
 from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask
 from prep.tokens.tokenizer import load_prepared
-from shards import storage
-from shards.randomness import Purpose, below, combine
 
-# A segment is written after this much text, which bounds the memory that one huge compressed file takes.
-SEGMENT_BYTES = 128 << 20
+# A unit with more text is sorted in runs of this much, which bounds the memory that one huge compressed file takes.
+RUN_BYTES = 128 << 20
 
 
 @lru_cache(maxsize=2)
@@ -35,7 +31,7 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
 
     Raises UserError, with file and position, at a broken document unless `on_error` is `skip`.
     """
-    record = finished(task.record_url, UnitRecord.load, task.segments_of)
+    record = finished(task.record_url, UnitRecord.load, task.files_of)
     if record and task.accepts(record):
         return record
     try:
@@ -47,48 +43,22 @@ def tokenize_unit(task: TokenizeTask) -> UnitRecord:
 
 
 def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
-    """Writes the unit's segments. Returns the sum of the records of its batches and segments."""
-    total = UnitRecord(bucket_documents=[0] * task.num_buckets, bucket_tokens=[0] * task.num_buckets)
-    total.corpora = [[0] * 4 for _ in range(task.num_corpora)]
-    total.engines = {encoder.engine: 1}
-    blocks: list[Documents] = []
-    size = 0
-    for batch in read_batches(task):
-        total.add(batch.left_out)
-        if batch.items:
-            documents, record = encode_documents(batch.items, task, encoder)
-            total.add(record)
-            blocks.append(documents)
-            size += sum(map(memory_of, batch.items))
-        progress = Progress(batch.bytes_read, total.bytes, total.documents, total.tokens)
-        save_progress(TOKENIZE_STAGE, task.unit.number, progress)
-        if size >= SEGMENT_BYTES:
-            total.add(_write_segment(task, len(total.segments), blocks))
-            blocks, size = [], 0
-    if blocks:
-        total.add(_write_segment(task, len(total.segments), blocks))
+    """Writes the unit's file. Returns the sum of the records of its batches."""
+    total = UnitRecord(engines={encoder.engine: 1})
+    with RunMerger(encoder.id_type, task.places) as merger:
+        size = 0
+        for batch in read_batches(task):
+            total.add(batch.left_out)
+            if batch.items:
+                documents, record = encode_documents(batch.items, task, encoder)
+                total.add(record)
+                merger.add(words_of(documents))
+                size += sum(map(memory_of, batch.items))
+            progress = Progress(batch.bytes_read, total.bytes, total.documents, total.tokens)
+            save_progress(TOKENIZE_STAGE, task.unit.number, progress)
+            if size >= RUN_BYTES:
+                merger.end_run()
+                size = 0
+        if total.tokens:
+            total.stored_documents, total.stored_bytes, total.index_bits = merger.publish(source_url(task.store, task.key))
     return total
-
-
-def _write_segment(task: TokenizeTask, number: int, blocks: Sequence[Documents]) -> UnitRecord:
-    """Writes the documents of all blocks as one segment, and returns its part of the record."""
-    documents = join_documents(blocks)
-    buckets = _buckets(documents, task)
-    data = encode_segment(documents, buckets, task.num_buckets)
-    storage.publish(segment_url(task.store, task.unit.number, number), data)
-    num_tokens = np.bincount(buckets, documents.document_lengths(), minlength=task.num_buckets)
-    return UnitRecord(
-        segments=[len(data)],
-        bucket_documents=np.bincount(buckets, minlength=task.num_buckets).tolist(),
-        bucket_tokens=num_tokens.astype(np.int64).tolist(),
-    )
-
-
-def _buckets(documents: Documents, task: TokenizeTask) -> npt.NDArray[np.int64]:
-    """[D] the bucket of each document: a train partition, or for a held-out document one of those after them."""
-    bits = combine(documents.keys, np.uint64(Purpose.PARTITION))
-    train = below(bits, np.uint64(task.num_partitions))
-    held_out = np.uint64(task.num_partitions) + below(bits, np.uint64(max(1, task.num_eval_partitions)))
-    is_held_out = documents.hashes < np.uint64(task.eval_below)
-    buckets: npt.NDArray[np.int64] = np.where(is_held_out, held_out, train).astype(np.int64)
-    return buckets

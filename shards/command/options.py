@@ -10,6 +10,7 @@ check_types(self), check_ranges(self, ranges)      in __post_init__
 """
 
 import argparse
+import difflib
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -167,20 +168,42 @@ def read_values(arguments: Mapping[str, Any], settings: type) -> dict[str, Any]:
 
 
 def _read_config(path: str, names: Mapping[str, Field[Any]]) -> dict[str, Any]:
+    return named_values(parse_toml(path), names, path)
+
+
+def parse_toml(path: str) -> dict[str, Any]:
+    """The tables and values of a TOML file. Raises UserError for any other file."""
     try:
-        values = tomllib.loads(storage.read_bytes(path).decode())
-    except ValueError as error:  # of TOML, of UTF-8, or of a number with too many digits
+        return tomllib.loads(storage.read_small(path).decode())
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or of a number with too many digits
         raise UserError(f"{path}: not a TOML file: {error}") from error
-    values = {name.replace("-", "_"): value for name, value in values.items()}
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        raise UserError(f"{path}: unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(names))}")
-    for name, value in values.items():
-        if isinstance(value, str) and value in names[name].metadata["words"]:
-            values[name] = names[name].metadata["words"][value]
-        elif names[name].metadata["metavar"] == "BYTES" and isinstance(value, str):
-            try:
-                values[name] = parse_bytes(value)
-            except argparse.ArgumentTypeError as error:
-                raise UserError(f"{path}: {name}: {error}") from error
-    return values
+
+
+def named_values(values: Mapping[str, Any], names: Mapping[str, Field[Any]], place: str) -> dict[str, Any]:
+    """Values of a file by the names of their fields. Words and sizes become numbers, as on the command line.
+
+    Raises UserError, which begins with the `place`, for an unknown name, and for one that is set twice.
+    """
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in names:
+            near = difflib.get_close_matches(name, sorted(names), 1)
+            hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(names))}"
+            raise UserError(f"{place}: unknown setting {key!r}; {hint}")
+        if name in named:
+            raise UserError(f"{place}: {name} is set twice; - and _ are the same")
+        named[name] = _plain(value, names[name], f"{place}: {name}")
+    return named
+
+
+def _plain(value: Any, f: Field[Any], place: str) -> Any:
+    """A value of a file: a number for a word that means one, and for a size."""
+    if isinstance(value, str) and value in f.metadata["words"]:
+        return f.metadata["words"][value]
+    if isinstance(value, str) and f.metadata["metavar"] == "BYTES":
+        try:
+            return parse_bytes(value)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"{place}: {error}") from error
+    return value

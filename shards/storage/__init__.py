@@ -12,7 +12,19 @@ Callers write `from shards import storage` and use the names below.
 
 from shards.storage.disk import FileInfo
 from shards.storage.faults import BusyError, MissingError, StorageError, translated
-from shards.storage.files import find, flush_names, glob, list_files, locked, publish, remove, temporary_folder, tidy
+from shards.storage.files import (
+    find,
+    flush_names,
+    glob,
+    iter_files,
+    list_files,
+    locked,
+    publish,
+    publish_file,
+    remove,
+    temporary_folder,
+    tidy,
+)
 from shards.storage.on_fsspec import absolute, relative
 from shards.storage.reading import open_read, read_bytes, read_into, read_ranges, read_small
 from shards.storage.redaction import redacted
@@ -28,12 +40,14 @@ __all__ = [
     "flush_names",
     "glob",
     "is_local",
+    "iter_files",
     "join",
     "list_files",
     "local_path",
     "locked",
     "open_read",
     "publish",
+    "publish_file",
     "read_bytes",
     "read_into",
     "read_ranges",

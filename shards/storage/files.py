@@ -13,11 +13,13 @@ from shards.storage.faults import BusyError, MissingError, retried, translated
 from shards.storage.on_fsspec import (
     ANSWER_S,
     LISTING_S,
+    absolute,
     call,
     call_fresh,
     file_info,
     file_infos,
     filesystem,
+    listed,
     local_glob,
     relative,
     transfer_limit_s,
@@ -44,14 +46,20 @@ def list_files(url: str, hidden: tuple[str, ...] = ()) -> list[FileInfo]:
     Files that are being published are left out, and so is what is no regular file. Files and folders whose names begin with
     one of `hidden` are not looked at.
     """
+    return sorted(iter_files(url, hidden), key=lambda info: info.url)
+
+
+def iter_files(url: str, hidden: tuple[str, ...] = ()) -> Iterator[FileInfo]:
+    """The same, in any order and one by one, so that millions need no memory."""
     if is_local(url):
         with translated(url, "list"):
-            infos = list(disk.list_files(local_path(url), hidden))
-    else:
-        fs, path = filesystem(url)
-        infos = file_infos(fs, retried(url, "list", lambda: call_fresh(fs, "find", LISTING_S, path, detail=True)))
-        infos = [info for info in infos if not _is_hidden(relative(info.url, url), hidden)]
-    return sorted(infos, key=lambda info: info.url)
+            yield from disk.list_files(local_path(url), hidden)
+        return
+    folder = absolute(url) + "/"
+    for info in listed(url):
+        path = info.url.removeprefix(folder) if info.url.startswith(folder) else relative(info.url, url)
+        if not _is_hidden(path, hidden):
+            yield info
 
 
 def _is_hidden(path: str, hidden: tuple[str, ...]) -> bool:
@@ -87,6 +95,17 @@ def publish(url: str, data: bytes | bytearray | memoryview, first: bool = False)
         fs, path = filesystem(url)
         limit_s = transfer_limit_s(len(data))
         retried(url, "write", lambda: call(fs, "pipe_file", limit_s, path, bytes(data)))
+
+
+def publish_file(url: str, path: Path) -> None:
+    """Publishes a copy of a file on this disk, however large it is."""
+    if is_local(url):
+        with translated(url, "write"):
+            disk.publish_copy(local_path(url), path)
+    else:
+        fs, target = filesystem(url)
+        limit_s = transfer_limit_s(path.stat().st_size)
+        retried(url, "write", lambda: call(fs, "put_file", limit_s, str(path), target))
 
 
 def flush_names(*urls: str) -> None:

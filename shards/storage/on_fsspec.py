@@ -1,17 +1,14 @@
 """Buckets and web servers, through the file systems of fsspec. No other module imports fsspec.
 
-Every request to a server has a time limit, which depends on its size.
+Every request to a server has a time limit, which depends on its size. fsspec is imported when it is first needed: commands that
+use local files only start without it.
 """
 
 import logging
 import os
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 from urllib.parse import urlsplit
-
-import fsspec
-from fsspec.asyn import sync
-from fsspec.core import url_to_fs
-from fsspec.registry import get_filesystem_class
 
 from shards.storage.disk import FileInfo
 from shards.storage.faults import StorageError, retried, storage_error
@@ -21,6 +18,8 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "a
 _EXTRAS |= {"http": "http", "https": "http"}
 ANSWER_S, LISTING_S, WHOLE_S = 60.0, 3600.0, 3600.0  # limits of a request
 _SLOWEST_BYTES_PER_S = 250_000
+_CONNECTIONS = 64  # to S3 at once; botocore's default is 10
+_PAGE = 1000  # entries that S3 lists in a request
 _CONNECT_S, _SILENCE_S = 10, 30
 # What a backend calls the value that changes with the content, the best first.
 _VERSIONS = (
@@ -31,6 +30,9 @@ _VERSIONS = (
 
 def filesystem(url: str) -> tuple[Any, str]:
     """fsspec's file system for a URL that is not local, and its path there. Raises StorageError for an unknown scheme."""
+    from fsspec.core import url_to_fs
+    from fsspec.registry import get_filesystem_class
+
     protocol = scheme(url)
     try:
         get_filesystem_class(protocol)
@@ -52,6 +54,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         )
     if protocol in ("s3", "s3a"):  # before it connects; its own attempts around those of botocore would multiply ours
         fs.connect_timeout, fs.read_timeout, fs.retries = _CONNECT_S, _SILENCE_S, 1
+        fs.config_kwargs.setdefault("max_pool_connections", _CONNECTIONS)
         fs.config_kwargs.setdefault("retries", {"mode": "standard", "total_max_attempts": 3})  # for a part of an upload
     for name in ("asyncio", "gcsfs"):  # they also log the traceback of every error that they raise
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -60,6 +63,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 def local_glob(pattern: str) -> list[str]:
     """The paths on a disk that match a pattern."""
+    import fsspec
+
     return cast("list[str]", fsspec.filesystem("file").glob(absolute(pattern)))
 
 
@@ -79,6 +84,8 @@ def relative(url: str, folder: str) -> str:
 def call(fs: Any, operation: str, limit_s: float, *arguments: Any, **options: Any) -> Any:
     """Runs an operation of a backend and ends it after `limit_s`. Backends without asyncio have limits of their own."""
     if fs.async_impl:
+        from fsspec.asyn import sync
+
         return sync(fs.loop, getattr(fs, f"_{operation}"), *arguments, timeout=limit_s, **options)
     return getattr(fs, operation)(*arguments, **options)
 
@@ -92,6 +99,30 @@ def call_fresh(fs: Any, operation: str, limit_s: float, *arguments: Any, **optio
 def transfer_limit_s(num_bytes: int) -> float:
     """How long a transfer may take."""
     return ANSWER_S + num_bytes / _SLOWEST_BYTES_PER_S
+
+
+def listed(url: str) -> Iterator[FileInfo]:
+    """The files in a folder and below. From S3 they come page by page: a backend of fsspec returns all of them at once."""
+    from fsspec.asyn import sync
+
+    fs, path = filesystem(url)
+    if scheme(url) not in ("s3", "s3a"):
+        yield from file_infos(fs, retried(url, "list", lambda: call_fresh(fs, "find", LISTING_S, path, detail=True)))
+        return
+    bucket, _, key = path.partition("/")
+    entries = fs._iterdir(bucket, delimiter="", prefix=f"{key}/" if key else "")
+    while page := retried(url, "list", lambda: sync(fs.loop, _take, entries, _PAGE, timeout=ANSWER_S)):
+        yield from (file_info(fs, entry) for entry in page if not entry["name"].endswith("/"))
+
+
+async def _take(entries: AsyncIterator[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Up to `count` of the entries that are left."""
+    page: list[dict[str, Any]] = []
+    async for entry in entries:
+        page.append(entry)
+        if len(page) == count:
+            break
+    return page
 
 
 def file_infos(fs: Any, entries: dict[str, dict[str, Any]]) -> list[FileInfo]:

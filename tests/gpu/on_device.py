@@ -17,8 +17,10 @@ from train.data.layout import Layout, Shape
 from train.loop import Trainer
 from train.ranks import Ranks
 from train.row_log import RowLog
-from train.run import Run, join_ranks, prepare
+from train.run import Run
 from train.settings import Settings
+from train.start.join import join_ranks
+from train.start.prepare import prepare
 from train.step import Counts
 from train.stopping import StopRequest
 
@@ -100,8 +102,6 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 class Watch:
     """Stands in for the trainer's Reporter: calls `after` with the number of steps done, and keeps what is reported."""
 
-    has_scores = False
-
     def __init__(self, after: Callable[[int], None] = lambda num_done: None) -> None:
         self.show_step = after
         self.lines: list[Mapping[str, Any]] = []
@@ -126,7 +126,7 @@ class TrainerWithoutOutput(Trainer):
 
 def settings_of(data: str, steps: int, **values: Any) -> Settings:
     defaults = {"model": "tiny", "global_batch": 8, "micro_batch": 4, "log_every": steps, "lr": 1e-3}
-    return Settings(data=data, out="memory-of-no-run", steps=steps, **defaults | values)
+    return Settings(data=(data,), out="memory-of-no-run", steps=steps, **defaults | values)
 
 
 def without_attention_dropout(encoder: PreTrainedModel) -> None:
@@ -139,7 +139,7 @@ def train(
     settings: Settings, device: torch.device, watch: Watch, change: Callable[[PreTrainedModel], None] = lambda encoder: None
 ) -> Run:
     """A run of the trainer's own loop, without checkpoints and scores. `change` is applied to the model first."""
-    run, messages = prepare(settings, Ranks(0, 1, device))
+    run, messages = prepare([settings], Ranks(0, 1, device))
     change(run.encoder)
     watch.messages += messages
     join_ranks(run)

@@ -76,6 +76,7 @@ class StepBatches:
     """A rank's batches of one step. Missing micro-batches of a short step are empty ones."""
 
     row_ids: npt.NDArray[np.int64]  # in the split, in the order of the batches
+    sources: npt.NDArray[np.int32]  # the data set of each row
     batches: list[PackedBatch]
 
 
@@ -109,4 +110,4 @@ class Feeder:
         if step is None:
             return None
         parts = (step.micro_batch(number, self._micro_batch) for number in range(self._num_micro_batches(step.step)))
-        return StepBatches(step.row_ids, [self._packer.pack(rows) for rows in parts])
+        return StepBatches(step.row_ids, step.sources, [self._packer.pack(rows) for rows in parts])

@@ -95,8 +95,16 @@ class Order:
     Raises UserError when the micro-batch does not divide the global batch, or there is no row.
     """
 
-    def __init__(self, groups: RowGroups, seed: int, global_batch: int, micro_batch: int, max_lanes: int = MAX_LANES) -> None:
-        """`global_batch` and `micro_batch` are in rows. Another `max_lanes` is another order."""
+    def __init__(
+        self,
+        groups: RowGroups,
+        seed: int,
+        global_batch: int,
+        micro_batch: int,
+        max_lanes: int = MAX_LANES,
+        lanes: int = 0,
+    ) -> None:
+        """`global_batch` and `micro_batch` are in rows. `lanes`: of an order that exists; 0: by the batch."""
         if micro_batch < 1 or global_batch < 1 or global_batch % micro_batch:
             raise UserError(f"a micro-batch of {micro_batch} rows does not divide a global batch of {global_batch} rows")
         if not groups.num_rows:
@@ -104,7 +112,7 @@ class Order:
         self.groups, self.seed = groups, seed
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.num_micro_batches = global_batch // micro_batch
-        self.lanes = num_lanes(groups.num_rows, global_batch, max_lanes)
+        self.lanes = lanes or num_lanes(groups.num_rows, global_batch, max_lanes)
         self._lines: dict[int, tuple[npt.NDArray[np.int32], Offsets]] = {}
 
     def micro_batches_of(self, rank: int, world_size: int) -> range:

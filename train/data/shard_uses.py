@@ -9,7 +9,7 @@ by then its row groups are decoded, and kept decoded.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from shards.manifest import Shards, Split
 from shards.schema import lengths_to_offsets
 from train.data.order import WINDOW_ROWS, Order, Positions
+from train.data.phase_order import PhaseOrder
 
 
 @dataclass(frozen=True)
@@ -47,32 +48,52 @@ class ShardUses:
 UsesAt = Callable[[int], ShardUses]
 
 
-def uses_in_training(order: Order, lanes: Sequence[int], end: int) -> UsesAt:
-    """The uses of some lanes in the position's epoch and the next, up to the end of the run."""
-    by_epoch: dict[int, ShardUses] = {}
+def uses_in_phase(order: PhaseOrder, lanes: Mapping[int, Sequence[int]], end: int) -> UsesAt:
+    """The uses of some lanes of some sources, in the epochs of a position and in the next ones, up to the end of the phase.
+
+    Positions are those of the phase. Shards are numbered on from source to source, in the order of `lanes`.
+    """
+    num_shards = [order.orders[source].groups.num_shards for source in lanes]
+    first_shards = dict(zip(lanes, lengths_to_offsets(np.array(num_shards)).tolist(), strict=False))
+    kept: dict[tuple[int, ...], ShardUses] = {}
 
     def uses(position: int) -> ShardUses:
-        epoch = position // order.groups.num_rows
-        if epoch not in by_epoch:
-            by_epoch.clear()
-            both = [uses_of_epoch(order, number, lanes) for number in (epoch, epoch + 1)]
-            by_epoch[epoch] = _before(end, both)
-        return by_epoch[epoch]
+        epochs = tuple(order.source_position(source, position) // order.orders[source].groups.num_rows for source in lanes)
+        if epochs not in kept:
+            parts = [
+                _in_phase(order, source, uses_of_epoch(order.orders[source], number, lanes[source]), first_shards[source])
+                for source, epoch in zip(lanes, epochs, strict=True)
+                for number in (epoch, epoch + 1)
+            ]
+            kept.clear()
+            kept[epochs] = _before(end, parts, sum(map(len, lanes.values())))
+        return kept[epochs]
 
     return uses
+
+
+def _in_phase(order: PhaseOrder, source: int, uses: ShardUses, first_shard: int) -> ShardUses:
+    """Uses at positions of a source, at the positions of the phase that serve them."""
+    first, end = uses.first - order.firsts[source], uses.end - order.firsts[source]
+    is_in = end > 0  # the others were over before the phase
+    firsts = order.mixture.position(source, np.maximum(first[is_in], 0))
+    ends = order.mixture.position(source, end[is_in] - 1) + 1
+    return ShardUses(first_shard + uses.shard[is_in], firsts, ends, uses.lanes)
 
 
 def uses_in_sequence(split: Split, num_rows: int) -> UsesAt:
     """The uses of a reader that reads the first rows of a split once, in their order."""
     edges = lengths_to_offsets(split.shards.columns["rows"])
-    uses = _before(num_rows, [ShardUses(np.arange(len(split.shards)), edges[:-1], edges[1:], 1)])
+    uses = _before(num_rows, [ShardUses(np.arange(len(split.shards)), edges[:-1], edges[1:], 1)], 1)
     return lambda position: uses
 
 
-def _before(end: int, parts: Sequence[ShardUses]) -> ShardUses:
+def _before(end: int, parts: Sequence[ShardUses], lanes: int) -> ShardUses:
+    """The uses that begin before a position, in order."""
     shard, first, last = (np.concatenate([getattr(part, name) for part in parts]) for name in ("shard", "first", "end"))
-    is_before = first < end
-    return ShardUses(shard[is_before], first[is_before], np.minimum(last[is_before], end), parts[0].lanes)
+    is_before = np.flatnonzero(first < end)
+    by_need = is_before[np.argsort(first[is_before], kind="stable")]
+    return ShardUses(shard[by_need], first[by_need], np.minimum(last[by_need], end), lanes)
 
 
 def uses_of_epoch(order: Order, epoch: int, lanes: Sequence[int]) -> ShardUses:
@@ -97,6 +118,17 @@ def uses_of_epoch(order: Order, epoch: int, lanes: Sequence[int]) -> ShardUses:
     in_lanes = np.flatnonzero(np.isin(lane, lanes))
     by_need = in_lanes[np.argsort(first[in_lanes], kind="stable")]
     return ShardUses(shard[by_need], first[by_need], end[by_need] + 1, len(lanes))
+
+
+def lanes_in_phase(order: PhaseOrder, ranks: range, world_size: int, start: int) -> dict[int, Sequence[int]]:
+    """The lanes of each source that these ranks take their rows from, from position `start` of the phase on.
+
+    All of them where sources are mixed or batches grow: then a rank's part of a step moves over the lanes.
+    """
+    batches = order.batches
+    if len(order.orders) > 1 or batches.first < batches.last:
+        return {source: range(of_source.lanes) for source, of_source in enumerate(order.orders)}
+    return {0: lanes_of(order.orders[0], ranks, world_size, order.firsts[0] + start)}
 
 
 def lanes_of(order: Order, ranks: range, world_size: int, start: int) -> list[int]:

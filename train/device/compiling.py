@@ -22,7 +22,8 @@ How = Literal["plain", "layers", "graphs"]
 # Weights in the layers of a model whose kernels are so short that launching them takes longer: `small` of BERT's sizes has
 # 12.6 million and reached 10 to 15 % of an H200's peak; `medium` has 25, `base` 85 million.
 _LAUNCH_BOUND = 20_000_000
-# Layers of several kinds, times four sizes of padded attention, times training and evaluation.
+# Of a phase: layers of several kinds, times four sizes of padded attention, times training and evaluation. torch runs whatever
+# is above its limits uncompiled.
 _MOST_GRAPHS = 64
 # CUDA graphs: the first pass allocates, the second records.
 _PASSES = {"layers": 1, "graphs": 3}
@@ -51,9 +52,12 @@ def _check_graphs(settings: Settings, device: torch.device, world_size: int) -> 
         raise UserError(f"--cuda-graphs on is for a run of one process, this one has {world_size}; use auto or off")
 
 
-def compile_model(packed: nn.Module, encoder: PreTrainedModel, how: How, backend: str = "inductor") -> None:
-    """Compiles at the next pass."""
-    torch._dynamo.config.recompile_limit = _MOST_GRAPHS
+def compile_model(
+    packed: nn.Module, encoder: PreTrainedModel, how: How, num_phases: int = 1, backend: str = "inductor"
+) -> None:
+    """Compiles at the next pass, and again in each phase."""
+    torch._dynamo.config.recompile_limit = _MOST_GRAPHS * num_phases
+    torch._dynamo.config.accumulated_recompile_limit = max(256, _MOST_GRAPHS * num_phases)  # 256 is torch's own
     # DDP's own splitting of graphs is for whole models: layers that are compiled one by one overlap with its messages anyway.
     torch._dynamo.config.optimize_ddp = False
     if how == "graphs":

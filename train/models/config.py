@@ -31,7 +31,7 @@ _IGNORED_KEYS = (
     "label2id",
 )
 # The names that families have for the dropout of hidden states, first, of attention weights, and of ALBERT's pair head.
-_DROPOUTS = (
+DROPOUTS = (
     "hidden_dropout_prob",
     "dropout",
     "embedding_dropout",
@@ -131,12 +131,12 @@ def _known_family(model_type: object, place: str) -> Family:
 def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
     """Sets every dropout of the model. Negative: they stay the model's own."""
     if dropout >= 0.0:
-        config.update(dict.fromkeys((name for name in _DROPOUTS if hasattr(config, name)), dropout))
+        config.update(dict.fromkeys((name for name in DROPOUTS if hasattr(config, name)), dropout))
 
 
 def dropout_of(config: PreTrainedConfig) -> float:
     """The dropout of hidden states, or of attention weights where there is no other."""
-    return next(float(getattr(config, name)) for name in _DROPOUTS if hasattr(config, name))
+    return next(float(getattr(config, name)) for name in DROPOUTS if hasattr(config, name))
 
 
 def new_encoder(place: str, config: PreTrainedConfig) -> PreTrainedModel:

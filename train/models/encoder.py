@@ -5,9 +5,11 @@ name -> configuration -> fits the data set? same tokenizer? -> weights -> the mo
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from shards import storage
@@ -16,7 +18,16 @@ from shards.manifest import Manifest
 from shards.randomness import Purpose, address
 from train.checkpoint import CONFIG, copy_tensors
 from train.data.tokenizer import compare_tokenizers
-from train.models.config import build_encoder, check_fit, has_pairs, new_encoder, parse_config, read_config, set_dropout
+from train.models.config import (
+    DROPOUTS,
+    build_encoder,
+    check_fit,
+    has_pairs,
+    new_encoder,
+    parse_config,
+    read_config,
+    set_dropout,
+)
 from train.models.families import family_of, num_token_types, saved_tensors
 from train.models.pretrained import pretrained_config, pretrained_weights
 from train.models.sizes import SIZES, config_of_size
@@ -73,6 +84,39 @@ def restored_encoder(config_json: bytes, tensors: dict[str, torch.Tensor], url: 
     encoder = new_encoder(place, config)
     copy_tensors(saved_tensors(encoder), tensors, url)
     return encoder
+
+
+def change_dropout(encoder: PreTrainedModel, dropout: float) -> None:
+    """Changes the dropout of a model that was made with one, to a number that is not negative."""
+    set_dropout(encoder.config, dropout)
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+        for name in DROPOUTS:
+            if isinstance(getattr(module, name, None), float):  # given to the attention function
+                setattr(module, name, dropout)
+
+
+def rope_theta_of(config: PreTrainedConfig) -> float:
+    """The base of the rotary positions, in layers with global attention; 0 for a model without such a base."""
+    return float(_rope_parameters(config).get("rope_theta", 0.0))
+
+
+def _rope_parameters(config: PreTrainedConfig) -> dict[str, Any]:
+    """Those of layers with global attention, where layers differ."""
+    parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    own: dict[str, Any] = parameters.get("full_attention", parameters)
+    return own
+
+
+def change_rope_theta(encoder: PreTrainedModel, theta: float) -> None:
+    """Changes the base of the rotary positions, in layers with global attention."""
+    _rope_parameters(encoder.config)["rope_theta"] = theta
+    for module in encoder.modules():
+        if hasattr(module, "compute_default_rope_parameters"):  # transformers' modules of rotary positions
+            fresh: Any = type(module)
+            for name, frequencies in fresh(encoder.config).named_buffers():
+                getattr(module, name).copy_(frequencies)
 
 
 def _on_pairs(name: str, config: PreTrainedConfig, manifest: Manifest) -> Iterator[str]:

@@ -28,17 +28,23 @@ def make_optimizer(
     in_layers = {p for layer in layers for p in layer.parameters() if p.ndim == 2} if name == "muon" else set()
     others = [p for p in model.parameters() if p not in in_layers]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay, "decays": True},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "decays": False},
     ]
     if name == "lamb":
         return Lamb(groups, betas, epsilon)
     if name == "stable-adamw":
         return StableAdamW(groups, betas, epsilon)
     if name == "muon":
-        matrices = {"params": [p for p in model.parameters() if p in in_layers], "weight_decay": weight_decay}
+        matrices = {"params": [p for p in model.parameters() if p in in_layers], "weight_decay": weight_decay, "decays": True}
         return MuonWithAdamW(matrices, groups, betas, epsilon)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Changes the weight decay of the parameters that decay."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
 
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:

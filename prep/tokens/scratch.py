@@ -2,7 +2,12 @@
 
 tokenizer-KEY/   an existing tokenizer, where workers load it from
 vocabulary-KEY/  a trained tokenizer
-tokens-KEY/      a token store: unit-000000-0000.tokens, unit-000000.json ...
+tokens-KEY/      a token store, for every corpus of the same rules:
+    KEY.tokens, KEY.json          the tokens of a unit, and its record
+    total-KEY.json                the sum of the records of a corpus
+    merge-KEY-G-R-N.tokens .json  tokens of some units in a range of places, and the record of their merging
+    sources-DIGEST.bin            the list of the files that tasks read
+    unit-N-N.tokens, unit-N.json  of releases with recipe version 1; builds no longer use them
 """
 
 import re
@@ -10,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shards import storage
+from shards.command.console import say
 from shards.command.numbers import size
 from shards.errors import UserError
 
@@ -17,7 +23,8 @@ _LOCK = ".prep-lock"
 # The paths that builds make below the scratch folder: nothing else there is touched.
 _FILES = re.compile(
     r"(vocabulary|tokenizer)-[0-9a-f]{32}/[a-z_]+\.(json|txt|npy)"
-    r"|tokens-[0-9a-f]{32}/unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json)"
+    r"|tokens-[0-9a-f]{32}/((merge-)?[0-9a-f]{32}(-[0-9]+){0,3}\.(tokens|json)|total-[0-9a-f]{32}\.json|sources-[0-9a-f]{32}\.bin"
+    r"|unit-[0-9]{6,}(-[0-9]{4,}\.tokens|\.json))"
 )
 _FOLDERS = re.compile(r"\.|(vocabulary|tokenizer|tokens)-[0-9a-f]{32}")
 
@@ -27,6 +34,8 @@ def in_use(scratch: str) -> Iterator[None]:
     """Keeps `prep clean` out while a build works with the folder, and removes half-written files of builds that died."""
     with storage.locked(scratch, _LOCK, "`prep clean`", shared=True):
         storage.tidy(scratch, _FILES)
+        if storage.is_local(scratch) and storage.glob(storage.join(scratch, "tokens-*/unit-000000.json")):
+            say(f"note: {scratch} holds tokens of an earlier release, which are not used; `prep clean` removes them")
         yield
 
 

@@ -1,0 +1,41 @@
+"""Workers that are forked from a process which has loaded everything, while the parent still loads and plans.
+
+    parent -> start() -> a process that loads what tasks need (preloaded/) -> a fork per worker, with the parent's environment
+
+That process opens no file system and starts no thread of Python, so it is safe to fork. Elsewhere than on Linux, where system
+libraries may not survive a fork, workers are spawned.
+"""
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+_PRELOADED = "bert_shards_workers"
+_FOLDER = Path(__file__).resolve().parent / "preloaded"
+
+
+def start() -> None:
+    """Starts the process that workers are forked from, unless it runs. It ends with this process."""
+    if sys.platform != "linux" or multiprocessing.parent_process() is not None:
+        return
+    from multiprocessing import forkserver
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_FOLDER), before)))
+    try:
+        forkserver.set_forkserver_preload([_PRELOADED])
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def context() -> BaseContext:
+    """How workers are made."""
+    start()
+    is_forked = sys.platform == "linux" and multiprocessing.parent_process() is None
+    return multiprocessing.get_context("forkserver" if is_forked else "spawn")
