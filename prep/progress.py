@@ -6,16 +6,19 @@ The parent adds the progress of unfinished tasks to the sum of the finished ones
 
 import os
 import struct
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich import progress as bars
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from shards.command.console import say
 from shards.command.numbers import clock, short
+
+if TYPE_CHECKING:  # a worker has no display
+    from rich import progress as bars
+    from rich.console import Console
 
 _RECORD = struct.Struct("<6q")  # stage, task, and the four amounts of Progress
 _PLAIN_EVERY_S = 10.0
@@ -64,28 +67,36 @@ class StageDisplay:
         total: int,
         folder: str | None,
         bytes_per_done: float = 0.0,
-        console: Console | None = None,
+        console: "Console | None" = None,
     ) -> None:
         """`folder`: where workers save their progress, or None. `bytes_per_done`: bytes of text per unit of work, for a stage
         whose tasks do not count bytes.
         """
         self._name, self._number, self._total, self._folder = name, number, total, folder
         self._bytes_per_done = bytes_per_done
-        self._console = console or Console(stderr=True)
         self._started = self._shown = time.monotonic()
         self._finished: set[int] = set()
         self._sum = Progress()
         self._kept = Progress()  # from an earlier run: no part of this run's speed
         self._bar: bars.Progress | None = None
         self._row: bars.TaskID | None = None
-        if self._console.is_terminal:
+        if console is not None or sys.stderr.isatty():
+            self._draw(console)
+
+    def _draw(self, console: "Console | None") -> None:
+        """Begins the bar, if the console is a terminal. rich is imported here only: it takes as long as a small build."""
+        from rich import progress as bars
+        from rich.console import Console
+
+        console = console or Console(stderr=True)
+        if console.is_terminal:
             columns = (
                 bars.TextColumn("{task.description}{task.percentage:4.0f}%"),
                 bars.BarColumn(8),
                 bars.TextColumn("{task.fields[facts]}"),
             )
-            self._bar = bars.Progress(*columns, console=self._console, refresh_per_second=5)
-            self._row = self._bar.add_task(name, total=total, facts="")
+            self._bar = bars.Progress(*columns, console=console, refresh_per_second=5)
+            self._row = self._bar.add_task(self._name, total=self._total, facts="")
             self._bar.start()
 
     def finish(self, task: int, progress: Progress, was_done: bool) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from batches import SHAPE, bert, masked_rows, pack
 from launch import metrics, run, tiny
-from small_recipes import write_three
+from small_recipes import THREE, write_three
 from torch._dynamo.utils import counters
 from transformers import BertConfig, BertForPreTraining
 
@@ -180,10 +180,11 @@ def test_the_code_is_compiled_once_in_each_phase(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(compiling, "compile_model", partial(compile_model, backend="eager"))
     monkeypatch.setattr(compiling, "warm_up", counted)
     monkeypatch.setattr(Scorer, "score", lambda *_: ())
-    code, _, err = run(0, "--recipe", write_three(tmp_path), "--out", tmp_path / "run", "--compile", "on")
-    assert code == 0 and err.count("compiled for its shapes in") == 2, err
-    assert [line for line in err.splitlines() if "micro-batches of 6 rows of up to" in line and "phase 2 of 3" in line]
-    assert len(after_warm_up) == 3 and after_warm_up == sorted(set(after_warm_up))
+    two = THREE[: THREE.rindex("[[phase]]")]
+    code, _, err = run(0, "--recipe", write_three(tmp_path, two), "--out", tmp_path / "run", "--compile", "on")
+    assert code == 0 and err.count("compiled for its shapes in") == 1, err
+    assert [line for line in err.splitlines() if "micro-batches of 6 rows of up to" in line and "phase 2 of 2" in line]
+    assert len(after_warm_up) == 2 and after_warm_up[0] < after_warm_up[1]
     assert counters["stats"]["unique_graphs"] == after_warm_up[-1]
 
 

@@ -15,13 +15,15 @@ from launch import SMALL, RankProcesses, run, torchrun, weights, workers
 from rows_of_ids import SPECIAL, VOCAB_SIZE
 from small_encoders import small_encoder, write_config
 from torch import nn
-from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer, TrainingArguments, pipeline
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments, pipeline
 
 from prep.tokens.tokenizer_source import load_tokenizer
 from shards.dataset import open_data_set
 from shards.schema import Rows
 from train.checkpoint import RECORD
 from train.data.batch import pad_batch
+from train.models.config import DROPOUTS, dropout_of, set_dropout
+from train.models.encoder import change_dropout, change_rope_theta, rope_theta_of
 from train.models.families import FAMILIES, max_positions, num_token_types
 
 families = pytest.mark.parametrize("model_type", FAMILIES)
@@ -58,6 +60,42 @@ def test_a_family_trains_resumes_scores_exports_and_loads(
     code, _, err = run(0, "--checkpoint", tmp_path / "run", "--out", tmp_path / "model", module="train.export")
     assert code == 0, err
     check_exported(tmp_path / "model", Path(str(flags[1])), scores)
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "eurobert", "nomic_bert"])
+def test_another_base_of_rotary_positions_is_that_of_a_model_made_with_it(model_type: str) -> None:
+    encoder = small_encoder(model_type).eval()
+    before = hidden_states(encoder)
+    base = rope_theta_of(encoder.config)
+    change_rope_theta(encoder, 3 * base)
+    assert rope_theta_of(encoder.config) == 3 * base and not torch.allclose(hidden_states(encoder), before, atol=1e-4)
+    other = type(encoder)(type(encoder.config).from_dict(encoder.config.to_dict())).eval()
+    other.load_state_dict(encoder.state_dict())
+    assert torch.equal(hidden_states(encoder), hidden_states(other))
+    change_rope_theta(encoder, base)
+    assert torch.equal(hidden_states(encoder), before)
+
+
+def hidden_states(encoder: PreTrainedModel, seed: int = 0) -> torch.Tensor:
+    torch.manual_seed(seed)
+    ids = torch.arange(len(SPECIAL), len(SPECIAL) + 20)[None]
+    with torch.no_grad():
+        states: torch.Tensor = encoder.base_model(ids)[0]
+    return states
+
+
+@families
+def test_another_dropout_is_that_of_a_model_made_with_it(model_type: str) -> None:
+    def made_with(dropout: float) -> PreTrainedModel:
+        encoder = small_encoder(model_type)
+        set_dropout(encoder.config, dropout)
+        return small_encoder(model_type, **{name: value for name, value in vars(encoder.config).items() if name in DROPOUTS})
+
+    encoder, other = made_with(0.3), made_with(0.2)
+    change_dropout(encoder, 0.2)
+    assert dropout_of(encoder.config) == 0.2
+    assert torch.equal(hidden_states(encoder, seed=1), hidden_states(other, seed=1))
+    assert not torch.equal(hidden_states(encoder, seed=1), hidden_states(encoder, seed=2)), "it drops something"
 
 
 def check_exported(folder: Path, data: Path, scores: dict[str, Any]) -> None:

@@ -125,6 +125,13 @@ def _lines(out: Path, kind: str) -> list[dict[str, Any]]:
         return []
 
 
+def test_one_rank_serves_the_rows_of_two(kept: Path, whole: Path) -> None:
+    assert row_log(kept / "log") == row_log(whole / "log")
+    ours, theirs = losses(kept), losses(whole)
+    assert ours.keys() == theirs.keys() and all(abs(ours[step] - theirs[step]) < 1e-3 for step in theirs)
+
+
+@pytest.mark.long
 def test_four_two_three_and_one_ranks_make_one_run(folder: Path, whole: Path, tmp_path: Path) -> None:
     """Stopped inside the first phase, at its end and inside the last, each time going on with another number of ranks."""
     out = tmp_path / "part"
@@ -238,8 +245,10 @@ def assert_a_recipe_branches_off(folder: Path, tmp_path: Path, before: dict[int,
         (tmp_path / "other" / name).symlink_to(folder / name)
     recipe = write_three(tmp_path / "other", "[[phase]]".join([head, *phases]))
     branch = ("--branch", tmp_path / "main" / "checkpoints" / "step-0000000006", "--row-log", tmp_path / "log3")
-    code, _, err = run(0, "--recipe", recipe, "--out", tmp_path / "branch", *branch)
+    code, _, err = run(0, "--recipe", recipe, "--out", tmp_path / "branch", *branch, "--eval-all")
     assert code == 0 and "branching off from step 6" in err and "21 steps are done" in err, err
+    scores = [(line["step"], line["data"]) for line in metrics(tmp_path / "branch", "eval")]
+    assert scores == [(9, "c"), (9, "a"), (21, "c"), (21, "a")]
     steps = {**before, **row_log(tmp_path / "log3")}
     assert list(steps) == list(range(21))
     assert [line["phase"] for line in metrics(tmp_path / "branch")] == [1] * 3 + [2] * 12

@@ -84,6 +84,8 @@ class Trainer:
     def train(self) -> int:
         """Trains to the end, or until a stop request. Returns the number of steps done. Raises UserError, on every rank."""
         try:
+            if len(self.run.phases) > 1:
+                self._announce()
             has_stopped = self._train_phase()
             while not has_stopped and (phase := self.run.next_phase()) is not None:
                 self._begin(phase)
@@ -101,13 +103,17 @@ class Trainer:
     def _begin(self, phase: Phase) -> None:
         """Begins a phase after the first one of this start."""
         self.run.enter(phase)
+        self._announce()
+        for line in warm_up(self.run):
+            self.reporter.say(line)
+        self.interval = Interval()
+
+    def _announce(self) -> None:
+        phase = self.run.phase
         self.reporter.say(
             f"phase {phase.number} of {len(self.run.phases)}: {phase.num_steps:,} steps from step {phase.first_step:,}; "
             f"micro-batches of {phase.shape.rows} rows of up to {phase.shape.tokens} tokens"
         )
-        for line in warm_up(self.run):
-            self.reporter.say(line)
-        self.interval = Interval()
 
     def _train_phase(self) -> bool:
         """Trains the rest of the current phase. Returns whether there was a stop request."""

@@ -127,8 +127,8 @@ def _findings_of_scores(of_data: str, scores: Sequence[dict[str, Any]]) -> Itera
     accuracy, majority = last.get("nsp_accuracy"), last.get("majority_share")
     if accuracy is not None and majority is not None and accuracy <= majority:
         yield Finding(
-            f"NSP has learnt nothing yet{of_data}: accuracy {accuracy:.1%}; always giving the commoner label has "
-            f"{majority:.1%}.",
+            f"NSP has learnt nothing yet{of_data.replace('of', 'on', 1)}: accuracy {accuracy:.1%}; always giving the commoner "
+            f"label has {majority:.1%}.",
             "It needs more steps, and often a larger --model.",
         )
 

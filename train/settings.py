@@ -141,7 +141,7 @@ class Settings:
         shown="the model's own; of the sizes, 0.1 for BERT and RoBERTa, 0 for the others",
     )
     rope_theta: float = option(
-        "base of the rotary positions in layers with global attention (ModernBERT)", 0.0, metavar="X", shown="the model's own"
+        "base of the rotary positions, of ModernBERT in layers with global attention", 0.0, metavar="X", shown="the model's own"
     )
     precision: Precision = option("auto: bf16 on a GPU that has it, else fp32; weights stay fp32", "auto")
     attention: Attention = option("auto: varlen where possible (CUDA, bf16), else padded", "auto")

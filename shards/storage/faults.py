@@ -4,7 +4,6 @@ Each backend raises errors of its own. They are recognised by an HTTP status or 
 be imported or installed.
 """
 
-import asyncio
 import errno
 import logging
 import time
@@ -185,7 +184,7 @@ def _remedy(protocol: str, error: Exception) -> str:
 
 def _reason(error: BaseException) -> str:
     error = _root(error)
-    if isinstance(error, asyncio.TimeoutError | TimeoutError) and not str(error):
+    if isinstance(error, TimeoutError) and not str(error):
         return "no answer in time"
     return " ".join(f"{type(error).__name__}: {error}".split())
 

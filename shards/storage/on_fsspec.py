@@ -1,6 +1,7 @@
 """Buckets and web servers, through the file systems of fsspec. No other module imports fsspec.
 
-Every request to a server has a time limit, which depends on its size.
+Every request to a server has a time limit, which depends on its size. fsspec is imported when it is first needed: commands that
+use local files only start without it.
 """
 
 import logging
@@ -8,11 +9,6 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 from urllib.parse import urlsplit
-
-import fsspec
-from fsspec.asyn import sync
-from fsspec.core import url_to_fs
-from fsspec.registry import get_filesystem_class
 
 from shards.storage.disk import FileInfo
 from shards.storage.faults import StorageError, retried, storage_error
@@ -34,6 +30,9 @@ _VERSIONS = (
 
 def filesystem(url: str) -> tuple[Any, str]:
     """fsspec's file system for a URL that is not local, and its path there. Raises StorageError for an unknown scheme."""
+    from fsspec.core import url_to_fs
+    from fsspec.registry import get_filesystem_class
+
     protocol = scheme(url)
     try:
         get_filesystem_class(protocol)
@@ -64,6 +63,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 def local_glob(pattern: str) -> list[str]:
     """The paths on a disk that match a pattern."""
+    import fsspec
+
     return cast("list[str]", fsspec.filesystem("file").glob(absolute(pattern)))
 
 
@@ -83,6 +84,8 @@ def relative(url: str, folder: str) -> str:
 def call(fs: Any, operation: str, limit_s: float, *arguments: Any, **options: Any) -> Any:
     """Runs an operation of a backend and ends it after `limit_s`. Backends without asyncio have limits of their own."""
     if fs.async_impl:
+        from fsspec.asyn import sync
+
         return sync(fs.loop, getattr(fs, f"_{operation}"), *arguments, timeout=limit_s, **options)
     return getattr(fs, operation)(*arguments, **options)
 
@@ -100,6 +103,8 @@ def transfer_limit_s(num_bytes: int) -> float:
 
 def listed(url: str) -> Iterator[FileInfo]:
     """The files in a folder and below. From S3 they come page by page: a backend of fsspec returns all of them at once."""
+    from fsspec.asyn import sync
+
     fs, path = filesystem(url)
     if scheme(url) not in ("s3", "s3a"):
         yield from file_infos(fs, retried(url, "list", lambda: call_fresh(fs, "find", LISTING_S, path, detail=True)))

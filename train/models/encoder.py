@@ -99,19 +99,24 @@ def change_dropout(encoder: PreTrainedModel, dropout: float) -> None:
 
 
 def rope_theta_of(config: PreTrainedConfig) -> float:
-    """The base of the rotary positions in layers with global attention; 0 for a model without such a base."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return float(parameters.get("full_attention", {}).get("rope_theta", 0.0))
+    """The base of the rotary positions, in layers with global attention; 0 for a model without such a base."""
+    return float(_rope_parameters(config).get("rope_theta", 0.0))
+
+
+def _rope_parameters(config: PreTrainedConfig) -> dict[str, Any]:
+    """Those of layers with global attention, where layers differ."""
+    parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    own: dict[str, Any] = parameters.get("full_attention", parameters)
+    return own
 
 
 def change_rope_theta(encoder: PreTrainedModel, theta: float) -> None:
-    """Changes the base of the rotary positions in layers with global attention."""
-    encoder.config.rope_parameters["full_attention"]["rope_theta"] = theta
+    """Changes the base of the rotary positions, in layers with global attention."""
+    _rope_parameters(encoder.config)["rope_theta"] = theta
     for module in encoder.modules():
-        compute: Any = getattr(module, "compute_default_rope_parameters", None)
-        if compute is not None:
-            frequencies, _ = compute(encoder.config, layer_type="full_attention")
-            for name in ("full_attention_inv_freq", "full_attention_original_inv_freq"):
+        if hasattr(module, "compute_default_rope_parameters"):  # transformers' modules of rotary positions
+            fresh: Any = type(module)
+            for name, frequencies in fresh(encoder.config).named_buffers():
                 getattr(module, name).copy_(frequencies)
 
 

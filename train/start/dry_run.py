@@ -36,10 +36,11 @@ def describe(run: Run) -> Iterator[str]:
 
 def _describe_phase(run: Run, phase: Phase) -> Iterator[str]:
     settings, batches = phase.settings, phase.order.batches
+    share = f" of {phase.masking.probability:.0%}" if phase.masking else ""
     for source, epochs in phase.epochs():
         total = source.manifest.splits["train"].totals()
         rows = f"{total['rows']:,} rows of up to {total['max_row_tokens']} tokens, {total['tokens']:,} tokens"
-        yield f"data: {source.url}: {rows}; {epochs:.2f} epochs, masking {settings.masking}"
+        yield f"data: {source.url}: {rows}; {epochs:.2f} epochs, masking {settings.masking}{share}"
     rows = f"{settings.global_batch}" + (f" to {settings.end_global_batch}" if batches.last > batches.first else "")
     tokens = phase.end * phase.mean_tokens()
     yield f"run: {phase.num_steps:,} steps of {rows} rows, {tokens:,.0f} tokens at {phase.mean_tokens():.1f} per row"
