@@ -5,9 +5,9 @@
 plan      `prep plan` of corpora from 1 TB to 1 PB, which are lists of names and sizes: tasks, requests, their price, memory per
           task, and the memory and time of the process that plans. Each is planned in a process of its own.
 requests  The real stages against a real server of objects (moto) on this machine, with 5 ms of latency, on synthetic text.
-          All sizes of the plan are divided by 1024: units, partitions, merged files. So 32 MB are a model of 32 GB, and 3
-          sizes that differ by 16 times show how requests grow. Every request is counted where s3fs makes it, and
-          compared with the plan. Requests of the process that runs the stages (listings, the sum, the manifest) are apart.
+          All sizes of the plan are divided by 1024: units, partitions, merged files. So 8 MB are a model of 8 GB, and sizes
+          that differ by 16 times show how requests grow. Every request is counted where s3fs makes it, and compared with
+          the plan. Requests of the process that runs the stages (listings, the sum, the manifest) are apart.
 latency   A pair task of a partition of full size, on a disk and on the same server with 30 ms of latency: medians of its time.
 """
 
@@ -45,7 +45,7 @@ from prep.tokens import vocabulary
 from shards.command.numbers import short, size
 
 CORPORA = {"1 TB": (1000, 10**9), "10 TB": (10_000, 10**9), "100 TB": (25_000, 4 * 10**9), "1 PB": (62_500, 16 * 10**9)}
-MODEL_BYTES = (128 << 10, 2 << 20, 32 << 20)
+MODEL_BYTES = (512 << 10, 2 << 20, 8 << 20)  # a smaller one has ranges without a document, which take no request
 PAIR_TEXT_BYTES = 100_000_000
 
 
