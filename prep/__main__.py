@@ -9,7 +9,7 @@ from typing import Any
 
 from prep.engines import forks
 
-if sys.argv[1:2] == ["build"]:
+if sys.argv[1:2] == ["build"] and not any(word.startswith(("--engine", "--help", "-h")) for word in sys.argv):
     forks.start()  # it loads while this process imports and plans
 
 from prep.engines.local import cores
