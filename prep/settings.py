@@ -193,6 +193,8 @@ class Settings:
         if not re.fullmatch(r"[a-z]{2,3}(-[a-zA-Z]+)*", self.language):
             raise UserError(f"--language is {self.language!r}, must be an ISO 639 code such as en or de")
         _ = self.trained_vocab_size
+        if self.cased and self.trained_kind == "byte-level BPE":
+            raise UserError(f"--cased has no effect with --tokenizer {self.tokenizer}, which keeps case; leave it out")
         if not all(self.corpus):
             raise UserError("--corpus has an empty name; set files, folders, globs or URLs")
         if not self.corpus:

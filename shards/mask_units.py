@@ -45,7 +45,7 @@ def select_tokens(rows: Any) -> Any:
     """`counts[n]` ordinary tokens, or all if there are fewer: the start of a Fisher-Yates shuffle."""
     selected = np.empty(len(rows.ids), np.int64)
     per_sequence = np.empty(len(rows.keys), np.int64)
-    candidates = np.empty(len(rows.counts), np.int64)
+    candidates, is_selected = np.empty(len(rows.counts), np.int64), np.zeros(len(rows.counts), np.bool_)
     num_selected = 0
     for s in range(len(rows.keys)):
         start, stop = rows.starts[s], rows.starts[s + 1]
@@ -56,9 +56,12 @@ def select_tokens(rows: Any) -> Any:
                 num_candidates += 1
         count = min(rows.counts[stop - start], num_candidates)
         for j in range(count):
-            draw_item(candidates[:num_candidates], rows.keys[s], j)
-        selected[num_selected : num_selected + count] = np.sort(candidates[:count])
-        num_selected += count
+            is_selected[draw_item(candidates[:num_candidates], rows.keys[s], j) - start] = True
+        for i in range(start, stop):  # in ascending order, which takes less time than to sort them
+            if is_selected[i - start]:
+                selected[num_selected] = i
+                num_selected += 1
+                is_selected[i - start] = False
         per_sequence[s] = count
     return Selection(selected[:num_selected].copy(), per_sequence, per_sequence)
 

@@ -83,3 +83,8 @@ def test_a_build_trains_it(build: BuildRunner, corpus: Path) -> None:
 def test_a_size_that_is_none_is_one_line(name: str) -> None:
     with pytest.raises(UserError, match=f"--tokenizer is '{name}', must be train"):
         Settings(("a",), "out", tokenizer=name)
+
+
+def test_a_setting_that_changes_nothing_is_one_line() -> None:
+    with pytest.raises(UserError, match="--cased has no effect with --tokenizer train-bpe:500, which keeps case"):
+        Settings(("a",), "out", tokenizer="train-bpe:500", cased=True)

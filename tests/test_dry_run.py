@@ -14,6 +14,8 @@ def test_dry_run_says_much_and_writes_nothing(random_data: Path, tmp_path: Path)
         "4 micro-batches of 3 rows",
         "parameters",
         "largest micro-batch",
+        "mean micro-batch",
+        "for all steps, at most",
         "resident",
     ):
         assert words in out

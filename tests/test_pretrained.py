@@ -336,6 +336,8 @@ def test_pretrained_weights_with_the_same_tokenizer_go_on_and_others_are_refused
     (tmp_path / "encoder" / "vocab.txt").write_text("")  # the tokenizer.json comes first
     text = (tmp_path / "encoder" / "tokenizer.json").read_text().replace('"w77": 77', '"other": 77')
     (tmp_path / "encoder" / "tokenizer.json").write_text(text)
+    config = tmp_path / "encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pad_token_id": 7}))  # follows from the other tokenizer
     line = refused(*tiny(random_data, tmp_path / "run2"), "--model", tmp_path / "encoder")
     assert (
         "its tokenizer is not the data set's: 2 entries differ, for example 'other' is 77 in it and none in the data set"

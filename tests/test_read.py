@@ -242,3 +242,17 @@ def test_line_ends_and_blank_lines_of_all_kinds(ending: str, blank: str, tmp_pat
     assert len(texts_of(read(input_file(path), "line"))) == 18
     if ending == "\r":
         assert not any("\r" in item for item in texts_of(found)), "sentences end at LF"
+
+
+def test_a_dictionary_of_one_long_text_is_not_unpacked_for_all_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file of some kilobytes, whose column is a gigabyte."""
+    monkeypatch.setattr("prep.corpus.parquet._WORST_BATCH_BYTES", 8 << 20)
+    text = "A text. " * (1 << 17)
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array([text]))
+    pq.write_table(pa.table({"text": column.cast(pa.dictionary(pa.int32(), pa.string()))}), tmp_path / "a.parquet")
+    pool = pa.default_memory_pool()
+    before, most, count = pool.bytes_allocated(), 0, 0
+    for item in read_documents(Span(input_file(tmp_path / "a.parquet", "parquet")), Rule("line", "text")):
+        assert isinstance(item, Document) and len(item.text) == len(text)
+        most, count = max(most, pool.bytes_allocated() - before), count + 1
+    assert count == 1000 and most < 40 << 20

@@ -174,7 +174,7 @@ def test_a_large_upload_that_fails_half_way_leaves_what_was_there(proxy: FaultyP
 def test_a_build_through_faults_is_the_build_on_a_disk(
     proxy: FaultyProxy, server: NanioServer, paragraphs: list[str], vocabulary: Path, build: BuildRunner, tmp_path: Path
 ) -> None:
-    text = tmp_path / "corpus" / "paragraphs.txt"
+    text = tmp_path / "texts" / "paragraphs.txt"
     text.parent.mkdir()
     text.write_text("\n".join(paragraphs[:1500]), encoding="utf8")
     storage.publish("s3://bucket/texts/paragraphs.txt", text.read_bytes())
@@ -205,7 +205,7 @@ def test_a_build_through_faults_is_the_build_on_a_disk(
     assert proxy.cuts or proxy.refusals
     proxy.busy_share = proxy.cut_share = 0.0
     found = json.loads(storage.read_bytes("s3://bucket/built/out/manifest.json"))
-    assert found == manifest_of(build(text))
+    assert found == manifest_of(build(text.parent))
 
 
 def test_damaged_objects_of_a_data_set_are_named(

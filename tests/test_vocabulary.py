@@ -1,3 +1,4 @@
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,3 +84,10 @@ def test_a_small_corpus_is_read_whole_if_its_sizes_are_those_of_its_text(
         assert len(sample) == 155
     else:
         assert 5 < len(sample) < 155
+
+
+def test_text_without_blanks_is_trained_on_in_time(tmp_path: Path) -> None:
+    """One word of half a million letters: the trainer's time grows with the square of a word."""
+    path = tmp_path / "a.txt"
+    path.write_text("".join(random.Random(5).choices("ACGT", k=500_000)))
+    assert {"##ac", "##gt"} <= train(path, 200).vocab.keys()

@@ -17,6 +17,7 @@ DAMAGE = (OSError, pa.ArrowException)
 _BUFFER_BYTES = 1 << 20
 _MAX_BATCH_ROWS = 256
 _BATCH_BYTES = 8 << 20
+_WORST_BATCH_BYTES = 1 << 30
 
 
 @contextmanager
@@ -71,10 +72,10 @@ def read_parquet(stream: BinaryIO, span: Span, rule: Rule) -> Iterator[Document 
             for group in groups[span.start : span.stop]:
                 row = starts[group]
                 try:
-                    rows = _batch_rows(parquet.metadata.row_group(group))
+                    rows = _batch_rows(parquet.metadata.row_group(group), rule.text_field)
                     for batch in parquet.iter_batches(rows, [group], [rule.text_field], use_threads=False):
-                        for value in _as_bytes(batch.column(0)).to_pylist():
-                            yield _parquet_document(row, value)
+                        for value in _as_bytes(batch.column(0)):
+                            yield _parquet_document(row, value.as_buffer())  # a view: a value may be very long
                             row += 1
                 except DAMAGE as error:
                     yield _damage(span.file, row, error, f"row group {group}: ")
@@ -91,9 +92,15 @@ def _damage(file: InputFile, row: int, error: Exception, place: str = "") -> Fau
     return Fault(row, "damaged", 0, f"{place}{error}", "row")
 
 
-def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    """How many rows make a batch of about _BATCH_BYTES, by the mean size of the group's rows."""
+def _batch_rows(group: pq.RowGroupMetaData, text_field: str) -> int:
+    """How many rows make a batch of about _BATCH_BYTES, by the mean size of the group's rows.
+
+    A dictionary may hold one long text for all rows, each of which then is as large as the whole column was.
+    """
     fitting = _BATCH_BYTES * int(group.num_rows) // max(1, int(group.total_byte_size))
+    for column in map(group.column, range(group.num_columns)):
+        if column.path_in_schema == text_field and column.has_dictionary_page:
+            fitting = min(fitting, _WORST_BATCH_BYTES // max(1, int(column.total_uncompressed_size)))
     return max(1, min(_MAX_BATCH_ROWS, fitting))
 
 
@@ -102,13 +109,13 @@ def _as_bytes(column: pa.Array) -> pa.Array:
     return column.cast(pa.large_binary())
 
 
-def _parquet_document(row: int, value: bytes | None) -> Document | Fault:
+def _parquet_document(row: int, value: pa.Buffer | None) -> Document | Fault:
     if value is None:
         return Fault(row, "no_text_field", 0, "the text is null", "row")
     if len(value) > MAX_DOCUMENT_BYTES:
         return too_long(row, len(value), "row")
     try:
-        return Document(row, value.decode(), len(value))
+        return Document(row, str(value, "utf8"), len(value))
     except UnicodeDecodeError as error:
         return Fault(row, "invalid_utf8", len(value), str(error), "row")
 

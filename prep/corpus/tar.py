@@ -12,6 +12,9 @@ from prep.corpus.names import is_text_name
 
 _SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 _BLOCK_BYTES = 512
+_MAX_HEADER_BYTES = 1 << 20  # of an extended header: a long name, or attributes
+_EXTENDED = (tarfile.SOLARIS_XHDTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_MANY_READS = 1000
 # What is raised for a damaged tar, or a damaged stream that it comes in.
 DAMAGE = (*DAMAGED_STREAM, tarfile.TarError)
 
@@ -81,8 +84,8 @@ def _members(file: BinaryIO) -> Iterator[Member]:
     """Every regular file."""
     tape: Any = _Tape(file)
     tar: Any
-    with tarfile.open(fileobj=tape, mode="r|", errorlevel=2) as tar:
-        for info in tar:
+    with tarfile.open(fileobj=tape, mode="r|", errorlevel=2, tarinfo=_Info) as tar:
+        for info in _infos(tar):
             name = info.name.removeprefix("./")
             if not info.isreg():
                 continue
@@ -99,15 +102,34 @@ def _members(file: BinaryIO) -> Iterator[Member]:
         raise tarfile.ReadError("it ends without its end mark: it was cut off")
 
 
+def _infos(tar: Any) -> Iterator[Any]:
+    try:
+        yield from tar
+    except RecursionError as error:
+        raise tarfile.ReadError("an extended header describes an extended header, and so on") from error
+
+
+class _Info(tarfile.TarInfo):
+    """A header. `tarfile` reads an extended one into memory, whatever size it claims."""
+
+    def _proc_member(self, tar: Any) -> Any:
+        if self.type in _EXTENDED and not 0 <= self.size <= _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"an extended header has {self.size} bytes, at most {_MAX_HEADER_BYTES} are read")
+        return super()._proc_member(tar)  # type: ignore[misc]  # it has no public name
+
+
 class _Tape:
     """A stream to read on, which remembers its last block: a whole tar ends with blocks of zeros."""
 
     def __init__(self, file: Any) -> None:
-        self._file, self.last = file, b"\1"
+        self._file, self.last, self._num_empty = file, b"\1", 0
 
     def read(self, size: int) -> bytes:
         """The next bytes, as many as there are without a further step: nothing before a damaged place is lost."""
         data: bytes = self._file.read1(size)
+        self._num_empty += not data
+        if self._num_empty > _MANY_READS:  # `tarfile` passes over a member by reading, even when nothing is left
+            raise tarfile.ReadError("it ends inside a member")
         self.last = (self.last + data)[-_BLOCK_BYTES:]
         return data
 

@@ -12,8 +12,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from prep.tokens.tokenizer import SPECIAL_TOKENS
 
 _MIN_FREQUENCY = 2  # of a pair that is merged, as GPT-2's trainer has it
-# The trainer's time grows with the square of a word's length, and text without blanks is one word.
-_LONG_WORD = re.compile(r"(\S{512})(?=\S)")
+# A trainer's time grows with the square of a word's length, and text without blanks is one word.
+_LONG_CHARS = 512
+_LONG_WORD = re.compile(rf"(\S{{{_LONG_CHARS}}})(?=\S)")
 
 
 def train_byte_level(texts: Iterable[str], size: int) -> Tokenizer:
@@ -35,7 +36,7 @@ def train_byte_level(texts: Iterable[str], size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_without_long_words(texts), trainer)
+    tokenizer.train_from_iterator(without_long_words(texts), trainer)
     cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
@@ -45,6 +46,6 @@ def train_byte_level(texts: Iterable[str], size: int) -> Tokenizer:
     return tokenizer
 
 
-def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
+def without_long_words(texts: Iterable[str]) -> Iterator[str]:
     """Texts with a line end inserted into every long run of characters without a blank."""
-    return (_LONG_WORD.sub("\\1\n", text) for text in texts)
+    return (_LONG_WORD.sub("\\1\n", text) if len(text) > _LONG_CHARS else text for text in texts)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from tokenizers import decoders
 from prep.tokens import long_texts
 from prep.tokens.fast import REFERENCE, Encoded, installed_engine, library_for, open_fast
 from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer, library_errors
+from shards.compiled import compiled
 from shards.errors import UserError
 from shards.randomness import draw_below
 from shards.schema import lengths_to_offsets, token_dtype
@@ -18,7 +20,7 @@ from shards.schema import lengths_to_offsets, token_dtype
 # One of this many sentences is compared, and as many again of those that hold a rare token: 1 % in all, which costs a tenth.
 CHECK_EVERY = 200
 _BATCH_CHARS = 1 << 20
-_WINDOW_CHARS = 1 << 11
+_WINDOW_CHARS = 1 << 10
 # Texts on which tokenizers differ: special tokens, accents, wide spaces, CJK, title case, long words, numbers, controls.
 _PROBES = [
     "a [MASK] b[SEP]",
@@ -147,10 +149,8 @@ class Encoder:
     def _to_compare(self, ids: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], offset: int) -> list[int]:
         """One sentence in CHECK_EVERY, and as many of those with a token that occurs once here, or with an unknown one."""
         num = len(lengths)
-        is_rare = np.bincount(ids, minlength=len(self._is_special))[ids] == 1
-        if self.unknown_id is not None:
-            is_rare |= ids == self.unknown_id
-        rare = np.unique(np.repeat(np.arange(num), lengths)[is_rare])
+        unknown = -1 if self.unknown_id is None else self.unknown_id
+        rare = np.flatnonzero(_have_rare_tokens(ids, lengths, len(self._is_special), unknown))
         first = offset % min(CHECK_EVERY, max(1, num))
         step = max(1, len(rare) * CHECK_EVERY // max(1, num))
         return sorted({*range(first, num, CHECK_EVERY), *rare[offset % step :: step].tolist()})
@@ -174,6 +174,25 @@ class Encoder:
         assert self._fast is not None
         with library_errors(f"{self.engine} cannot encode a sentence", "set --tokenizer-engine reference"):
             return self._fast.encode(sentences)
+
+
+@compiled
+def _have_rare_tokens(ids: Any, lengths: Any, num_ids: int, unknown: int) -> Any:
+    """[texts] whether a text has a token that occurs once in all of them, or the unknown one (-1: there is none)."""
+    counts = np.zeros(num_ids, np.int64)
+    for number in ids:
+        counts[number] += 1
+    if unknown >= 0:
+        counts[unknown] = 1
+    have_rare = np.zeros(len(lengths), np.bool_)
+    start = 0
+    for text in range(len(lengths)):
+        for i in range(start, start + lengths[text]):
+            if counts[ids[i]] == 1:
+                have_rare[text] = True
+                break
+        start += lengths[text]
+    return have_rare
 
 
 def _window(text: str, number: int) -> str:

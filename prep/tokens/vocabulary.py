@@ -16,7 +16,7 @@ from prep.corpus.documents import HARMLESS, Fault, Rule, Span, fault_error
 from prep.corpus.formats import FORMATS
 from prep.corpus.read import read_documents
 from prep.settings import Splitting, VocabularyKind
-from prep.tokens.byte_level import train_byte_level
+from prep.tokens.byte_level import train_byte_level, without_long_words
 from prep.tokens.long_texts import cut_text
 from prep.tokens.sentences import split_sentences
 from prep.tokens.tokenizer import SPECIAL_TOKENS, PreparedTokenizer, is_saved, prepare, wordpiece
@@ -83,7 +83,7 @@ def _train_wordpiece(sentences: Sequence[str], size: int, cased: bool) -> Tokeni
     )
     spaces = dict.fromkeys(rare, " ")
     texts = (sentence.translate(spaces) for sentence in sentences) if spaces else iter(sentences)
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(without_long_words(texts), trainer)
     return wordpiece(tokenizer.get_vocab(with_added_tokens=False), lowercase=not cased)
 
 

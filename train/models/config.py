@@ -200,7 +200,8 @@ def _check_tokens(name: str, config: PreTrainedConfig, manifest: Manifest) -> No
         own_id, id_of_data = getattr(config, f"{role}_token_id", None), manifest.tokenizer["special_ids"][role]
         if own_id not in (None, id_of_data):
             raise UserError(
-                f"--model {name}: its {role}_token_id is {own_id}, the data set's {id_of_data}; correct its config.json"
+                f"--model {name}: its {role}_token_id is {own_id}, the data set's {id_of_data}; build the data set with the "
+                "model's tokenizer, or correct its config.json"
             )
     if longest > max_positions(config):
         raise UserError(

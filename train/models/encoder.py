@@ -56,8 +56,9 @@ def make_encoder(
         return encoder, [f"{name}: {_millions(encoder)} parameters, from scratch", *_on_pairs(name, config, manifest)]
     config = pretrained_config(name)
     set_dropout(config, dropout)
-    check_fit(name, config, manifest, ignores_pairs)
+    # First: with another tokenizer, the ids of special tokens differ too, and the configuration is not to blame.
     messages = list(compare_tokenizers(name, data_url, manifest))
+    check_fit(name, config, manifest, ignores_pairs)
     encoder, fresh = pretrained_weights(name, config)
     from_scratch = f"; from scratch: {', '.join(fresh)}" if fresh else ""
     messages.append(f"{name}: {_millions(encoder)} parameters, pretrained{from_scratch}")

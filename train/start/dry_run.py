@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -89,25 +90,30 @@ def largest_batch(run: Run, shape: Shape) -> PackedBatch:
 
 
 def rehearse(run: Run) -> Iterator[str]:
-    """Runs the largest micro-batch of each phase, and reports time and memory. The model is not usable afterwards."""
-    seconds = 0.0
+    """Runs the largest and a mean micro-batch of each phase; reports time and memory. The model is not usable afterwards."""
+    most_s = about_s = 0.0
     for phase in run.phases:
         if phase.number > 1:
             run.enter(phase)
             yield from warm_up(run)
         prefix = f"phase {phase.number}, " if len(run.phases) > 1 else ""
-        batch = largest_batch(run, run.shape)
-        of_batch, loss = _time(run, batch)
-        seconds += of_batch * _busiest(run, phase) * phase.num_steps
-        yield (
-            f"{prefix}largest micro-batch: {batch.tokens:,} tokens, {batch.pairs:,} sequences, loss {loss:.2f}, "
-            f"{of_batch:.2f} s; {short(batch.tokens / of_batch)} tokens/s per process"
-        )
+        # Padded attention computes each sequence at full length: a row of many short ones takes much longer than most rows do.
+        shapes = run.shape, replace(run.shape, sequences=max(1, round(run.shape.mean_sequences)))
+        of_batch_s = []
+        for name, batch in zip(("largest", "mean"), (largest_batch(run, shape) for shape in shapes), strict=True):
+            batch_s, loss = _time(run, batch)
+            of_batch_s.append(batch_s)
+            yield (
+                f"{prefix}{name} micro-batch: {batch.tokens:,} tokens, {batch.pairs:,} sequences, loss {loss:.2f}, "
+                f"{batch_s:.2f} s; {short(batch.tokens / batch_s)} tokens/s per process"
+            )
+        num_batches = _busiest(run, phase) * phase.num_steps
+        most_s, about_s = most_s + max(of_batch_s) * num_batches, about_s + of_batch_s[1] * num_batches
         if run.ranks.device.type == "cuda":
             free, whole = torch.cuda.mem_get_info()
             most = size(torch.cuda.max_memory_allocated())
             yield f"{prefix}memory: {most} of {size(whole)} on the device at most, {size(free)} free"
-    yield f"at most {clock(seconds)} for all steps"
+    yield f"about {clock(about_s)} for all steps, at most {clock(most_s)}"
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
     yield f"memory: {size(resident)} resident at most, in this process"
 
