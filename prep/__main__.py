@@ -9,7 +9,7 @@ from typing import Any
 
 from prep.engines import forks
 
-if sys.argv[1:2] == ["build"]:
+if sys.argv[1:2] == ["build"] and not any(word.startswith(("--engine", "--help", "-h")) for word in sys.argv):
     forks.start()  # it loads while this process imports and plans
 
 from prep.engines.local import cores
@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line. The function of each command is in `arguments.run`."""
     parser = Parser(
         prog=program("bert-prep", "prep"),
-        description="Turn a text corpus into packed shards for BERT pre-training (next-sentence pairs and masked tokens).",
+        description="Turn a text corpus into packed and masked shards for pre-training encoders such as BERT and ModernBERT.",
         epilog="Exit codes: 0 done, 1 `verify` found something wrong, 2 bad input (one line names it), 75 an earlier stage is "
         "not done yet, 130 interrupted.",
     )

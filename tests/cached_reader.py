@@ -2,18 +2,22 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from shards import storage
 from shards.dataset import open_data_set
 from shards.manifest import Manifest
 from shards.schema import columns_sha256
+from train.data.batches import batches_of
 from train.data.cache import Cache
+from train.data.mixture import Mixture
 from train.data.order import MAX_LANES, Order, RowGroups
 from train.data.phase_order import PhaseOrder
 from train.data.prefetch import Prefetcher
 from train.data.reader import RankSlice, StepRows, read_steps
 from train.data.row_groups import DecodedGroups
 from train.data.shard_uses import uses_in_phase
+from train.data.sources import SourceGroups
 
 BATCH, MICRO, SEED = 12, 3, 3
 
@@ -33,6 +37,28 @@ def cached_steps(
     groups = DecodedGroups(url, manifest, "train", 2, Prefetcher(cache, [(url, shards)], uses_at, 2) if cache else None)
     try:
         yield from read_steps(groups, phase, RankSlice(rank, ranks, 0, 0, end))
+    finally:
+        groups.close()
+
+
+def mixed_steps(urls: Sequence[str], cache: Cache | None, firsts: Sequence[int], end: int) -> Iterator[StepRows]:
+    """A phase that mixes data sets and continues each of them; those that are remote go through the cache."""
+    manifests = [open_data_set(url) for url in urls]
+    orders = [order_of(manifest, SEED + source) for source, manifest in enumerate(manifests)]
+    phase = PhaseOrder(orders, firsts, Mixture((3, 2, 1)), batches_of(BATCH, MICRO))
+    remote = [source for source, url in enumerate(urls) if not storage.is_local(url)] if cache else []
+    prefetcher = None
+    if cache:
+        shards = [(urls[source], manifests[source].splits["train"].shards) for source in remote]
+        uses_at = uses_in_phase(phase, {source: range(orders[source].lanes) for source in remote}, end)
+        prefetcher = Prefetcher(cache, shards, uses_at, 2)
+    parts = [
+        DecodedGroups(url, manifest, "train", 2, prefetcher if source in remote else None)
+        for source, (url, manifest) in enumerate(zip(urls, manifests, strict=True))
+    ]
+    groups = SourceGroups(parts, phase.group_starts)
+    try:
+        yield from read_steps(groups, phase, RankSlice(0, 1, 0, 0, end))
     finally:
         groups.close()
 

@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 import pytest
 from cache_folders import Sampler, room_for_all
-from cached_reader import cached_steps, order_of
+from cached_reader import cached_steps, mixed_steps, order_of
 from commands import HANG_S, ROOT
 from datasets_of_rows import write_data_set
 from slow_proxy import SlowProxy
@@ -75,6 +75,23 @@ def test_rows_are_those_of_the_disk_and_each_shard_is_fetched_once(format: str, 
     again = Cache(str(tmp_path / "cache"), room_for_all(manifest))
     assert digests(cached_steps(URL, again, 3)) == expected
     assert vars(again.take_stats()) == vars(counts) | {"hits": 6, "misses": 0, "fetched_shards": 0, "fetched_bytes": 0}
+
+
+def test_the_shards_of_a_mixture_are_fetched_once_each(tmp_path: Path) -> None:
+    """Two data sets in buckets, and one on a disk between them."""
+    rows = {"a": (40, 7, 25), "b": (20, 11), "c": (30,)}
+    local = [str(tmp_path / name) for name in rows]
+    for seed, name in enumerate(rows):
+        write_data_set(tmp_path / name, rows[name], seed=seed)
+    manifests = [write_data_set(f"{URL}-{name}", rows[name], seed=seed) for seed, name in enumerate(rows)]
+    urls = [f"{URL}-a", local[1], f"{URL}-c"]
+    cache = Cache(str(tmp_path / "cache"), sum(room_for_all(manifest) for manifest in manifests))
+    expected = digests(mixed_steps(local, None, (50, 3, 31), 400))
+    assert digests(mixed_steps(urls, cache, (50, 3, 31), 400), holds(cache, 4)) == expected
+    counts = cache.take_stats()
+    assert counts.fetched_shards == 4 and counts.evictions == counts.damaged == counts.failures == 0
+    names = {f"shard-{shard.sha256}" for manifest in manifests[::2] for shard in manifest.splits["train"].shards}
+    assert {path.name for path in cache.folder.iterdir()} == {MARKER, *names}
 
 
 def test_a_cache_that_is_too_small_for_all_evicts_and_stays_within_its_limit(

@@ -20,6 +20,7 @@ from prep.build import build
 from prep.inspect.verify import verify
 from prep.settings import Settings
 from shards import manifest as manifests
+from shards import shard_list
 from shards.dataset import open_data_set
 from shards.errors import UserError
 from shards.gate.shards import COLUMN_NAMES, COUNTS, GROUP_COLUMNS, Columns, check_columns
@@ -28,6 +29,7 @@ from shards.npz import decode_npz, encode_npz
 from shards.schema import Ints
 from shards.shard_list import decode_index, encode_index
 from train.data.order import RowGroups
+from train.data.shard_uses import needed_bytes
 from train.stream import ShardStream
 
 DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -96,6 +98,21 @@ def test_an_index_changes_nothing_but_the_manifest(listed: Path, indexed: Path) 
     assert len(batches[0]) == len(batches[1]) > 20
     assert all((a["input_ids"] == b["input_ids"]).all() for a, b in zip(*batches, strict=True))  # type: ignore[call-overload]
     assert [line for line in verify(str(indexed), 1) if "ledger" not in line] == []
+
+
+def test_opening_makes_no_object_per_shard(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(ShardInfo):
+        made = 0
+
+        def __init__(self, *values: Any, **named: Any) -> None:
+            super().__init__(*values, **named)
+            Counted.made += 1
+
+    monkeypatch.setattr(shard_list, "ShardInfo", Counted)
+    stream = ShardStream(str(indexed), global_batch=8, micro_batch=4, threads=1)
+    assert needed_bytes(open_data_set(str(indexed)).splits["train"].shards, 4) > 0 and stream.num_steps == 16
+    assert output.lost_files(str(indexed)) == [] and Counted.made == 0
+    assert list(stream) and 0 < Counted.made < 100
 
 
 def seal(folder: Path, arrays: dict[str, Ints]) -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from split_rows import row_groups
 
 from shards.manifest import ShardInfo, Shards
+from train.data.batches import batches_of
+from train.data.mixture import Mixture
 from train.data.order import WINDOW_ROWS, Order
 from train.data.phase_order import PhaseOrder
 from train.data.shard_uses import ShardUses, lanes_of, needed_bytes, uses_in_phase, uses_of_epoch
@@ -52,6 +54,35 @@ def test_uses_cover_every_row_up_to_the_end(shards: list[list[int]], seed: int, 
         reached = uses.first <= position
         assert shard[position] in uses.shard[reached], "it can be there before its rows are asked for"
     assert shard[0] in uses.ahead(0, 0) and uses.next_use(0)[int(shard[0])] == 0
+
+
+@given(
+    sources=st.lists(LARGE, min_size=2, max_size=3),
+    counts=st.lists(st.integers(1, 9), min_size=3, max_size=3),
+    share=st.floats(0, 1),
+    data=st.data(),
+)
+@settings(deadline=None, max_examples=30)
+def test_in_a_mixture_the_shard_of_each_row_is_in_use_at_its_position(
+    sources: list[list[list[int]]], counts: list[int], share: float, data: st.DataObject
+) -> None:
+    """In a phase that continues each data set where another one left it; the first of them is on a disk."""
+    orders = [Order(row_groups(shards), seed, 12, 3) for seed, shards in enumerate(sources)]
+    firsts = [data.draw(st.integers(0, 2 * order.groups.num_rows)) for order in orders]
+    phase = PhaseOrder(orders, firsts, Mixture(tuple(counts[: len(sources)])), batches_of(12, 3))
+    remote = range(1, len(sources))
+    uses_at = uses_in_phase(phase, {source: range(orders[source].lanes) for source in remote}, 20_000)
+    first_shards = dict(zip(remote, np.cumsum([0, *(orders[source].groups.num_shards for source in remote)]), strict=False))
+    start = int(share * 19_000)
+    places = phase.locate(np.arange(start, start + 40))
+    for position, group, source in zip(range(start, start + 40), places.group, places.source, strict=True):
+        if source in first_shards:
+            shard = first_shards[source] + orders[source].groups.shard[group - phase.group_starts[source]]
+            uses = uses_at(position)
+            assert ((uses.shard == shard) & (uses.first <= position)).any()
+            assert shard in uses.next_use(0) and len(uses.ahead(position, 0)) <= sum(
+                orders[k].groups.num_shards for k in remote
+            )
 
 
 def test_a_plan_knows_the_position_s_epoch_and_the_next() -> None:

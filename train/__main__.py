@@ -1,4 +1,4 @@
-"""`torchrun ... -m train` (or `bert-train`): train BERT from shards. The same command resumes a run that was stopped.
+"""`torchrun ... -m train` (or `bert-train`): train an encoder from shards. The same command resumes a run that was stopped.
 
 flags -> Settings -> prepare: data, order, model -> resume: newest checkpoint -> Trainer: the loop -> checkpoints, metrics
 """
