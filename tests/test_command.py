@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import HANG_S, ROOT, manifest_of, run_prep, run_prep_process
 from conftest import BuildRunner
+from fsspec.registry import _registry as loaded_filesystems
 
 from shards.storage import disk
 
@@ -113,7 +114,11 @@ CORPORA: list[Callable[[Path], tuple[object, str]]] = [
 
 
 @pytest.mark.parametrize("make", CORPORA, ids=lambda make: make.__name__)
-def test_a_bad_corpus_is_one_line(make: Callable[[Path], tuple[object, str]], places: list[object], tmp_path: Path) -> None:
+def test_a_bad_corpus_is_one_line(
+    make: Callable[[Path], tuple[object, str]], places: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    monkeypatch.delitem(loaded_filesystems, "gs", raising=False)
     corpus, message = make(tmp_path)
     assert message in refused(run_prep("build", "--corpus", corpus, *places))
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -3,13 +3,16 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import HANG_S, ROOT
 from engine_tasks import MarkTask, fail, process_ids, work
 
 from prep.engines.engine import MAX_DEATHS, run_tasks
+from prep.engines.local import LocalExecutor
 from prep.engines.open import open_engine
 from shards.errors import UserError
 
@@ -97,3 +100,20 @@ def test_workers_load_the_packages_of_their_parent_and_not_those_of_the_working_
     files = eval(done.stdout)
     assert str(ROOT / "prep" / "pairing" / "pair.py") in files, "the workers were not forked from a loaded process"
     assert all(Path(file).is_relative_to(ROOT / "prep") for file in files)
+
+
+def test_a_task_is_run_although_the_process_that_workers_are_forked_from_is_just_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers in a row cannot be forked; the third can."""
+    failures = [EOFError("the server ends"), ConnectionRefusedError("the server ended")]
+    submit = ProcessPoolExecutor.submit
+
+    def often_broken(pool: ProcessPoolExecutor, *task: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return submit(pool, *task)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", often_broken)
+    with LocalExecutor(1, str(tmp_path)) as executor:
+        assert executor.submit(pow, 2, 3).result() == 8 and not failures

@@ -4,10 +4,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from prep import progress
@@ -30,15 +31,23 @@ class LocalExecutor(Executor):
         """Runs it on an idle process. If all are busy, it waits for the last one."""
         idle = (slot for slot, last in enumerate(self._last) if last is None or last.done())
         slot = next(idle, len(self._pools) - 1)
-        pool = self._pools[slot] or self._new_pool()
-        try:
-            future = pool.submit(fn, *args, **kwargs)
-        except (BrokenProcessPool, OSError, EOFError):  # the last two: the process that it would be forked from was killed
-            pool.shutdown(wait=False)
-            pool = self._new_pool()
-            future = pool.submit(fn, *args, **kwargs)
+        pool, future = self._start(self._pools[slot] or self._new_pool(), partial(fn, *args, **kwargs))
         self._pools[slot], self._last[slot] = pool, future
         return future
+
+    def _start(self, pool: ProcessPoolExecutor, task: Callable[[], Any]) -> tuple[ProcessPoolExecutor, Future[Any]]:
+        """Runs it in the pool or, if that is broken, in a new one. Returns the pool, too.
+
+        A process that was just killed may take a moment to end, and no worker can be forked from it meanwhile.
+        """
+        for pause_s in (0.0, 0.05, 0.2, 1.0):
+            try:
+                return pool, pool.submit(task)
+            except (BrokenProcessPool, OSError, EOFError):  # the last two: the process that it would be forked from was killed
+                pool.shutdown(wait=False, cancel_futures=True)
+                time.sleep(pause_s)
+                pool = self._new_pool()
+        return pool, pool.submit(task)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the processes; with `cancel_futures` at once, in the middle of their tasks."""
