@@ -145,7 +145,7 @@ def test_broken_containers_stop_or_are_counted(tmp_path: Path, vocabulary: Path)
     (tmp_path / "a.tar").write_bytes(containers.tar(members | {"x.jpg": b"\xff\xd8\xff\0"}))
     (tmp_path / "b.wet").write_bytes(containers.wet([text.replace("Doc", "Dok") for text in texts])[:-20])
     command = ("build", "--corpus", "a.tar", "b.wet", "--tokenizer", vocabulary, *PLACES)
-    stopped = run_prep(*command, cwd=tmp_path)
+    stopped = run_prep("build", "--corpus", "a.tar", "--tokenizer", vocabulary, *PLACES, cwd=tmp_path)
     assert stopped.returncode == 2 and "Traceback" not in stopped.stderr
     assert "a.tar: at byte" in stopped.stderr and "not text: member x.jpg" in stopped.stderr
     skipped = run_prep(*command, "--on-error", "skip", cwd=tmp_path)

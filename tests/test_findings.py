@@ -8,6 +8,7 @@ from data_sets_with_ledger import LEDGER, overview_of, write
 
 from prep.inspect.figures import Overview, make_overview
 from prep.inspect.findings import findings
+from shards.manifest import Split
 
 
 def test_what_looks_wrong_is_said(tmp_path: Path) -> None:
@@ -46,6 +47,6 @@ def test_masks_and_labels_that_are_off_are_said(tmp_path: Path) -> None:
         ({"not_next": shard.sequences // 4}, "of the pairs with a choice are not next"),
         ({"forced_not_next": shard.sequences * 3 // 4, "not_next": shard.sequences}, "could only be not next"),
     ):
-        split = replace(manifest.splits["train"], shards=(replace(shard, **changes),))
+        split = Split([replace(shard, **changes)])
         changed = replace(manifest, splits=manifest.splits | {"train": split})
         assert any(message in finding.problem for finding in findings(make_overview("x", changed, overview.samples, {})))

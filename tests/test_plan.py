@@ -34,8 +34,8 @@ def content(unit: Unit) -> tuple[tuple[str, int, int | None], ...]:
     return tuple((span.file.name, span.start, span.stop) for span in unit.spans)
 
 
-@given(st.lists(st.integers(0, 50_000), min_size=1, max_size=60), st.integers(1, 20_000), st.booleans())
-@settings(deadline=None)
+@given(st.lists(st.integers(0, 50_000), min_size=1, max_size=30), st.integers(100, 20_000), st.booleans())
+@settings(deadline=None, max_examples=30)
 def test_spans_tile_every_file(sizes: list[int], unit_bytes: int, compressed: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "CUT_FROM", unit_bytes)

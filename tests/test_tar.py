@@ -25,7 +25,7 @@ def member(name: str, data: bytes) -> bytes:
 
 def read(path: Path) -> list[Document | Fault]:
     compression = "gz" if path.suffix == ".gz" else ""
-    file = InputFile(0, path.name, str(path), path.stat().st_size, "", "tar", compression)
+    file = InputFile(path.name, str(path), path.stat().st_size, "", "tar", compression)
     return list(read_documents(Span(file), Rule("line", "text")))
 
 

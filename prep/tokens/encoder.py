@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +10,8 @@ from tokenizers import decoders
 
 from prep.tokens import long_texts
 from prep.tokens.fast import REFERENCE, Encoded, installed_engine, library_for, open_fast
+from prep.tokens.rare_tokens import have_rare_tokens
 from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer, library_errors
-from shards.compiled import compiled
 from shards.errors import UserError
 from shards.randomness import draw_below
 from shards.schema import lengths_to_offsets, token_dtype
@@ -150,7 +149,7 @@ class Encoder:
         """One sentence in CHECK_EVERY, and as many of those with a token that occurs once here, or with an unknown one."""
         num = len(lengths)
         unknown = -1 if self.unknown_id is None else self.unknown_id
-        rare = np.flatnonzero(_have_rare_tokens(ids, lengths, len(self._is_special), unknown))
+        rare = np.flatnonzero(have_rare_tokens(ids, lengths, len(self._is_special), unknown))
         first = offset % min(CHECK_EVERY, max(1, num))
         step = max(1, len(rare) * CHECK_EVERY // max(1, num))
         return sorted({*range(first, num, CHECK_EVERY), *rare[offset % step :: step].tolist()})
@@ -174,25 +173,6 @@ class Encoder:
         assert self._fast is not None
         with library_errors(f"{self.engine} cannot encode a sentence", "set --tokenizer-engine reference"):
             return self._fast.encode(sentences)
-
-
-@compiled
-def _have_rare_tokens(ids: Any, lengths: Any, num_ids: int, unknown: int) -> Any:
-    """[texts] whether a text has a token that occurs once in all of them, or the unknown one (-1: there is none)."""
-    counts = np.zeros(num_ids, np.int64)
-    for number in ids:
-        counts[number] += 1
-    if unknown >= 0:
-        counts[unknown] = 1
-    have_rare = np.zeros(len(lengths), np.bool_)
-    start = 0
-    for text in range(len(lengths)):
-        for i in range(start, start + lengths[text]):
-            if counts[ids[i]] == 1:
-                have_rare[text] = True
-                break
-        start += lengths[text]
-    return have_rare
 
 
 def _window(text: str, number: int) -> str:
