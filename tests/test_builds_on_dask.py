@@ -147,7 +147,7 @@ def test_a_build_through_dask_survives_its_workers_and_its_scheduler(
     assert before and not keys(bucket, "killed/_build/pair")
 
 
-@pytest.mark.parametrize("exchange", ["one-level", "two-level"])
+@pytest.mark.parametrize("exchange", ["one-level", pytest.param("two-level", marks=pytest.mark.long)])
 def test_shards_of_every_stage_in_any_order_into_a_bucket(
     exchange: str, bucket: Any, corpus: Path, vocabulary: Path, expected: dict[str, Any]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def test_a_parameter_without_a_gradient_stays_as_it_is(name: OptimizerName) -> N
 def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: OptimizerName, random_data: Path, tmp_path: Path) -> None:
     flags = ("--optimizer", name, "--betas", 0.8, 0.95)
     assert run(0, *tiny(random_data, tmp_path / "whole", epochs=1), *flags, "--keep", 9)[0] == 0
-    assert run(0, *tiny(random_data, tmp_path / "parts", epochs=1), *flags, "--keep", 9)[0] == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     for step in (4, 6):
         (tmp_path / "parts" / "checkpoints" / f"step-{step:010d}" / "training.json").unlink()
     code, _, err = run(0, *tiny(random_data, tmp_path / "parts", epochs=1), *flags)

@@ -171,7 +171,7 @@ def partly(kept: Path, out: Path, step: int) -> None:
     [
         (6, ("steps = 9", "steps = 15"), 30),  # the current phase is longer
         (9, ("steps = 9", "steps = 15"), 30),  # the one that has just ended is longer
-        (12, ("epochs = 1", "epochs = 2"), 27),
+        pytest.param(12, ("epochs = 1", "epochs = 2"), 27, marks=pytest.mark.long),
         (21, ("", '[[phase]]\ndata = "b"\nsteps = 2\nglobal_batch = 8\nmicro_batch = 4\n'), 26),  # one is added at the end
         (6, ('data = ["a", "c"]', 'data = ["c", "a", "b"]'), 24),  # a phase to come is another one
     ],
