@@ -198,6 +198,7 @@ def test_max_restarts_goes_on_by_itself_after_a_killed_rank(random_data: Path, w
     assert weights(out, 24) == weights(whole / "run", 24)
 
 
+@pytest.mark.long
 def test_ranks_whose_torchrun_is_killed_save_and_end(random_data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = torchrun(2, *tiny(random_data, out, epochs=4000, every=0))

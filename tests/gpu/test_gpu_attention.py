@@ -77,11 +77,11 @@ def test_the_kernels_attend_within_runs_and_windows(device: torch.device, window
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
-def test_the_layers_compile_with_variable_length_attention_without_a_break(device: torch.device) -> None:
+def test_the_layers_compile_with_variable_length_attention_without_a_break(slow_device: torch.device) -> None:
     """Once for all layers, whatever the batch holds."""
     from torch._dynamo.utils import counters
 
-    encoder = bert(device)
+    encoder = bert(slow_device)
     encoder.config._attn_implementation = attention.VARLEN
     stream_in_half(encoder)
     packed = PackedEncoder(encoder)
@@ -90,8 +90,8 @@ def test_the_layers_compile_with_variable_length_attention_without_a_break(devic
     try:
         compiling.compile_model(packed, encoder, "layers", backend="aot_eager")
         for seed in range(3):
-            batch = pack(rows_of(4 - seed, seed), "varlen", device)
-            backward(packed, [batch], [0], counts_of(batch), lambda: autocast(device, True))
+            batch = pack(rows_of(4 - seed, seed), "varlen", slow_device)
+            backward(packed, [batch], [0], counts_of(batch), lambda: autocast(slow_device, True))
         assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
     finally:
         torch._dynamo.reset()
