@@ -77,8 +77,13 @@ def test_in_a_mixture_the_shard_of_each_row_is_in_use_at_its_position(
     places = phase.locate(np.arange(start, start + 40))
     for position, group, source in zip(range(start, start + 40), places.group, places.source, strict=True):
         if source in first_shards:
-            shard = first_shards[source] + orders[source].groups.shard[group - phase.group_starts[source]]
-            uses = uses_at(position)
+            order, in_source = orders[source], phase.source_position(source, position)
+            local = order.groups.shard[group - phase.group_starts[source]]
+            own = uses_of_epoch(order, in_source // order.groups.num_rows, range(order.lanes))
+            begun = (own.shard == local) & (own.first <= in_source)
+            if not (begun & (own.end > firsts[source])).any():
+                continue  # a use that was over before the phase: the end of a window, which the reader has or reads by itself
+            shard, uses = first_shards[source] + local, uses_at(position)
             assert ((uses.shard == shard) & (uses.first <= position)).any()
             assert shard in uses.next_use(0) and len(uses.ahead(position, 0)) <= sum(
                 orders[k].groups.num_shards for k in remote
