@@ -94,10 +94,11 @@ def pack_batch(
     if len(rows) > shape.rows or longest_row > shape.tokens or int(rows.sequence_lengths.max(initial=0)) > shape.longest:
         raise ValueError(f"{len(rows)} rows of up to {longest_row} tokens do not fit {shape}")
     parts = parts_of(shape, layout, num_sequences, num_slots)
+    num_bytes = size_of(parts)
     if memory is None:
         purpose = f"a micro-batch of {len(rows)} rows with {num_sequences} sequences, padded to {shape.longest} tokens,"
-        require_memory(size_of(parts), purpose, "set a smaller --micro-batch")
-    block = (torch.empty(size_of(parts), dtype=torch.uint8) if memory is None else memory)[: size_of(parts)]
+        require_memory(num_bytes, purpose, "set a smaller --micro-batch")
+    block = (torch.empty(num_bytes, dtype=torch.uint8) if memory is None else memory)[:num_bytes]
     tensors = {name: view(block, part) for name, part in parts.items()}
     arrays: dict[str, npt.NDArray[Any]] = {name: tensor.numpy() for name, tensor in tensors.items()}
     _write_tokens(rows, shape, pad_id, arrays)

@@ -83,13 +83,9 @@ class Part(NamedTuple):
     """Where a tensor lies in the block."""
 
     start: int  # in bytes
+    end: int
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-    @property
-    def end(self) -> int:
-        """Where it ends, in bytes."""
-        return self.start + math.prod(self.shape) * self.dtype.itemsize
 
 
 def block_bytes(shape: Shape, layout: Layout) -> int:
@@ -124,14 +120,21 @@ def parts_of(shape: Shape, layout: Layout, num_sequences: int, num_slots: int = 
 def laid_out(sizes: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Part]:
     """Tensors of these shapes and types, one after the other."""
     parts: dict[str, Part] = {}
+    end = 0
     for name, (shape, dtype) in sizes.items():
-        parts[name] = Part(size_of(parts), shape, dtype)
+        start = _aligned(end)
+        end = start + math.prod(shape) * dtype.itemsize
+        parts[name] = Part(start, end, shape, dtype)
     return parts
 
 
 def size_of(parts: dict[str, Part]) -> int:
     """Bytes of a block that holds the parts."""
-    return max((-(-part.end // _ALIGNMENT) * _ALIGNMENT for part in parts.values()), default=0)
+    return _aligned(max((part.end for part in parts.values()), default=0))
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def view(block: Tensor, part: Part) -> Tensor:
