@@ -65,12 +65,13 @@ def test_text_without_blanks_is_trained_on_in_time() -> None:
     assert {"AC", "TTGG"} <= train_byte_level([genome], 600).get_vocab().keys()
 
 
-def test_a_build_trains_it(build: BuildRunner, corpus: Path) -> None:
+@pytest.mark.parametrize("num_builds", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_build_trains_it(build: BuildRunner, corpus: Path, num_builds: int) -> None:
     arguments = ("--tokenizer", "train-bpe:700", "--pairing", "document", "--mask-unit", "word")
-    outs = [build(corpus, *arguments, name=f"o{i}", scratch=f"s{i}") for i in range(2)]
+    outs = [build(corpus, *arguments, name=f"o{i}", scratch=f"s{i}") for i in range(num_builds)]
     assert len({(out / "tokenizer" / "tokenizer.json").read_bytes() for out in outs}) == 1
     manifest = manifest_of(outs[0])
-    assert manifest["data_fingerprint"] == manifest_of(outs[1])["data_fingerprint"]
+    assert manifest["data_fingerprint"] == manifest_of(outs[-1])["data_fingerprint"]
     assert manifest["tokenizer"]["model"] == "BPE" and manifest["tokenizer"]["vocab_size"] == 700
     assert (
         manifest["settings"]["tokenizer"] == "train-bpe:700"

@@ -40,6 +40,7 @@ def block(language: str) -> str:
     return str(found)
 
 
+@pytest.mark.long
 def test_the_slurm_commands_make_a_data_set(tmp_path: Path, paragraphs: list[str]) -> None:
     (tmp_path / "a.txt").write_text("\n".join(paragraphs[:1500]), encoding="utf8")
     settings = {"corpus": "a.txt", "out": "out", "scratch": "scratch", "tokenizer": "train:500", "engine": "executors:threads"}

@@ -45,7 +45,7 @@ def test_each_row_once_an_epoch_and_short_steps_only_at_the_end(
 
 
 @given(shards=SHARDS, micro_batches=st.integers(1, 12), micro_batch=st.integers(1, 9), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 def test_micro_batches_do_not_depend_on_the_number_of_ranks(
     shards: list[list[int]], micro_batches: int, micro_batch: int, seed: int
 ) -> None:
