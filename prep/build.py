@@ -25,7 +25,7 @@ from prep.tasks import (
 )
 from prep.tokens import scratch
 from prep.tokens.encoder import resolve_engine
-from prep.tokens.fast import REFERENCE
+from prep.tokens.fast import REFERENCE, installed_engine
 from prep.tokens.task import TokenizeTasks
 from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
 from shards import storage
@@ -67,6 +67,8 @@ def build_all(job: Job) -> Manifest | None:
         if finished:
             return None
         url, tokenizer = _make_tokenizer(job, engine)
+        is_auto = settings.tokenizer_engine == "auto"
+        stages.prepare_workers(engine, url, installed_engine(tokenizer.definition) if is_auto else REFERENCE)
         units = _units(job, url, tokenizer)
         with closing(stages.tokenize(engine, units)) as unit_records:
             tokens = stages.sum_units(units, unit_records)

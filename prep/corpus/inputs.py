@@ -1,12 +1,12 @@
 """The files of a corpus in columns: ten million of them take about 1 GB, where an object for each would take 5 GB."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from prep.corpus.documents import InputFile, name_key
 from prep.corpus.names import FormatName
@@ -90,7 +90,8 @@ class Inputs(Sequence[InputFile]):
 
     def renamed(self) -> Iterator[InputFile]:
         """The files whose name an earlier --corpus has too, so that they have a suffix."""
-        yield from self._files(self._table.filter(pc.greater(self._table["suffix"], 0)))
+        numbers = np.flatnonzero(_numbers(self._table["suffix"]))
+        yield from self._files(self._table.take(_array(numbers.tolist(), pa.int64()))) if len(numbers) else ()
 
 
 def name_of(root: Root, path: str, suffix: int = 0) -> str:
@@ -134,6 +135,10 @@ class InputsBuilder:
         roots, kinds = list(self._roots), list(self._kinds)
         table = _with_unique_names(pa.Table.from_batches(self._batches, _SCHEMA), roots).drop_columns(["place"])
         self._batches = []
+        if _are_few_in_order(table, roots):
+            return Inputs(roots, kinds, table)
+        import pyarrow.compute as pc  # here, as it takes long to load
+
         order = _order(table, roots)
         columns = {}
         for name in table.column_names:  # one by one, so that not all are in memory twice
@@ -155,8 +160,19 @@ def _numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.from_dlpack(column.combine_chunks())
 
 
+def _are_few_in_order(table: pa.Table, roots: Sequence[Root]) -> bool:
+    """Whether they are so few that this is quickly seen, and in the order of their names already."""
+    if len(table) > _BATCH:
+        return False
+    labels = [root.label.encode(errors="surrogateescape") for root in roots]
+    places = zip(table["root"].to_pylist(), table["path"].to_pylist(), strict=True)
+    return all(first < second for first, second in pairwise(labels[root] + path for root, path in places))
+
+
 def _order(table: pa.Table, roots: Sequence[Root]) -> pa.Array:
     """The indices of the files in the order of their names."""
+    import pyarrow.compute as pc
+
     labels = _array([root.label.encode(errors="surrogateescape") for root in roots], pa.large_binary())
     nothing = _array([b""], pa.large_binary())[0]
     names = pc.binary_join_element_wise(pc.take(labels, table["root"]), table["path"], nothing, memory_pool=_POOL)
@@ -166,7 +182,8 @@ def _order(table: pa.Table, roots: Sequence[Root]) -> pa.Array:
 
 def _with_unique_names(table: pa.Table, roots: Sequence[Root]) -> pa.Table:
     """The files with a suffix at each name that an earlier file has."""
-    if len(np.unique(_numbers(table["hash"]))) == len(table):
+    hashes = np.sort(_numbers(table["hash"]))
+    if (hashes[1:] != hashes[:-1]).all():
         return table
     table = table.sort_by([("corpus", "ascending"), ("place", "ascending")])
     hashes = _numbers(table["hash"]).copy()

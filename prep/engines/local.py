@@ -21,18 +21,18 @@ class LocalExecutor(Executor):
     def __init__(self, workers: int, progress_folder: str) -> None:
         self._progress_folder = progress_folder
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers  # each is made when it is first needed
-        self._last: list[Future[Any] | None] = [None] * workers  # the last task of each pool
+        self._flying: list[list[Future[Any]]] = [[] for _ in range(workers)]  # the tasks of each pool that may not be done
 
     def _new_pool(self) -> ProcessPoolExecutor:
         arguments = (self._progress_folder, dict(os.environ))
         return ProcessPoolExecutor(1, forks.context(), initializer=_start_worker, initargs=arguments)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Runs it on an idle process. If all are busy, it waits for the last one."""
-        idle = (slot for slot, last in enumerate(self._last) if last is None or last.done())
-        slot = next(idle, len(self._pools) - 1)
-        pool, future = self._start(self._pools[slot] or self._new_pool(), partial(fn, *args, **kwargs))
-        self._pools[slot], self._last[slot] = pool, future
+        """Runs it on the process that has the least to do."""
+        self._flying = [[future for future in futures if not future.done()] for futures in self._flying]
+        slot = min(range(len(self._pools)), key=lambda slot: len(self._flying[slot]))
+        self._pools[slot], future = self._start(self._pools[slot] or self._new_pool(), partial(fn, *args, **kwargs))
+        self._flying[slot].append(future)
         return future
 
     def _start(self, pool: ProcessPoolExecutor, task: Callable[[], Any]) -> tuple[ProcessPoolExecutor, Future[Any]]:

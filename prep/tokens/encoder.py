@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ _PROBES = [
     "",
 ]
 _PROBE_WORDS = 100  # per probe that is made of a vocabulary or of characters
+_AGREES: dict[tuple[str, str], bool] = {}  # (engine, identity of a tokenizer) -> whether this process saw them agree
 
 
 class EngineMismatchError(Exception):
@@ -51,16 +51,17 @@ def resolve_engine(tokenizer: PreparedTokenizer, engine: str) -> tuple[str, str 
             f"the tokens of this build are made with {engine}, but here is {installed}; install {engine}, or set "
             "--tokenizer-engine reference everywhere"
         )
-    if not _agrees(tokenizer.json_text, tuple(sorted(tokenizer.roles.items()))):
+    key = (engine, tokenizer.identity)
+    if key not in _AGREES:
+        _AGREES[key] = _agrees(tokenizer, engine)
+    if not _AGREES[key]:
         return REFERENCE, f"{library} does not know this tokenizer, or gives other ids"
     return engine, None
 
 
-@lru_cache(maxsize=4)
-def _agrees(json_text: str, roles: tuple[tuple[str, str], ...]) -> bool:
+def _agrees(tokenizer: PreparedTokenizer, engine: str) -> bool:
     """Whether the fast tokenizer gives the reference's ids for every token of the vocabulary and every common character."""
-    tokenizer = PreparedTokenizer(json_text, dict(roles))
-    fast = Encoder(tokenizer, installed_engine(tokenizer.definition))
+    fast = Encoder(tokenizer, engine)
     probes = list(_probes(tokenizer))
     return fast.is_fast and fast.agrees(probes) and _merges_suffice(tokenizer, probes)
 

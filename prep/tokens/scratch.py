@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shards import storage
-from shards.command.console import say
 from shards.command.numbers import size
 from shards.errors import UserError
 
@@ -34,8 +33,6 @@ def in_use(scratch: str) -> Iterator[None]:
     """Keeps `prep clean` out while a build works with the folder, and removes half-written files of builds that died."""
     with storage.locked(scratch, _LOCK, "`prep clean`", shared=True):
         storage.tidy(scratch, _FILES)
-        if storage.is_local(scratch) and storage.glob(storage.join(scratch, "tokens-*/unit-000000.json")):
-            say(f"note: {scratch} holds tokens of an earlier release, which are not used; `prep clean` removes them")
         yield
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, models
 
 from shards.errors import UserError
 from shards.mask_units import ENDS_WORD, STARTS_WORD
@@ -34,7 +34,10 @@ def find_roles(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> di
 
     Raises UserError that names the roles without a token.
     """
-    vocab = tokenizer.get_vocab(with_added_tokens=True)
+
+    def is_known(token: Any) -> bool:
+        return isinstance(token, str) and tokenizer.token_to_id(token) is not None
+
     single = make_templates(tokenizer).get("single")
     by_template = {"cls": single.prefix[:1], "sep": single.suffix[-1:]} if single else {}
     roles: dict[str, str] = {}
@@ -42,10 +45,10 @@ def find_roles(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> di
         placed = [tokenizer.id_to_token(number) for number in by_template.get(role, ())]
         of_model = [_unknown_token(tokenizer)] if role == "unk" else []
         configured = configured_token(config, role)
-        if configured is not None and (not isinstance(configured, str) or configured not in vocab):
+        if configured is not None and not is_known(configured):
             raise UserError(f"--tokenizer {name}: its {role}_token is {configured!r}, which its vocabulary does not have")
         candidates = (configured, *placed, *of_model, *names)
-        token = next((token for token in candidates if token is not None and token in vocab), None)
+        token = next(filter(is_known, candidates), None)
         if token is not None:
             roles[role] = token
     missing = [f"{role} token ({' or '.join(NAMES[role])})" for role in REQUIRED if role not in roles]
@@ -65,10 +68,10 @@ def configured_token(config: Mapping[str, Any], role: str) -> Any:
 
 def _unknown_token(tokenizer: Tokenizer) -> str | None:
     """The token that the model gives for unknown text."""
-    model = json.loads(tokenizer.to_str())["model"]
-    if model.get("unk_token") is None and model.get("unk_id") is not None:  # Unigram has an index instead
-        return str(model["vocab"][model["unk_id"]][0])
-    token: str | None = model.get("unk_token")
+    if isinstance(tokenizer.model, models.Unigram):  # it has an index, which is in its definition only
+        model = json.loads(tokenizer.to_str())["model"]
+        return None if model["unk_id"] is None else str(model["vocab"][model["unk_id"]][0])
+    token: str | None = tokenizer.model.unk_token
     return token
 
 
@@ -144,14 +147,15 @@ def _text_places(encoding: Encoding, sides: tuple[int, ...]) -> list[tuple[int, 
     return places
 
 
-def find_words(tokenizer: Tokenizer) -> npt.NDArray[np.uint8] | None:
+def find_words(definition: Mapping[str, Any], vocab: Mapping[str, int]) -> npt.NDArray[np.uint8] | None:
     """[vocab_size] word flags of every id (`shards.mask_units`); None if tokens do not show where words start.
+
+    `definition`: the content of tokenizer.json. `vocab`: token -> id, added tokens included.
 
     A word is what the tokenizer marks. In WordPiece, pieces that begin with `##` continue a word. In byte-level BPE and in
     SentencePiece vocabularies a leading space starts a word, so punctuation belongs to the word before it.
     """
-    definition = json.loads(tokenizer.to_str())
-    model, vocab = definition["model"], tokenizer.get_vocab(with_added_tokens=True)
+    model = definition["model"]
     flags: npt.NDArray[np.uint8] = np.zeros(max(vocab.values()) + 1, np.uint8)
     components = json.dumps([definition["pre_tokenizer"], definition["normalizer"], definition["decoder"]])
     spaces = _BYTE_LEVEL_SPACES if '"ByteLevel"' in components else ("\u2581",)

@@ -26,6 +26,11 @@ def _encoder(tokenizer_url: str, engine: str) -> Encoder:
     return Encoder(load_prepared(tokenizer_url), engine)
 
 
+def load_tokenizer(tokenizer_url: str, engine: str) -> None:
+    """Loads it into this process, for the units that will come."""
+    _encoder(tokenizer_url, engine)
+
+
 def tokenize_unit(task: TokenizeTask) -> UnitRecord:
     """Tokenizes a unit, or returns its record if that was done before.
 

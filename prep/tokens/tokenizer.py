@@ -107,7 +107,7 @@ class PreparedTokenizer:
     @cached_property
     def word_flags(self) -> npt.NDArray[np.uint8] | None:
         """[vocab_size] which ids start or end a word (`shards.mask_units`); None if the tokens do not show it."""
-        return find_words(self.reference)
+        return find_words(self.definition, self.vocab)
 
     @cached_property
     def needs_leading_space(self) -> bool:
@@ -125,7 +125,7 @@ class PreparedTokenizer:
         return {
             "fingerprint": self.fingerprint,
             "folder": TOKENIZER_FOLDER,
-            "files": {name: hashlib.sha256(data).hexdigest() for name, data in self.files().items()},
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()},
             "model": self.model,
             "vocab_size": self.vocab_size,
             "id_type": column_dtypes(self.vocab_size)["input_ids"].name,
@@ -134,6 +134,7 @@ class PreparedTokenizer:
             "templates": {name: template.to_json() for name, template in self.templates.items()},
         }
 
+    @cached_property
     def files(self) -> dict[str, bytes]:
         """Name -> content of the files that transformers' AutoTokenizer and other loaders read, tokenizer.json last."""
         role_ids = {role: self.vocab[token] for role, token in self.roles.items()}
@@ -156,7 +157,7 @@ class PreparedTokenizer:
 
     def save(self, folder: str) -> None:
         """Writes the files into `folder`. The last one marks the folder as complete."""
-        for name, data in self.files().items():
+        for name, data in self.files.items():
             storage.publish(storage.join(folder, name), data)
 
 

@@ -3,6 +3,7 @@
 The packages are those beside this file, whatever lies in the working directory.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ def _load() -> None:
     assert spec is not None and spec.loader is not None
     module = sys.modules["bert_shards"] = module_from_spec(spec)
     spec.loader.exec_module(module)  # the three packages, from their place
+    sys.modules.setdefault("cffi", None)  # type: ignore[arg-type]  # numba would load all of it, where it is installed
     with suppress(ImportError, AttributeError):  # no loop needs the extensions that other packages bring to numba
         from numba.core import entrypoints
 
@@ -33,8 +35,13 @@ def _load() -> None:
     from prep.pairing.packing import pack
 
     pack(np.array([5, 3]), 8)  # the first loop that numba loads takes most of the time of all
+    if sys.modules["cffi"] is None:
+        del sys.modules["cffi"]
 
 
+gc.disable()  # to look for garbage among what stays costs a sixth of the loading, and a copy of its memory in each worker
 with suppress(Exception):  # a worker that misses anything loads it itself, and raises then
     sys.path[:] = [place for place in sys.path if place not in ("", str(_HERE))]
     _load()
+gc.freeze()
+gc.enable()
