@@ -43,7 +43,10 @@ class Selection(NamedTuple):
 @compiled
 def select_tokens(rows: Any) -> Any:
     """`counts[n]` ordinary tokens, or all if there are fewer: the start of a Fisher-Yates shuffle."""
-    selected = np.empty(len(rows.ids), np.int64)
+    most = 0
+    for s in range(len(rows.keys)):
+        most += rows.counts[rows.starts[s + 1] - rows.starts[s]]
+    selected = np.empty(most, np.int64)
     per_sequence = np.empty(len(rows.keys), np.int64)
     candidates, is_selected = np.empty(len(rows.counts), np.int64), np.zeros(len(rows.counts), np.bool_)
     num_selected = 0
@@ -63,7 +66,7 @@ def select_tokens(rows: Any) -> Any:
                 num_selected += 1
                 is_selected[i - start] = False
         per_sequence[s] = count
-    return Selection(selected[:num_selected].copy(), per_sequence, per_sequence)
+    return Selection(selected[:num_selected], per_sequence, per_sequence)
 
 
 @compiled

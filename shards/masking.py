@@ -94,15 +94,14 @@ def mask_rows(rows: Rows, sequence_keys: npt.NDArray[np.uint64], masking: Maskin
         masking.mask_id,
         masking.ordinary_ids,
     )
-    _replace(input_ids, sequence_keys, selection, rule)
-    masked_offsets = lengths_to_offsets(selection.per_sequence)[rows.sequence_offsets]
-    row_starts = np.repeat(rows.token_offsets[:-1], np.diff(masked_offsets))
+    row_starts = np.repeat(rows.token_offsets[:-1], np.diff(rows.sequence_offsets))
+    positions, labels = _replace(input_ids, sequence_keys, row_starts, selection, rule)
     return replace(
         rows,
         input_ids=input_ids,
-        masked_offsets=masked_offsets,
-        masked_positions=(selection.places - row_starts).astype(np.uint16),
-        masked_labels=rows.input_ids[selection.places],
+        masked_offsets=lengths_to_offsets(selection.per_sequence)[rows.sequence_offsets],
+        masked_positions=positions,
+        masked_labels=labels,
     )
 
 
@@ -126,13 +125,18 @@ class _Replacement(NamedTuple):
 
 
 @compiled
-def _replace(ids: Ints, keys: Any, selection: Any, rule: Any) -> None:
-    """Replaces the selected `ids` in place. Token j of a sequence has two draws: what becomes of it, and the random token."""
+def _replace(ids: Ints, keys: Any, row_starts: Any, selection: Any, rule: Any) -> Any:
+    """Replaces the selected `ids` in place. Token j of a sequence has two draws: what becomes of it, and the random token.
+
+    `row_starts` [S]: where the row of each sequence begins. Returns positions in rows (uint16 [M]) and what was there [M].
+    """
+    positions, labels = np.empty(len(selection.places), np.uint16), np.empty(len(selection.places), ids.dtype)
     offset = 0
     for s in range(len(keys)):
         leader = 0  # the token whose draw decides
         for j in range(selection.per_sequence[s]):
             i = selection.places[offset + j]
+            positions[offset + j], labels[offset + j] = i - row_starts[s], ids[i]
             if not rule.spans_alike or (j > 0 and i != selection.places[offset + j - 1] + 1):
                 leader = j
             drawn = draw_fraction(keys[s], selection.next_draws[s] + 2 * leader)
@@ -142,3 +146,4 @@ def _replace(ids: Ints, keys: Any, selection: Any, rule: Any) -> None:
                 index = draw_below(keys[s], selection.next_draws[s] + 2 * j + 1, len(rule.ordinary_ids))
                 ids[i] = rule.ordinary_ids[index]
         offset += selection.per_sequence[s]
+    return positions, labels

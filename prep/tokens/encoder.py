@@ -9,7 +9,7 @@ from tokenizers import decoders
 
 from prep.tokens import long_texts
 from prep.tokens.fast import REFERENCE, Encoded, installed_engine, library_for, open_fast
-from prep.tokens.rare_tokens import have_rare_tokens
+from prep.tokens.rare_tokens import have_any, have_rare_tokens
 from prep.tokens.tokenizer import TOKENIZERS, PreparedTokenizer, library_errors
 from shards.errors import UserError
 from shards.randomness import draw_below
@@ -138,13 +138,15 @@ class Encoder:
             ids, lengths = self._encode_fast(sentences)
             if not self.agrees([_window(sentences[i], offset + i) for i in self._to_compare(ids, lengths, offset)]):
                 raise EngineMismatchError
-        special = self._is_special[ids]
-        if special.any() and self.unknown_id is not None:
-            ids[special] = self.unknown_id
-        elif special.any():
-            lengths = np.diff(lengths_to_offsets(~special)[lengths_to_offsets(lengths)])
-            ids = ids[~special]
+        if have_any(ids, self._is_special):
+            ids, lengths = self._without_special(ids, lengths)
         return ids.astype(self.id_type), lengths
+
+    def _without_special(self, ids: npt.NDArray[np.integer], lengths: npt.NDArray[np.int64]) -> Encoded:
+        special = self._is_special[ids]
+        if self.unknown_id is not None:
+            return np.where(special, np.uint32(self.unknown_id), ids), lengths
+        return ids[~special], np.diff(lengths_to_offsets(~special)[lengths_to_offsets(lengths)])
 
     def _to_compare(self, ids: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], offset: int) -> list[int]:
         """One sentence in CHECK_EVERY, and as many of those with a token that occurs once here, or with an unknown one."""

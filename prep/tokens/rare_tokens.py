@@ -1,10 +1,19 @@
-"""Rare tokens: where a fast tokenizer differs from the reference, a word is unusual. A loop, in a module that opens no file."""
+"""Which ids there are: rare ones, as where a fast tokenizer differs from the reference a word is unusual, or special ones."""
 
 from typing import Any
 
 import numpy as np
 
 from shards.compiled import compiled
+
+
+@compiled
+def have_any(ids: Any, flags: Any) -> Any:
+    """Whether an id is one of those that `flags` [ids of the vocabulary] marks."""
+    found = False
+    for number in ids:
+        found |= flags[number]
+    return found
 
 
 @compiled
