@@ -79,7 +79,7 @@ def test_a_mismatch_in_the_checked_share_is_raised(tokenizer: PreparedTokenizer,
 
     monkeypatch.setattr(encoder, "_encode_fast", wrong)
     with pytest.raises(EngineMismatchError):
-        encoder.encode(sentences, offset=205)
+        encoder.encode(sentences, number=205)
 
 
 def test_later_sentences_are_encoded_with_their_space(tokenizer_folders: dict[str, Path]) -> None:
@@ -134,7 +134,7 @@ def test_a_rare_token_that_differs_is_found_in_whatever_sentence_it_is(
         sentences = ["the state of the state"] * 300
         sentences[place] = "the state of the union"
         with pytest.raises(EngineMismatchError):
-            encoder.encode(sentences, offset=0)
+            encoder.encode(sentences, number=0)
 
 
 def test_the_engine_is_the_same_for_all_that_have_it_and_named_where_it_is_slow(

@@ -19,14 +19,17 @@ from shards.randomness import Purpose, combine, fraction
 from shards.schema import Ints, lengths_to_offsets
 
 
-def encode_documents(items: list[Item], task: TokenizeTask, encoder: Encoder) -> tuple[Documents, UnitRecord]:
-    """Splits and encodes documents. Those that the weights leave out, and those without a token, are dropped."""
+def encode_documents(items: list[Item], task: TokenizeTask, encoder: Encoder, number: int) -> tuple[Documents, UnitRecord]:
+    """Splits and encodes documents. Those that the weights leave out, and those without a token, are dropped.
+
+    `number` sentences of the unit came before.
+    """
     hashes, keys, copies = _identify(items, task)
     if task.splitting.rule == "whole":
-        ids, lengths, num_sentences = _encode_whole(items, copies > 0, task, encoder)
+        ids, lengths, num_sentences = _encode_whole(items, copies > 0, encoder, number)
     else:
         sentences, num_sentences = _split(items, copies > 0, task.splitting, encoder.needs_leading_space)
-        ids, lengths = encoder.encode(sentences, offset=int(task.key[:8], 16))
+        ids, lengths = encoder.encode(sentences, number)
     has_tokens = lengths > 0
     num_sentences = np.diff(lengths_to_offsets(has_tokens)[lengths_to_offsets(num_sentences)])
     num_bytes = np.array([item.document.num_bytes for item in items], np.uint32)
@@ -67,9 +70,7 @@ def _identify(
     return hashes, keys, copies
 
 
-def _encode_whole(
-    items: list[Item], is_used: npt.NDArray[np.bool_], task: TokenizeTask, encoder: Encoder
-) -> tuple[Ints, Ints, Ints]:
+def _encode_whole(items: list[Item], is_used: npt.NDArray[np.bool_], encoder: Encoder, number: int) -> tuple[Ints, Ints, Ints]:
     """The ids of all used documents, their number in each used document, and 1 for each of those [items].
 
     A document that is not empty is one sentence to the modules that come after this one.
@@ -80,7 +81,7 @@ def _encode_whole(
         parts_of_document = encoder.parts_of(items[i].document.text)
         parts += parts_of_document
         num_parts[i] = len(parts_of_document)
-    ids, lengths = encoder.encode(parts, offset=int(task.key[:8], 16))
+    ids, lengths = encoder.encode(parts, number)
     totals = np.diff(lengths_to_offsets(lengths)[lengths_to_offsets(num_parts)])
     return ids, totals[num_parts > 0], np.minimum(num_parts, 1)
 

@@ -125,18 +125,18 @@ class Encoder:
             return [text] if text else []
         return long_texts.cut_text(text, self._tokenizer.cuts)
 
-    def encode(self, sentences: Sequence[str], offset: int = 0) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
+    def encode(self, sentences: Sequence[str], number: int = 0) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
         """Flat ids [tokens], and the number of tokens of each sentence [sentences].
 
         A text may spell out a special token; its id becomes the unknown token's, or is left out if there is none.
-        `offset` chooses which sentences are compared. Raises EngineMismatchError if one of them differs, and UserError if
-        the tokenizer cannot encode a sentence.
+        `number`, of the first sentence in its unit, tells which are compared. Raises EngineMismatchError if one of them
+        differs, and UserError if the tokenizer cannot encode a sentence.
         """
         if self._fast is None:
             ids, lengths = self._encode_reference(sentences)
         else:
             ids, lengths = self._encode_fast(sentences)
-            if not self.agrees([_window(sentences[i], offset + i) for i in self._to_compare(ids, lengths, offset)]):
+            if not self.agrees([_window(sentences[i], number + i) for i in self._to_compare(ids, lengths, number)]):
                 raise EngineMismatchError
         if have_any(ids, self._is_special):
             ids, lengths = self._without_special(ids, lengths)
@@ -148,14 +148,13 @@ class Encoder:
             return np.where(special, np.uint32(self.unknown_id), ids), lengths
         return ids[~special], np.diff(lengths_to_offsets(~special)[lengths_to_offsets(lengths)])
 
-    def _to_compare(self, ids: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], offset: int) -> list[int]:
-        """One sentence in CHECK_EVERY, and as many of those with a token that occurs once here, or with an unknown one."""
+    def _to_compare(self, ids: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], number: int) -> list[int]:
+        """The unit's first sentence and every CHECK_EVERY-th, and as many of those with a rare token or an unknown one."""
         num = len(lengths)
         unknown = -1 if self.unknown_id is None else self.unknown_id
         rare = np.flatnonzero(have_rare_tokens(ids, lengths, len(self._is_special), unknown))
-        first = offset % min(CHECK_EVERY, max(1, num))
         step = max(1, len(rare) * CHECK_EVERY // max(1, num))
-        return sorted({*range(first, num, CHECK_EVERY), *rare[offset % step :: step].tolist()})
+        return sorted({*range(-number % CHECK_EVERY, num, CHECK_EVERY), *rare[number % step :: step].tolist()})
 
     def agrees(self, sentences: Sequence[str]) -> bool:
         """Whether both tokenizers give the same ids for all sentences."""

@@ -55,7 +55,7 @@ def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
         for batch in read_batches(task):
             total.add(batch.left_out)
             if batch.items:
-                documents, record = encode_documents(batch.items, task, encoder)
+                documents, record = encode_documents(batch.items, task, encoder, total.sentences)
                 total.add(record)
                 merger.add(words_of(documents))
                 size += sum(map(memory_of, batch.items))
