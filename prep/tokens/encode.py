@@ -52,9 +52,8 @@ def _identify(
     items: list[Item], task: TokenizeTask
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """[items] content hashes, keys, and the number of copies of each document that the weights ask for."""
-    hashes: npt.NDArray[np.uint64] = np.empty(len(items), np.uint64)
-    for i, (_, document) in enumerate(items):
-        hashes[i] = int.from_bytes(blake2b(document.text.strip().encode(), digest_size=8).digest(), "little")
+    digests = [blake2b(document.text.strip().encode(), digest_size=8).digest() for _, document in items]
+    hashes: npt.NDArray[np.uint64] = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
     names = {name: name_key(name) for name in {item.file.name for item in items}}
     files: npt.NDArray[np.uint64] = np.array([names[item.file.name] for item in items], np.uint64)
     positions: npt.NDArray[np.uint64] = np.array([item.document.position for item in items], np.uint64)
