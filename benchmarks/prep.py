@@ -73,6 +73,8 @@ DOCUMENTS = ["--pairing=document", "--document=blank-line", "--max-seq-len=1024"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 MOST_START_S = {1: 1.0, 2: 1.2}  # seconds of a small build, by workers
 _BE_SUBREAPER = 36  # of prctl
+# The least speed with one worker, in MB of text a second, and how many times as fast two are: of a short text and of a long one.
+LEAST_SPEED, LEAST_GAIN, LONG_MEGABYTES = (10.0, 25.0), (1.5, 1.8), 500
 MIN_DOCUMENT_SPEED = 40.0  # MB of text a second, of the stages alone
 MEASURED = ["--copies=1", "--masking=static", "--max-seq-len=128", "--pack-to=512", "--format=parquet"]
 NAMES = {"auto": "fast", "reference": "reference"}
@@ -231,7 +233,7 @@ def measure_speed(bench: Bench) -> list[str]:
 
 def speed_rows(engine: str, seconds: Seconds, megabytes: float) -> Iterator[list[str]]:
     """What there is to say of one engine: speeds, then ratios of them."""
-    name, text = NAMES[engine], f"{megabytes:,.1f} MB"
+    name, text, is_long = NAMES[engine], f"{megabytes:,.1f} MB", megabytes >= LONG_MEGABYTES
     starts = {kind: median(seconds[engine, f"start {kind}"]) for kind in ("1", "2")}
     whole = {kind: megabytes / median(seconds[engine, kind]) for kind in ("1", "2", "alone")}
     without = {kind: median(seconds[engine, kind]) - start for kind, start in starts.items()}
@@ -245,11 +247,12 @@ def speed_rows(engine: str, seconds: Seconds, megabytes: float) -> Iterator[list
 
     for kind, workers in (("1", "1 worker"), ("2", "2 workers")):
         label = f"{name} build, {workers} (start-up {starts[kind]:.1f} s)"
-        yield row(label, whole[kind], spread[kind], stages[kind], 10.0 if (engine, kind) == ("auto", "1") else None)
+        least = LEAST_SPEED[is_long] if (engine, kind) == ("auto", "1") else None
+        yield row(label, whole[kind], spread[kind], stages[kind], least)
     yield ["encode_batch alone", text, f"{whole['alone']:.2f}", spread["alone"], "", "", ""]
     alone = whole["alone"]
     yield row(f"{name} build, 1 worker : encode_batch", whole["1"] / alone, "", stages["1"] / alone, TIMES_ALONE[engine])
-    yield row(f"{name} build, 2 workers : 1 worker", whole["2"] / whole["1"], "", stages["2"] / stages["1"], 1.8)
+    yield row(f"{name} build, 2 workers : 1 worker", whole["2"] / whole["1"], "", stages["2"] / stages["1"], LEAST_GAIN[is_long])
 
 
 def measure_documents(bench: Bench) -> list[str]:
