@@ -73,7 +73,7 @@ DOCUMENTS = ["--pairing=document", "--document=blank-line", "--max-seq-len=1024"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 MOST_START_S = {1: 1.0, 2: 1.2}  # seconds of a small build, by workers
 _BE_SUBREAPER = 36  # of prctl
-# The least speed with one worker, in MB of text a second, and how many times as fast two are: of a short text and of a long one.
+# MB of text a second with one worker, at least, and how many times as fast two are: of a short text and of a long one.
 LEAST_SPEED, LEAST_GAIN, LONG_MEGABYTES = (10.0, 25.0), (1.5, 1.8), 500
 MIN_DOCUMENT_SPEED = 40.0  # MB of text a second, of the stages alone
 MEASURED = ["--copies=1", "--masking=static", "--max-seq-len=128", "--pack-to=512", "--format=parquet"]
@@ -252,7 +252,8 @@ def speed_rows(engine: str, seconds: Seconds, megabytes: float) -> Iterator[list
     yield ["encode_batch alone", text, f"{whole['alone']:.2f}", spread["alone"], "", "", ""]
     alone = whole["alone"]
     yield row(f"{name} build, 1 worker : encode_batch", whole["1"] / alone, "", stages["1"] / alone, TIMES_ALONE[engine])
-    yield row(f"{name} build, 2 workers : 1 worker", whole["2"] / whole["1"], "", stages["2"] / stages["1"], LEAST_GAIN[is_long])
+    gain = stages["2"] / stages["1"]
+    yield row(f"{name} build, 2 workers : 1 worker", whole["2"] / whole["1"], "", gain, LEAST_GAIN[is_long])
 
 
 def measure_documents(bench: Bench) -> list[str]:
