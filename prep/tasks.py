@@ -114,13 +114,13 @@ def merge_tasks(settings: Settings, tokens: Tokens, num_pairs: int, tokenizer: P
     exchange = choose_exchange(
         settings.exchange, len(tokens.units), num_pairs, tokens.total.stored_bytes, storage.is_local(settings.scratch)
     )
-    digest = digest_of(tokens.units)
+    digest, sources = digest_of(tokens.units), sources_url(tokens.store, tokens.units)
     return [
         MergeTask(
             number=number,
             key=f"merge-{digest}-{exchange.num_groups}-{exchange.num_ranges}-{number}",
             store=tokens.store,
-            sources=sources_url(tokens.store, tokens.units),
+            sources=sources,
             first_unit=first_unit,
             last_unit=last_unit,
             first=first,
@@ -137,14 +137,14 @@ def pair_tasks(
 ) -> list[PairTask]:
     """The pair tasks, in order. They read `sources`: the files of the units, or merged ones."""
     key = fingerprint([digest_of(tokens.units), settings.recipe(tokenizer.identity)])
-    records = storage.join(settings.out, output.RECORDS, key[:32])
+    records, listed = storage.join(settings.out, output.RECORDS, key[:32]), sources_url(tokens.store, sources)
     recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
     return [
         PairTask(
             number=number,
             **each._asdict(),
             store=tokens.store,
-            sources=sources_url(tokens.store, sources),
+            sources=listed,
             places=Places.make(settings.eval_fraction),
             recipe=recipes[each.split],
             out=settings.out,
