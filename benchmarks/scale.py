@@ -4,10 +4,10 @@
 
 plan      `prep plan` of corpora from 1 TB to 1 PB, which are lists of names and sizes: tasks, requests, their price, memory per
           task, and the memory and time of the process that plans. Each is planned in a process of its own.
-requests  The real stages against a real server of objects (moto) on this machine, with 5 ms of latency, on synthetic text.
-          All sizes of the plan are divided by 1024: units, partitions, merged files. So 8 MB are a model of 8 GB, and sizes
-          that differ by 16 times show how requests grow. Every request is counted where s3fs makes it, and compared with
-          the plan. Requests of the process that runs the stages (listings, the sum, the manifest) are apart.
+requests  The real stages against a real server of objects (moto) on this machine, on synthetic text. All sizes of the plan
+          are divided by 1024: units, partitions, merged files. So 8 MB are a model of 8 GB, and sizes that differ by 16
+          times show how requests grow. Every request is counted where s3fs makes it, and compared with the plan. Requests
+          of the process that runs the stages (listings, the sum, the manifest) are apart. 4 minutes.
 latency   A pair task of a partition of full size, on a disk and on the same server with 30 ms of latency: medians of its time.
 """
 
@@ -45,7 +45,10 @@ from prep.tokens import vocabulary
 from shards.command.numbers import short, size
 
 CORPORA = {"1 TB": (1000, 10**9), "10 TB": (10_000, 10**9), "100 TB": (25_000, 4 * 10**9), "1 PB": (62_500, 16 * 10**9)}
-MODEL_BYTES = (512 << 10, 2 << 20, 8 << 20)  # a smaller one has ranges without a document, which take no request
+# Bytes of text, and sentences per document: a small model needs short documents, because an empty range takes no request.
+MODELS = {128 << 10: 1, 2 << 20: 12, 8 << 20: 12, 32 << 20: 12}
+MOST_ONE_LEVEL_BYTES = 2 << 20  # of a model that is built in one level too: these requests grow as the square of its size
+VOCAB_SIZE = 500  # of the models
 PAIR_TEXT_BYTES = 100_000_000
 
 
@@ -69,7 +72,7 @@ def plan_of(num_files: int, file_bytes: int) -> tuple[Estimate, float]:
     text_bytes = int(inputs.bytes.sum())
     num_partitions = -(-text_bytes // plan._partition_bytes(text_bytes))
     settings = Settings(corpus=(f"{BUCKET}/corpus",), out=f"{BUCKET}/out", scratch=f"{BUCKET}/scratch")
-    cost = estimate(settings, Plan(inputs, make_units(inputs, Rule("line", "text")), num_partitions), fast=True)
+    cost = estimate(settings, Plan(inputs, make_units(inputs, Rule("line", "text")), num_partitions), 30_522, fast=True)
     return cost, time.monotonic() - started
 
 
@@ -97,13 +100,13 @@ def plan_rows() -> Iterator[list[str]]:
 
 
 def measure_requests(folder: Path) -> Iterator[Measured]:
-    """Builds each model of a corpus in both exchanges, but the largest one in two levels only."""
-    for text_bytes in MODEL_BYTES:
-        corpus = write_text(folder / str(text_bytes), text_bytes, max(2, text_bytes >> 20))
+    """Builds each model of a corpus in both exchanges, but the large ones in two levels only."""
+    for text_bytes, sentences in MODELS.items():
+        corpus = write_text(folder / str(text_bytes), text_bytes, max(2, text_bytes >> 20), sentences)
         tokenizer = make_vocabulary(folder / f"vocabulary-{text_bytes}", corpus)
         exchanges: tuple[ExchangeName, ...] = ("one-level", "two-level")
         for exchange in exchanges:
-            if exchange == "one-level" and text_bytes == MODEL_BYTES[-1]:
+            if exchange == "one-level" and text_bytes > MOST_ONE_LEVEL_BYTES:
                 continue
             say(f"{size(text_bytes)} in {exchange}")
             s3fs.S3FileSystem.clear_instance_cache()
@@ -120,8 +123,8 @@ def measure_requests(folder: Path) -> Iterator[Measured]:
                     workers=1,
                     exchange=exchange,
                 )
-                cost = estimate(settings, make_job(settings).plan, fast=True)
-                with counted_requests(0.005) as counter:
+                cost = estimate(settings, make_job(settings).plan, VOCAB_SIZE, fast=True)
+                with counted_requests(0) as counter:
                     build(settings)
             yield Measured(text_bytes, exchange, cost, counter)
 
@@ -129,7 +132,7 @@ def measure_requests(folder: Path) -> Iterator[Measured]:
 def make_vocabulary(folder: Path, corpus: Path) -> str:
     """A vocabulary for the text; its folder."""
     places = {"out": str(folder / "no"), "scratch": str(folder / "vocabulary")}
-    settings = Settings(corpus=(str(corpus),), tokenizer="train:500", **places)
+    settings = Settings(corpus=(str(corpus),), tokenizer=f"train:{VOCAB_SIZE}", **places)
     return vocabulary.make_vocabulary(vocabulary_task(settings, plan.make_plan(settings)))
 
 

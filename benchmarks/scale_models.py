@@ -122,25 +122,25 @@ def model_sizes() -> Iterator[None]:
             each.stop()
 
 
-def text_of(num_bytes: int) -> Iterator[str]:
-    """Lines of about 1 kB, of several sentences, the same every time."""
+def text_of(num_bytes: int, sentences: int = 12) -> Iterator[str]:
+    """Lines of so many sentences of about 70 bytes, the same every time."""
     written = number = 0
     while written < num_bytes:
-        sentences = []
-        for s in range(12):
+        texts = []
+        for s in range(sentences):
             words = (_WORDS[(number * 7 + s * 5 + w * (number % 13 + 1)) % len(_WORDS)] for w in range(6 + (number + s) % 12))
-            sentences.append(" ".join(words).capitalize() + ".")
-        line = f"Line {number}. {' '.join(sentences)}\n"
+            texts.append(" ".join(words).capitalize() + ".")
+        line = f"Line {number}. {' '.join(texts)}\n"
         yield line
         written += len(line)
         number += 1
 
 
-def write_text(folder: Path, num_bytes: int, num_files: int) -> Path:
-    """The text in files that are about equally large."""
+def write_text(folder: Path, num_bytes: int, num_files: int, sentences: int = 12) -> Path:
+    """The text of `text_of` in files that are about equally large."""
     folder.mkdir(parents=True)
     files = [(folder / f"part-{number:05d}.txt").open("w") for number in range(num_files)]
-    for number, line in enumerate(text_of(num_bytes)):
+    for number, line in enumerate(text_of(num_bytes, sentences)):
         files[number % num_files].write(line)
     for file in files:
         file.close()

@@ -73,7 +73,7 @@ def build_all(job: Job) -> Manifest | None:
         with closing(stages.tokenize(engine, units)) as unit_records:
             tokens = stages.sum_units(units, unit_records)
         documents = pair_documents(settings, job.plan, tokens.total)
-        merging = merge_tasks(settings, tokens, len(documents), tokenizer)
+        merging = merge_tasks(settings, job.plan, tokens, len(documents), tokenizer)
         with closing(stages.merge(engine, merging, tokens.total)) as merge_records:
             merged = dict(merge_records)
         sources = stages.merged_sources(merging, merged) if merging else tokens.units
@@ -141,7 +141,7 @@ def _run_merge(job: Job, part: TaskPart, engine: Engine) -> int:
     url, tokenizer = _find_tokenizer(job)
     tokens = stages.read_tokens(_units(job, url, tokenizer))
     documents = pair_documents(job.settings, job.plan, tokens.total)
-    tasks = merge_tasks(job.settings, tokens, len(documents), tokenizer)
+    tasks = merge_tasks(job.settings, job.plan, tokens, len(documents), tokenizer)
     with closing(stages.merge(engine, part.of(tasks), tokens.total)) as records:
         files = [tasks[number].files_of(record) for number, record in records]
     _check_store_visible(job, engine, tokens.store, files)
@@ -152,7 +152,7 @@ def _run_pair(job: Job, part: TaskPart, engine: Engine) -> int:
     url, tokenizer = _find_tokenizer(job)
     tokens = stages.read_tokens(_units(job, url, tokenizer))
     documents = pair_documents(job.settings, job.plan, tokens.total)
-    merging = merge_tasks(job.settings, tokens, len(documents), tokenizer)
+    merging = merge_tasks(job.settings, job.plan, tokens, len(documents), tokenizer)
     sources = stages.merged_sources(merging, stages.read_merges(merging)) if merging else tokens.units
     tasks = pair_tasks(job.settings, documents, tokens, sources, tokenizer)
     with closing(stages.pair(engine, part.of(tasks), tokens.total)) as records:

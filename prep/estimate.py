@@ -5,18 +5,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from prep.partitions import MAX_TOKENS, Exchange, choose_exchange
+import numpy as np
+
+from prep.partitions import MAX_TOKENS, Exchange, Volume, choose_exchange
 from prep.plan import Plan
 from prep.settings import ExchangeName, Settings
 from prep.tokens.sources import WHOLE_BYTES
 from prep.tokens.tokenize import RUN_BYTES
 from shards import storage
 from shards.command.numbers import short, size
+from shards.schema import token_dtype
 
 # Orders of magnitude, measured on web text and books.
 TOKENS_PER_TEXT_BYTE = 0.23
 SHARD_BYTES_PER_TOKEN = 1.8
-STORE_BYTES_PER_TEXT_BYTE = 0.55
+STORE_BYTES_PER_TEXT_BYTE = 0.09  # besides the ids
 # Bytes of text per second and core. The pair stage takes that long for each copy.
 _TOKENIZE_BYTES_PER_S, _REFERENCE_BYTES_PER_S, _PAIR_BYTES_PER_S = 30e6, 3e6, 35e6
 # Requests to S3, as s3fs makes them: to look for a file that is not there, and to write a file in parts of this size.
@@ -70,17 +73,30 @@ class _Traffic(NamedTuple):
     merged_bytes: float  # of a file that a merge task writes
 
 
-def estimate(settings: Settings, plan: Plan, fast: bool) -> Estimate:
+def expected_volume(settings: Settings, plan: Plan, vocab_size: int) -> Volume:
+    """What the exchange will move, as far as sizes of files tell. The plan and the build choose the exchange by it."""
+    num_train = _num_train(plan)
+    num_pairs = num_train * settings.copies + math.ceil(num_train * settings.eval_fraction)
+    ids_per_byte = TOKENS_PER_TEXT_BYTE * token_dtype(vocab_size).itemsize
+    return Volume(len(plan.units), num_pairs, int(plan.text_bytes * (ids_per_byte + STORE_BYTES_PER_TEXT_BYTE)))
+
+
+def _num_train(plan: Plan) -> int:
+    """The number of partitions of the train split."""
+    return max(1, plan.num_partitions, math.ceil(plan.text_bytes * TOKENS_PER_TEXT_BYTE / MAX_TOKENS))
+
+
+def estimate(settings: Settings, plan: Plan, vocab_size: int, fast: bool) -> Estimate:
     """What a build will cost: see Estimate. `fast`: with a fast tokenizer."""
     text_bytes = plan.text_bytes
     tokens = text_bytes * TOKENS_PER_TEXT_BYTE
-    stored = text_bytes * STORE_BYTES_PER_TEXT_BYTE
-    num_units = len(plan.units)
-    num_train = max(1, plan.num_partitions, math.ceil(tokens / MAX_TOKENS))
-    num_pairs = num_train * settings.copies + math.ceil(num_train * settings.eval_fraction)
-    exchange = choose_exchange(settings.exchange, num_units, num_pairs, int(stored), storage.is_local(settings.scratch))
-    other = choose_exchange(_OTHER[exchange.num_groups > 0], num_units, num_pairs, int(stored), False)
-    chosen, rejected = (_traffic(each, num_units, num_pairs, stored) for each in (exchange, other))
+    num_train = _num_train(plan)
+    volume = expected_volume(settings, plan, vocab_size)
+    num_units, num_pairs, stored = volume
+    exchange = choose_exchange(settings.exchange, volume, storage.is_local(settings.scratch))
+    other = choose_exchange(_OTHER[exchange.num_groups > 0], volume, False)
+    num_small = int(np.count_nonzero(plan.units.bytes * (stored / plan.bytes) <= WHOLE_BYTES))
+    chosen, rejected = (_traffic(each, volume, 2 * num_units - num_small) for each in (exchange, other))
     shard_bytes = tokens / num_train * SHARD_BYTES_PER_TOKEN
     shards = math.ceil(shard_bytes / settings.shard_bytes)
     pair_writes = num_pairs * (shards * put_requests(min(shard_bytes, settings.shard_bytes)) + 1)
@@ -106,8 +122,8 @@ def estimate(settings: Settings, plan: Plan, fast: bool) -> Estimate:
         request_dollars=writes / 1000 * DOLLARS_PER_1000_WRITES + reads / 1000 * DOLLARS_PER_1000_READS,
         requests_of_other_exchange=rejected.merge_requests + rejected.pair_requests + pair_writes,
         range_bytes=int(stored / num_train / chosen.sources),
-        stored_bytes=int(stored) * (2 if chosen.merge_tasks else 1),
-        read_bytes=int(stored) * (settings.copies + (1 if chosen.merge_tasks else 0)),
+        stored_bytes=stored * (2 if chosen.merge_tasks else 1),
+        read_bytes=stored * (settings.copies + (1 if chosen.merge_tasks else 0)),
         output_bytes=int(tokens * settings.copies * SHARD_BYTES_PER_TOKEN),
         tokenize_memory_bytes=_PROCESS_BYTES + int(min(RUN_BYTES, text_bytes / num_units) * _TOKENIZE_BYTES_PER_TEXT_BYTE),
         merge_memory_bytes=_PROCESS_BYTES + int(_MERGE_BYTES_PER_BYTE * chosen.merged_bytes) if chosen.merge_tasks else 0,
@@ -116,15 +132,17 @@ def estimate(settings: Settings, plan: Plan, fast: bool) -> Estimate:
     )
 
 
-def _traffic(exchange: Exchange, num_units: int, num_pairs: int, stored: float) -> _Traffic:
-    """The requests of merge and pair tasks, but for the shards: a range of a file takes two, unless the file is small."""
+def _traffic(exchange: Exchange, volume: Volume, unit_requests: int) -> _Traffic:
+    """The requests of merge and pair tasks, but for the shards. A range of all units takes `unit_requests`: two per unit, and
+    one if its file is small.
+    """
+    num_units, num_pairs, stored = volume
     tasks = exchange.num_groups * exchange.num_ranges
-    unit_requests = 1 if stored / num_units <= WHOLE_BYTES else 2
     if not tasks:
-        return _Traffic(0, 0, num_pairs * (FIND_MISSING + unit_requests * num_units), 0, num_units, 0.0)
+        return _Traffic(0, 0, num_pairs * (FIND_MISSING + unit_requests), 0, num_units, 0.0)
     merged_bytes = stored / tasks
     writes = tasks * (1 + put_requests(merged_bytes))
-    merging = tasks * FIND_MISSING + unit_requests * num_units * exchange.num_ranges + writes
+    merging = tasks * FIND_MISSING + unit_requests * exchange.num_ranges + writes
     # A partition at the border of two ranges of places reads from both.
     sources = exchange.num_groups * (num_pairs + exchange.num_ranges - 1)
     merged_requests = 1 if merged_bytes <= WHOLE_BYTES else 2

@@ -21,7 +21,9 @@ from shards.errors import UserError
 
 MIN_DOCUMENTS = 96  # of a partition, about, where the corpus allows
 MAX_TOKENS = 64 << 20  # of a partition, about: the memory of a task is a multiple of this
-MERGE_BYTES = 384 << 20  # of a file that a merge task writes, about: it holds this twice
+MERGE_BYTES = 384 << 20  # of a file that a merge task writes, as planned: it holds this twice
+# The build keeps the planned exchange while what it counts differs by no more than this factor.
+PLAN_ERROR = 1.5
 # A request takes as long as moving so many bytes, on a disk and over a network.
 _LOCAL_REQUEST_BYTES, _REQUEST_BYTES = 20_000, 200_000
 # The smallest part of the places that an index can tell, and how many of them a range has at least, to begin at one.
@@ -130,12 +132,32 @@ class Exchange(NamedTuple):
 ONE_LEVEL = Exchange(0, 0)
 
 
-def choose_exchange(choice: ExchangeName, num_units: int, num_pairs: int, stored_bytes: int, is_local: bool) -> Exchange:
+class Volume(NamedTuple):
+    """What an exchange moves: from how many units to how many pair tasks, and how many bytes of the token store."""
+
+    num_units: int
+    num_pairs: int
+    stored_bytes: int
+
+
+def planned_or_counted(planned: Volume, counted: Volume) -> Volume:
+    """The volume that a build chooses its exchange by: the planned one, so that it makes the requests that the plan announces.
+
+    Groups and ranges are small whole numbers: 1 % more bytes can change them, and the requests by a third. A figure of the
+    plan that is wrong by more than PLAN_ERROR does not count, so a merged file has at most PLAN_ERROR * MERGE_BYTES.
+    """
+    pairs = zip(planned, counted, strict=True)
+    is_near = all(count <= plan * PLAN_ERROR and plan <= count * PLAN_ERROR for plan, count in pairs)
+    return planned if is_near else counted
+
+
+def choose_exchange(choice: ExchangeName, volume: Volume, is_local: bool) -> Exchange:
     """The exchange that costs less, where a request costs as much as moving some bytes.
 
     Neither changes the data. With two levels, the merged files have at most about MERGE_BYTES, and both halves make the
     same number of requests, which grows as n * sqrt(n) with the size of the corpus.
     """
+    num_units, num_pairs, stored_bytes = volume
     num_files = max(1, math.ceil(stored_bytes / MERGE_BYTES))
     ranges = max(2, round(math.sqrt(num_pairs * num_files / num_units)))
     groups = min(max(2, math.ceil(num_files / ranges)), num_units)
@@ -148,10 +170,9 @@ def choose_exchange(choice: ExchangeName, num_units: int, num_pairs: int, stored
 
 
 def merges(exchange: Exchange, num_units: int) -> Iterator[tuple[int, int, int, int]]:
-    """The first and last unit of each merge task, and its first and last place."""
-    edges = (
-        [num_units * group // exchange.num_groups for group in range(exchange.num_groups + 1)] if exchange.num_groups else []
-    )
+    """The first and last unit of each merge task, and its first and last place. A group has at least one unit."""
+    count = min(exchange.num_groups, num_units)
+    edges = [num_units * group // count for group in range(count + 1)] if count else []
     for first_unit, end in pairwise(edges):
         for first, last in divide(0, LAST_PLACE + 1, exchange.num_ranges):
             yield first_unit, end - 1, first, last

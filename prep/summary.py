@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 
-from prep.estimate import describe_estimate, estimate
+from prep.estimate import Estimate, describe_estimate, estimate
 from prep.job import Job, make_job
 from prep.pairing.recipes import Labels, recipe_of
 from prep.partitions import MIN_HELD_OUT
@@ -23,7 +23,7 @@ def describe_plan(settings: Settings) -> Iterator[str]:
     """What a build would do, line by line."""
     job = make_job(settings)
     plan, settings = job.plan, job.settings
-    cost = estimate(settings, plan, _has_fast_tokenizer(job))
+    cost = _estimate(job)
     steps = ["vocabulary"] if settings.trained_vocab_size else []
     stages = ", ".join([*steps, "tokenize", *(["merge"] if cost.merge_tasks else []), "pair", "commit"])
     if settings.stage != "all":
@@ -51,8 +51,13 @@ def describe_plan(settings: Settings) -> Iterator[str]:
 def plan_as_json(settings: Settings) -> str:
     """All figures of the plan, by name."""
     job = make_job(settings)
-    figures = {"partitions": job.plan.num_partitions, **asdict(estimate(job.settings, job.plan, _has_fast_tokenizer(job)))}
-    return json.dumps(figures, indent=1)
+    return json.dumps({"partitions": job.plan.num_partitions, **asdict(_estimate(job))}, indent=1)
+
+
+def _estimate(job: Job) -> Estimate:
+    """What the build will cost. A vocabulary that is yet to be trained has about the size that is set."""
+    vocab_size = job.tokenizer.vocab_size if job.tokenizer else job.settings.trained_vocab_size or 0
+    return estimate(job.settings, job.plan, vocab_size, _has_fast_tokenizer(job))
 
 
 def _has_fast_tokenizer(job: Job) -> bool:

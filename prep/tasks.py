@@ -12,9 +12,10 @@ from prep import output
 from prep.corpus.documents import InputFile
 from prep.corpus.read import READER_VERSION
 from prep.corpus.warc import extractor_version
+from prep.estimate import expected_volume
 from prep.pairing.recipes import RECIPES
 from prep.pairing.task import BYTES_PER_TOKEN, PairTask, Recipe
-from prep.partitions import TaskDocuments, choose_exchange, hold_out, merges, plan_pairs
+from prep.partitions import TaskDocuments, Volume, choose_exchange, hold_out, merges, plan_pairs, planned_or_counted
 from prep.plan import Plan, Unit
 from prep.records import UnitRecord
 from prep.settings import Settings
@@ -109,18 +110,20 @@ def pair_documents(settings: Settings, plan: Plan, total: UnitRecord) -> list[Ta
     return plan_pairs(total, held_out, plan.num_partitions, settings.eval_fraction, settings.copies)
 
 
-def merge_tasks(settings: Settings, tokens: Tokens, num_pairs: int, tokenizer: PreparedTokenizer) -> list[MergeTask]:
+def merge_tasks(
+    settings: Settings, plan: Plan, tokens: Tokens, num_pairs: int, tokenizer: PreparedTokenizer
+) -> list[MergeTask]:
     """The merge tasks, in order; none if the pair tasks read from the units."""
-    exchange = choose_exchange(
-        settings.exchange, len(tokens.units), num_pairs, tokens.total.stored_bytes, storage.is_local(settings.scratch)
-    )
-    digest = digest_of(tokens.units)
+    counted = Volume(len(tokens.units), num_pairs, tokens.total.stored_bytes)
+    volume = planned_or_counted(expected_volume(settings, plan, tokenizer.vocab_size), counted)
+    exchange = choose_exchange(settings.exchange, volume, storage.is_local(settings.scratch))
+    digest, sources = digest_of(tokens.units), sources_url(tokens.store, tokens.units)
     return [
         MergeTask(
             number=number,
             key=f"merge-{digest}-{exchange.num_groups}-{exchange.num_ranges}-{number}",
             store=tokens.store,
-            sources=sources_url(tokens.store, tokens.units),
+            sources=sources,
             first_unit=first_unit,
             last_unit=last_unit,
             first=first,
@@ -137,14 +140,14 @@ def pair_tasks(
 ) -> list[PairTask]:
     """The pair tasks, in order. They read `sources`: the files of the units, or merged ones."""
     key = fingerprint([digest_of(tokens.units), settings.recipe(tokenizer.identity)])
-    records = storage.join(settings.out, output.RECORDS, key[:32])
+    records, listed = storage.join(settings.out, output.RECORDS, key[:32]), sources_url(tokens.store, sources)
     recipes = {split: make_recipe(settings, tokenizer, split) for split in SPLITS}
     return [
         PairTask(
             number=number,
             **each._asdict(),
             store=tokens.store,
-            sources=sources_url(tokens.store, sources),
+            sources=listed,
             places=Places.make(settings.eval_fraction),
             recipe=recipes[each.split],
             out=settings.out,

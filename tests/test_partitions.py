@@ -10,6 +10,7 @@ from prep.partitions import (
     MIN_DOCUMENTS,
     ONE_LEVEL,
     Exchange,
+    Volume,
     choose_exchange,
     divide,
     hold_out,
@@ -104,9 +105,10 @@ def test_ranges_begin_where_a_large_index_can_tell(start: int, count: int) -> No
 def test_two_levels_are_taken_where_they_take_fewer_requests(
     num_units: int, num_pairs: int, stored_bytes: int, is_local: bool
 ) -> None:
-    chosen = choose_exchange("auto", num_units, num_pairs, stored_bytes, is_local)
-    groups, ranges = choose_exchange("two-level", num_units, num_pairs, stored_bytes, is_local)
-    assert chosen in (ONE_LEVEL, (groups, ranges)) and choose_exchange("one-level", 1, 1, 1, is_local) == ONE_LEVEL
+    volume = Volume(num_units, num_pairs, stored_bytes)
+    chosen = choose_exchange("auto", volume, is_local)
+    groups, ranges = choose_exchange("two-level", volume, is_local)
+    assert chosen in (ONE_LEVEL, (groups, ranges)) and choose_exchange("one-level", Volume(1, 1, 1), is_local) == ONE_LEVEL
     assert 1 <= groups <= num_units and ranges >= 2
     if groups < num_units:
         assert stored_bytes / (groups * ranges) <= MERGE_BYTES

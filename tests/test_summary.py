@@ -51,13 +51,13 @@ def calls_of(function: object, *arguments: object) -> int:
 
 
 def lines_of(settings: Settings) -> dict[str, str]:
-    return dict(line.split(":", 1) for line in describe_estimate(estimate(settings, make_plan(settings), fast=True)))
+    return dict(line.split(":", 1) for line in describe_estimate(estimate(settings, make_plan(settings), 30_522, fast=True)))
 
 
 def test_a_plan_of_ten_terabytes_is_made_at_once(ten_terabytes: Settings) -> None:
     peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     plan = make_plan(ten_terabytes)
-    cost = estimate(ten_terabytes, plan, fast=True)
+    cost = estimate(ten_terabytes, plan, 30_522, fast=True)
     lines = dict(line.split(":", 1) for line in describe_estimate(cost))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < 100_000, "kB for ten thousand files"
     assert 16 * FILES <= len(plan.units) == cost.units < 17 * FILES and 30_000 < plan.num_partitions < 40_000
@@ -75,13 +75,13 @@ def test_a_plan_of_ten_terabytes_is_made_at_once(ten_terabytes: Settings) -> Non
 
 def test_ten_terabytes_take_at_most_40_million_requests(ten_terabytes: Settings) -> None:
     settings = replace(ten_terabytes, copies=1, scratch="s3://bucket/scratch")
-    cost = estimate(settings, make_plan(settings), fast=True)
+    cost = estimate(settings, make_plan(settings), 30_522, fast=True)
     assert cost.requests_by_tokenize + cost.requests_by_merge + cost.requests_by_pair <= 40_000_000
 
 
 def test_the_work_of_planning_grows_with_the_files(ten_terabytes: Settings) -> None:
     plan = make_plan(ten_terabytes)
-    assert calls_of(lambda: estimate(ten_terabytes, plan, fast=True)) < 10 * FILES
+    assert calls_of(lambda: estimate(ten_terabytes, plan, 30_522, fast=True)) < 10 * FILES
 
 
 def test_a_small_corpus_is_a_minute(tmp_path: Path) -> None:
