@@ -1,6 +1,8 @@
 """`python -m prep`, or `bert-prep`: build, plan, verify, report, show, clean."""
 
 import argparse
+import atexit
+import gc
 import logging
 import sys
 import time
@@ -128,6 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code. An error that the user can mend is one line and exit code 2."""
     logging.basicConfig(format="prep: %(message)s")
+    atexit.register(gc.freeze)  # so that the interpreter does not look for garbage among all that is there, and ends sooner
     return guarded("prep", lambda: run(make_parser().parse_args(argv)))
 
 

@@ -24,7 +24,7 @@ from prep.tokens.merge import MERGE_STAGE, MergeTask, merge_units
 from prep.tokens.sources import Sources, digest_of, load_sources, make_sources, publish_sources
 from prep.tokens.store import LAST_PLACE
 from prep.tokens.task import TOKENIZE_STAGE, TokenizeTask, TokenizeTasks
-from prep.tokens.tokenize import load_tokenizer, tokenize_unit
+from prep.tokens.tokenize import tokenize_unit
 from prep.tokens.tokenizer import PreparedTokenizer, is_saved, load_prepared
 from prep.tokens.vocabulary import VocabularyTask, make_vocabulary
 from shards import storage
@@ -56,12 +56,6 @@ def agree_on_engine(tokenizer_url: str, tokenizer: PreparedTokenizer, is_whole: 
     url = storage.join(tokenizer_url, "engine.txt")
     storage.publish(url, installed.encode(), first=True)
     return storage.read_bytes(url).decode()
-
-
-def prepare_workers(engine: Engine, tokenizer_url: str, tokenizing_engine: str) -> None:
-    """Starts all workers that are on this machine: they load the tokenizer while this process compares and plans."""
-    for _ in range(0 if engine.elsewhere else engine.window()):
-        engine.executor.submit(load_tokenizer, tokenizer_url, tokenizing_engine)
 
 
 def train_tokenizer(engine: Engine, task: VocabularyTask) -> str:

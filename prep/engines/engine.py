@@ -24,6 +24,7 @@ class Engine:
     window: Callable[[], int]  # how many tasks should be in flight now
     elsewhere: bool  # whether its workers may see another disk than this process
     progress_folder: str | None = None  # where its workers save their progress, if they can
+    prepare: Callable[..., None] = lambda *_: None  # has each worker run a function with arguments, without waiting, if it can
 
 
 class Task(Protocol):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -22,13 +23,37 @@ class LocalExecutor(Executor):
         self._progress_folder = progress_folder
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers  # each is made when it is first needed
         self._flying: list[list[Future[Any]]] = [[] for _ in range(workers)]  # the tasks of each pool that may not be done
+        self._preparing: threading.Thread | None = None
 
     def _new_pool(self) -> ProcessPoolExecutor:
         arguments = (self._progress_folder, dict(os.environ))
         return ProcessPoolExecutor(1, forks.context(), initializer=_start_worker, initargs=arguments)
 
+    def prepare(self, function: Callable[..., None], *args: Any) -> None:
+        """Starts all processes, each of which runs the function first, and does not wait for it.
+
+        In a thread, as the process that they are forked from may still load.
+        """
+
+        def start() -> None:
+            for _ in self._pools:
+                with suppress(BrokenProcessPool, OSError, EOFError):  # `submit` makes those that lack
+                    self._submit(function, *args)
+
+        self._preparing = threading.Thread(target=start, daemon=True)
+        self._preparing.start()
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs it on the process that has the least to do."""
+        self._end_preparing()
+        return self._submit(fn, *args, **kwargs)
+
+    def _end_preparing(self) -> None:
+        if self._preparing:
+            self._preparing.join()
+            self._preparing = None
+
+    def _submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
         self._flying = [[future for future in futures if not future.done()] for futures in self._flying]
         slot = min(range(len(self._pools)), key=lambda slot: len(self._flying[slot]))
         self._pools[slot], future = self._start(self._pools[slot] or self._new_pool(), partial(fn, *args, **kwargs))
@@ -51,6 +76,7 @@ class LocalExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the processes; with `cancel_futures` at once, in the middle of their tasks."""
+        self._end_preparing()
         for pool in filter(None, self._pools):
             processes = list((pool._processes or {}).values())  # `shutdown` forgets them; other children are not ours to kill
             pool.shutdown(wait=wait and not cancel_futures, cancel_futures=cancel_futures)

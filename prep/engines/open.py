@@ -33,7 +33,7 @@ def open_engine(engine: str, workers: int) -> AbstractContextManager[Engine]:
 @contextmanager
 def _local(workers: int) -> Iterator[Engine]:
     with storage.temporary_folder() as folder, LocalExecutor(workers, folder) as executor:
-        yield Engine(executor, lambda: workers, elsewhere=False, progress_folder=folder)
+        yield Engine(executor, lambda: workers, elsewhere=False, progress_folder=folder, prepare=executor.prepare)
 
 
 @contextmanager

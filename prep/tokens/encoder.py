@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +72,10 @@ def _probes(tokenizer: PreparedTokenizer) -> Iterator[str]:
     yield from _PROBES
     codes = (*range(32, 0x3100), *range(0x3100, 0xD800, 16), *range(0xE000, 0x20000, 16))  # ideographs: a sample
     characters, separators = [chr(code) for code in codes], [" "]
-    words = [*tokenizer.vocab, *(token.removeprefix("##").title() for token in tokenizer.vocab), *characters]
+    # A tokenizer that lowercases sees the same words again in titles, but for their first letters: a sample will do.
+    normalizer = tokenizer.reference.normalizer
+    titles = islice(tokenizer.vocab, 0, None, 8 if normalizer and normalizer.normalize_str("A") == "a" else 1)
+    words = [*tokenizer.vocab, *(token.removeprefix("##").title() for token in titles), *characters]
     if tokenizer.model == "BPE":
         # Each token after a blank and after a line end, where it is a word by itself.
         tokens = map(decoders.ByteLevel().decode, zip(tokenizer.vocab, strict=True))
