@@ -54,6 +54,9 @@ class InlineExecutor(Executor):
             future.set_exception(error)
         return future
 
+    def prepare(self, function: Callable[..., None], *args: Any) -> None:
+        """Nothing: the first task does it."""
+
 
 def call(module: str, arguments: Sequence[object], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """What `module.main` does with the arguments, as if it were a process: exit code, output, and nothing left changed."""

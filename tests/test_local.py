@@ -5,6 +5,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -117,3 +118,19 @@ def test_a_task_is_run_although_the_process_that_workers_are_forked_from_is_just
     monkeypatch.setattr(ProcessPoolExecutor, "submit", often_broken)
     with LocalExecutor(1, str(tmp_path)) as executor:
         assert executor.submit(pow, 2, 3).result() == 8 and not failures
+
+
+def test_all_processes_are_prepared_once(tmp_path: Path) -> None:
+    places = tmp_path / "places"
+    places.mkdir()
+    with LocalExecutor(3, str(tmp_path)) as executor:
+        executor.prepare(mkdtemp, "", "", str(places))
+        assert [executor.submit(pow, 2, i).result() for i in range(6)] == [1, 2, 4, 8, 16, 32]
+    assert len(list(places.iterdir())) == 3
+
+
+def test_workers_that_die_while_they_prepare_are_replaced(tmp_path: Path) -> None:
+    tasks = [MarkTask(n, str(tmp_path), deaths=0) for n in range(4)]
+    with open_engine("local", 2) as engine:
+        engine.prepare(os._exit, 1)
+        assert {task.number: result for task, result in run_tasks(engine, work, tasks)} == {n: n * 10 for n in range(4)}
