@@ -71,8 +71,9 @@ class UnitRecord:
 
     def see(self, hashes: Mapping[int, int]) -> None:
         """Takes content hashes, with their counts, into the sketch."""
-        for value, count in hashes.items():
-            self.sketch[value] = self.sketch.get(value, 0) + count
+        limit = max(self.sketch) if len(self.sketch) >= SKETCH_SIZE else None
+        for value in hashes if limit is None else filter(limit.__ge__, hashes):
+            self.sketch[value] = self.sketch.get(value, 0) + hashes[value]
         if len(self.sketch) > SKETCH_SIZE:
             self.sketch = {value: self.sketch[value] for value in heapq.nsmallest(SKETCH_SIZE, self.sketch)}
 

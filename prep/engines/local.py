@@ -1,5 +1,6 @@
 """Tasks on this machine: processes that are forked from one which has loaded everything, or spawned."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,9 @@ from typing import Any
 
 from prep import progress
 from prep.engines import forks
+
+# New objects after which Python looks for garbage: documents are many and short-lived, and are freed without that.
+_GARBAGE_EVERY = 50_000
 
 
 class LocalExecutor(Executor):
@@ -98,6 +102,7 @@ def _start_worker(progress_folder: str, environment: dict[str, str]) -> None:
     """Prepares a worker: the parent's environment, one thread, no interrupts of its own, and an end when the parent ends."""
     os.environ.clear()  # a fork has the one of the time when its server was started
     os.environ.update(environment)
+    gc.set_threshold(_GARBAGE_EVERY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     progress.save_into(progress_folder)

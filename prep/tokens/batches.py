@@ -27,11 +27,7 @@ class Batch(NamedTuple):
     items: list[Item]
     left_out: UnitRecord  # counts what was left out while these documents were read
     bytes_read: int  # of the unit, up to here
-
-
-def memory_of(item: Item) -> int:
-    """About the bytes of memory that a document takes."""
-    return item.document.num_bytes + _DOCUMENT_BYTES
+    memory: int  # bytes that the documents take, about
 
 
 def read_batches(task: TokenizeTask) -> Iterator[Batch]:
@@ -51,12 +47,12 @@ def read_batches(task: TokenizeTask) -> Iterator[Batch]:
                 leave_out(left_out, task, span.file, document)
                 continue
             items.append(Item(span.file, document))
-            size += memory_of(items[-1])
+            size += document.num_bytes + _DOCUMENT_BYTES
             if size >= BATCH_BYTES:
-                yield Batch(items, left_out, bytes_of_spans + bytes_of_span)
+                yield Batch(items, left_out, bytes_of_spans + bytes_of_span, size)
                 items, left_out, size = [], UnitRecord(), 0
         bytes_of_spans += bytes_of_span
-    yield Batch(items, left_out, bytes_of_spans)
+    yield Batch(items, left_out, bytes_of_spans, size)
 
 
 def leave_out(record: UnitRecord, task: TokenizeTask, file: InputFile, fault: Fault) -> None:

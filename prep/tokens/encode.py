@@ -1,6 +1,5 @@
 """A batch of documents -> their token ids, and the record of what they held."""
 
-from collections import Counter
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -8,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prep.corpus.documents import Fault, name_key
-from prep.records import HISTOGRAM_BINS, UnitRecord
+from prep.records import HISTOGRAM_BINS, SKETCH_SIZE, UnitRecord
 from prep.settings import Splitting
 from prep.tokens.batches import Item, leave_out
 from prep.tokens.encoder import Encoder
@@ -128,7 +127,8 @@ def _count(documents: Documents, corpora: npt.NDArray[np.int64], unknown_id: int
         sentence_tokens=_histogram(documents.sentence_lengths),
         corpora=[list(map(int, counts)) for counts in zip(*by_corpus, strict=True)],
     )
-    record.see(Counter(documents.hashes[is_first].tolist()))
+    hashes, counts = np.unique(documents.hashes[is_first], return_counts=True)
+    record.see(dict(zip(hashes[:SKETCH_SIZE].tolist(), counts[:SKETCH_SIZE].tolist(), strict=True)))
     return record
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from prep.progress import Progress, save_progress
 from prep.records import UnitRecord, finished
-from prep.tokens.batches import memory_of, read_batches
+from prep.tokens.batches import read_batches
 from prep.tokens.encode import encode_documents
 from prep.tokens.encoder import Encoder, EngineMismatchError
 from prep.tokens.fast import REFERENCE
@@ -58,7 +58,7 @@ def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
                 documents, record = encode_documents(batch.items, task, encoder, total.sentences)
                 total.add(record)
                 merger.add(words_of(documents))
-                size += sum(map(memory_of, batch.items))
+                size += batch.memory
             progress = Progress(batch.bytes_read, total.bytes, total.documents, total.tokens)
             save_progress(TOKENIZE_STAGE, task.unit.number, progress)
             if size >= RUN_BYTES:
