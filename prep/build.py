@@ -27,7 +27,7 @@ from prep.tokens import scratch
 from prep.tokens.encoder import resolve_engine
 from prep.tokens.fast import REFERENCE, installed_engine
 from prep.tokens.task import TokenizeTasks
-from prep.tokens.tokenize import load_tokenizer
+from prep.tokens.tokenize import load_encoder
 from prep.tokens.tokenizer import PreparedTokenizer, load_prepared
 from shards import storage
 from shards.command.console import say
@@ -69,7 +69,7 @@ def build_all(job: Job) -> Manifest | None:
             return None
         url, tokenizer = _make_tokenizer(job, engine)
         is_auto = settings.tokenizer_engine == "auto"
-        engine.prepare(load_tokenizer, url, installed_engine(tokenizer.definition) if is_auto else REFERENCE)
+        engine.prepare(load_encoder, url, installed_engine(tokenizer.definition) if is_auto else REFERENCE)
         units = _units(job, url, tokenizer)
         with closing(stages.tokenize(engine, units)) as unit_records:
             tokens = stages.sum_units(units, unit_records)

@@ -165,6 +165,16 @@ def test_the_manifest_names_the_engine(paragraphs: list[str], build: BuildRunner
     assert manifest_of(fast)["data_fingerprint"] == manifest_of(slow)["data_fingerprint"]
 
 
+def test_of_a_unit_every_nth_sentence_is_compared_in_batches_of_any_size(tokenizer: PreparedTokenizer) -> None:
+    encoder = fast_encoder(tokenizer)
+    number, found = 0, []
+    for size in (1, 65, 700, 399, 1, 34):
+        ids, lengths = encoder._encode_fast(["the state of the state"] * size)
+        found += [number + i for i in encoder._to_compare(ids, lengths, number)]
+        number += size
+    assert set(range(0, number, encoders.CHECK_EVERY)) <= set(found) and len(found) < 20
+
+
 # Long texts
 
 

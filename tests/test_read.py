@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from io import BufferedReader, BytesIO
 from pathlib import Path
+from unittest.mock import patch
 
 import containers
 import pyarrow as pa
@@ -242,6 +243,17 @@ def test_line_ends_and_blank_lines_of_all_kinds(ending: str, blank: str, tmp_pat
     assert len(texts_of(read(input_file(path), "line"))) == 18
     if ending == "\r":
         assert not any("\r" in item for item in texts_of(found)), "sentences end at LF"
+
+
+@given(st.lists(st.sampled_from([b"\n", b" ", b"\t", b"word", b"two words", "\u3000".encode(), b"\r", b"\x7f"]), min_size=1))
+def test_text_between_blank_lines_is_cut_at_no_other_line(parts: list[bytes]) -> None:
+    chunk = b"".join(parts)
+    with patch.object(text, "_LEAST_RUN", 1):
+        pieces = text._lines_or_runs(chunk)
+    assert b"".join(pieces) == chunk and pieces[0] == chunk.splitlines(keepends=True)[0]
+    assert pieces[-1].endswith((b"\n", b"\r")) or pieces[-1] == chunk.splitlines(keepends=True)[-1], "a part of a line is alone"
+    for lines in (piece.splitlines() for piece in pieces):
+        assert len(lines) == 1 or not any(text._is_blank(line) for line in lines)
 
 
 def test_a_dictionary_of_one_long_text_is_not_unpacked_for_all_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ def _encoder(tokenizer_url: str, engine: str) -> Encoder:
     return Encoder(load_prepared(tokenizer_url), engine)
 
 
-def load_tokenizer(tokenizer_url: str, engine: str) -> None:
-    """Loads it into this process, for the units that will come."""
+def load_encoder(tokenizer_url: str, engine: str) -> None:
+    """Loads the tokenizer into this process, for the units that will come."""
     _encoder(tokenizer_url, engine)
 
 

@@ -80,8 +80,7 @@ def _added_tokens(config: dict[str, Any]) -> set[str]:
 
 def _read_tokenizer(url: str, config: dict[str, Any]) -> Tokenizer:
     """The tokenizer of a tokenizer.json, with the flags of the configuration."""
-    data = storage.read_small(url, MAX_BYTES)
-    original = read_definition(data, f"--tokenizer {url}")
+    original = read_definition(storage.read_small(url, MAX_BYTES), f"--tokenizer {url}")
     definition = follow_flags(original, config, CONFIG_NAME)
     if definition != original:
         say(f"--tokenizer {url}: its {CONFIG_NAME} changes its normalizer to {json.dumps(definition['normalizer'])}")
@@ -89,7 +88,7 @@ def _read_tokenizer(url: str, config: dict[str, Any]) -> Tokenizer:
         if feature != "dropout":  # `prepare` switches that off
             definition[feature] = None
     with library_errors(f"--tokenizer {url}: not a {FILE_NAME} that can be read", "choose another tokenizer"):
-        return Tokenizer.from_str(json.dumps(definition) if definition != original else data.decode(json.detect_encoding(data)))
+        return Tokenizer.from_str(json.dumps(definition))  # of what was checked, not the file's own text
 
 
 def _read_vocabulary(url: str, cased: bool, config: dict[str, Any], added: set[str]) -> Tokenizer:

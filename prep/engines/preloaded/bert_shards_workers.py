@@ -22,7 +22,6 @@ def _load() -> None:
     assert spec is not None and spec.loader is not None
     module = sys.modules["bert_shards"] = module_from_spec(spec)
     spec.loader.exec_module(module)  # the three packages, from their place
-    sys.modules.setdefault("cffi", None)  # type: ignore[arg-type]  # numba would load all of it, where it is installed
     with suppress(ImportError, AttributeError):  # no loop needs the extensions that other packages bring to numba
         from numba.core import entrypoints
 
@@ -34,9 +33,11 @@ def _load() -> None:
     import prep.tokens.vocabulary  # noqa: F401  # a task each
     from prep.pairing.packing import pack
 
-    pack(np.array([5, 3]), 8)  # the first loop that numba loads takes most of the time of all
-    if sys.modules["cffi"] is None:
-        del sys.modules["cffi"]
+    sys.modules["cffi"] = None  # type: ignore[assignment]  # numba would load all of it, where it is installed
+    try:
+        pack(np.array([5, 3]), 8)  # the first loop that numba loads takes most of the time of all
+    finally:
+        del sys.modules["cffi"]  # workers may need it, for a bucket
 
 
 gc.disable()  # to look for garbage among what stays costs a sixth of the loading, and a copy of its memory in each worker
