@@ -13,7 +13,7 @@ from containers import texts_of
 
 from prep.corpus.documents import Rule, Span
 from prep.corpus.files import Corpus, list_inputs
-from prep.corpus.read import read_documents
+from prep.corpus.read import read_documents, read_texts
 from shards import storage
 from shards.storage import StorageError
 from shards.storage.on_fsspec import file_info
@@ -158,12 +158,12 @@ def test_an_object_that_is_rewritten_during_a_build_stops_it_by_name(
         assert done.returncode == 0, done.stderr
 
     def rewriting(span: Span, *arguments: Any) -> Iterator[Any]:
-        for item in read_documents(span, *arguments):
+        for item in read_texts(span, *arguments):
             if span.file.name.endswith("b.txt"):
                 bucket.put_object(Bucket="bucket", Key="texts/b.txt", Body=b"x" * span.file.bytes)
             yield item
 
-    monkeypatch.setattr("prep.tokens.batches.read_documents", rewriting)
+    monkeypatch.setattr("prep.tokens.batches.read_texts", rewriting)
     done = build("s3://bucket/texts", "rewritten")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "s3://bucket/texts/b.txt: was changed after it was listed; run the same command again" in done.stderr

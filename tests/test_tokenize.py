@@ -93,7 +93,7 @@ def test_the_file_and_the_record_do_not_depend_on_batches_and_runs(
 
 def test_a_unit_that_is_done_is_not_done_again(task: TokenizeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tokenize_unit(task)
-    monkeypatch.delattr(batches, "read_documents")
+    monkeypatch.delattr(batches, "read_texts")
     assert tokenize_unit(task) == first
     with pytest.raises(NameError):  # it left out a broken document, which this build must not
         tokenize_unit(changed(task, on_error="stop"))

@@ -1,6 +1,6 @@
 """What a file of the corpus, a part of it, and a document are; and what a reader returns in place of a broken document."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal, NamedTuple
@@ -70,6 +70,41 @@ class Fault(NamedTuple):
     num_bytes: int
     detail: str = ""
     place: Literal["byte", "row"] = "byte"  # what `position` counts
+
+
+class Texts(NamedTuple):
+    """D documents at once, in columns, and the faults among them."""
+
+    positions: list[int]  # [D], as all but the last
+    texts: list[str]
+    num_bytes: list[int]
+    faults: list[Fault]
+
+    @property
+    def end(self) -> int:
+        """Where the last of them ends; 0 if there is none."""
+        ends = [self.positions[-1] + self.num_bytes[-1]] if self.positions else [0]
+        return max([*ends, *(fault.position + fault.num_bytes for fault in self.faults)])
+
+    @staticmethod
+    def of(items: Iterable[Document | Fault]) -> "Texts":
+        """The columns of single documents."""
+        columns = Texts([], [], [], [])
+        for item in items:
+            if isinstance(item, Fault):
+                columns.faults.append(item)
+            else:
+                columns.positions.append(item.position)
+                columns.texts.append(item.text)
+                columns.num_bytes.append(item.num_bytes)
+        return columns
+
+    def extend(self, more: "Texts") -> None:
+        """Adds those of another one."""
+        self.positions.extend(more.positions)
+        self.texts.extend(more.texts)
+        self.num_bytes.extend(more.num_bytes)
+        self.faults.extend(more.faults)
 
 
 def too_long(position: int, num_bytes: int, place: Literal["byte", "row"] = "byte") -> Fault:

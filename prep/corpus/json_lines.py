@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import BinaryIO
 
 from prep.corpus.documents import Document, Fault, InputFile, Rule, Span
@@ -22,7 +22,7 @@ def check_json_lines(file: BinaryIO, source: InputFile, rule: Rule) -> None:
 
 def read_json_lines(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
     """The documents of a span, each at the offset of its line."""
-    for position, raw in cut_lines(file, span.start, span.stop):
+    for position, raw in chain.from_iterable(cut_lines(file, span.start, span.stop)):
         yield json_document(position, raw, rule.text_field) if isinstance(raw, bytes) else raw
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from prep.corpus.compression import CHUNK_BYTES, DAMAGED_STREAM, decompressed
-from prep.corpus.documents import Document, Fault, InputFile, Rule, Span
+from prep.corpus.documents import Document, Fault, InputFile, Rule, Span, Texts
 from prep.corpus.formats import FORMATS
 from prep.corpus.recognize import HEAD_BYTES, Content, compression_of, content_of, recognize
 from prep.corpus.tar import DAMAGE
@@ -15,8 +15,15 @@ from shards.errors import UserError
 READER_VERSION = 2
 
 
-def read_documents(span: Span, rule: Rule, on_progress: Callable[[int], None] = lambda _: None) -> Iterator[Document | Fault]:
-    """The documents of a span in order, and a Fault in place of each that is broken.
+def read_documents(span: Span, rule: Rule) -> Iterator[Document | Fault]:
+    """The documents of a span in order, and a Fault in place of each that is broken, as `read_texts` gives them."""
+    for positions, texts, num_bytes, faults in read_texts(span, rule):
+        items: list[Document | Fault] = [*map(Document, positions, texts, num_bytes), *faults]
+        yield from sorted(items, key=lambda item: item.position)
+
+
+def read_texts(span: Span, rule: Rule, on_progress: Callable[[int], None] = lambda _: None) -> Iterator[Texts]:
+    """The documents of a span in order, one or many at once, and a Fault in place of each that is broken.
 
     A file is read as what its first bytes show it to be, where they do; then its first span is the whole file. After damage
     to a compressed stream or a tar nothing more of that file comes; after damage to a Parquet page, the next row group; after
@@ -36,17 +43,17 @@ def read_documents(span: Span, rule: Rule, on_progress: Callable[[int], None] = 
             span = Span(file)
         position = reported = span.start
         try:
-            for item in _items(stream, content, span, rule):
-                if isinstance(item, Fault) and item.reason == "damaged":
+            for texts in _texts(stream, content, span, rule):
+                if any(fault.reason == "damaged" for fault in texts.faults):
                     check_unchanged(file)
-                position = item.position + item.num_bytes
-                yield item
+                position = max(position, texts.end)
+                yield texts
                 if position - reported >= CHUNK_BYTES:
                     reported = position
                     on_progress(stream.tell() - span.start)
         except DAMAGE as error:
             check_unchanged(file)
-            yield Fault(position, "damaged", 0, f"{type(error).__name__}: {error}")
+            yield Texts.of([Fault(position, "damaged", 0, f"{type(error).__name__}: {error}")])
     check_unchanged(file)
 
 
@@ -62,9 +69,9 @@ def _content(stream: BinaryIO, span: Span) -> Content:
     return Content(span.file.format, (compression,)) if compression else content_of(head, span.file)
 
 
-def _items(stream: BinaryIO, content: Content, span: Span, rule: Rule) -> Iterator[Document | Fault]:
+def _texts(stream: BinaryIO, content: Content, span: Span, rule: Rule) -> Iterator[Texts]:
     if content.detail:
-        return iter([Fault(0, "not_text", span.file.bytes, content.detail)])
+        return iter([Texts.of([Fault(0, "not_text", span.file.bytes, content.detail)])])
     return FORMATS[content.format].read(decompressed(stream, content.compressions, span.file.url), span, rule)
 
 

@@ -7,12 +7,13 @@ Lines end with LF, CR LF or CR alone.
 
 import re
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, BinaryIO
 
 from prep.corpus import documents
-from prep.corpus.documents import Document, Fault, InputFile, Rule, Span, too_long
+from prep.corpus.documents import Document, Fault, InputFile, Rule, Span, Texts, too_long
 
 _CHUNK_BYTES = 1 << 20
 _LONE_CR = re.compile(r"\r(?!\n)")  # a line end; whatever splits the text into sentences looks for LF
@@ -37,13 +38,32 @@ def split_text(file: InputFile, rule: Rule, unit_bytes: int) -> list[tuple[Span,
     return [(Span(file), file.bytes)] if rule.document == "file" else split_bytes(file, rule, unit_bytes)
 
 
-def read_text(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Document | Fault]:
-    """The documents of a span of plain text; blank ones are none, unless the file is the document."""
+def read_text(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Texts]:
+    """The documents of a span of plain text, many at once; blank ones are none, unless the file is the document."""
     cut = {"line": cut_lines, "blank-line": cut_paragraphs, "file": cut_whole}[rule.document]
-    keeps_blank = rule.document == "file"
-    for position, raw in cut(file, span.start, span.stop):
+    for pieces in cut(file, span.start, span.stop):
+        yield _plain_texts(pieces) or Texts.of(_documents(pieces, rule))
+
+
+def _plain_texts(pieces: list[Piece]) -> Texts | None:
+    """The documents, quickly, if none of them is a special case to `_documents`."""
+    contents = [raw for _, raw in pieces if isinstance(raw, bytes)]
+    everything = b"".join(contents)
+    if len(contents) < len(pieces) or not pieces or pieces[0][0] == 0 or b"\0" in everything or b"\r" in everything:
+        return None
+    try:
+        texts = [content.decode() for content in contents]
+    except UnicodeDecodeError:
+        return None
+    if any(map(str.isspace, texts)):
+        return None
+    return Texts([position for position, _ in pieces], texts, list(map(len, contents)), [])
+
+
+def _documents(pieces: list[Piece], rule: Rule) -> Iterator[Document | Fault]:
+    for position, raw in pieces:
         item = _text_document(position, raw, rule.is_exact) if isinstance(raw, bytes) else raw
-        if keeps_blank or isinstance(item, Fault) or (item.text and not item.text.isspace()):
+        if rule.document == "file" or isinstance(item, Fault) or (item.text and not item.text.isspace()):
             yield item
 
 
@@ -124,34 +144,33 @@ def _line_runs(
         yield position, [b"".join(parts)], length
 
 
-def cut_lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
-    """A piece per line; blank lines are none."""
+def cut_lines(file: BinaryIO, start: int, stop: int | None) -> Iterator[list[Piece]]:
+    """A piece per line, many at once; blank lines are none."""
     longest, stop = documents.MAX_DOCUMENT_BYTES, _END if stop is None else stop
     for position, lines, length in _line_runs(file, start, stop):
-        for line in lines:
-            if position >= stop:
-                return
-            content = line.rstrip(b"\r\n")
-            if len(content) > longest:
-                yield position, too_long(position, length if len(lines) == 1 else len(line))
-            elif content and not content.isspace():
-                yield position, content
-            position += len(line)
-        if position >= stop:
+        starts = list(accumulate(map(len, lines), initial=position))
+        count = bisect_left(starts, stop, hi=len(lines))
+        yield [
+            (begin, content if len(content) <= longest else too_long(begin, length if len(lines) == 1 else len(line)))
+            for begin, line in zip(starts, lines[:count], strict=False)
+            if (content := line.rstrip(b"\r\n")) and (len(content) > longest or not content.isspace())
+        ]
+        if position + length >= stop:
             return
 
 
-def cut_paragraphs(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
-    """A piece between blank lines."""
+def cut_paragraphs(file: BinaryIO, start: int, stop: int | None) -> Iterator[list[Piece]]:
+    """A piece between blank lines, many at once."""
     anchored = start == 0  # whether a document that begins here has its anchor in this span
     longest, stop = documents.MAX_DOCUMENT_BYTES + 2, _END if stop is None else stop
     kept: list[bytes] = []
     first, size = 0, 0
     for position, lines, length in _line_runs(file, start, stop, _lines_or_runs):
+        pieces = []
         for line in lines:
             past = position >= stop
             if past and not anchored:
-                return  # no anchor in this span
+                break  # no anchor in this span
             if 0x20 < line[0] < 0x80 or not _is_blank(line):  # the first is for speed
                 if anchored:
                     first = first if size else position
@@ -160,13 +179,14 @@ def cut_paragraphs(file: BinaryIO, start: int, stop: int | None) -> Iterator[Pie
                         kept.append(line)
             else:
                 if size:
-                    yield _paragraph(first, size, kept)
-                if past:
-                    return
-                kept, size, anchored = [], 0, True
+                    pieces.append(_paragraph(first, size, kept))
+                kept, size, anchored = [], 0, not past
             position += len(line)
+        yield pieces
+        if past and not anchored:
+            return
     if size:
-        yield _paragraph(first, size, kept)
+        yield [_paragraph(first, size, kept)]
 
 
 def _paragraph(first: int, size: int, lines: list[bytes]) -> Piece:
@@ -185,10 +205,10 @@ def _is_blank(line: bytes) -> bool:
     return content.decode(errors="replace").isspace()
 
 
-def cut_whole(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
+def cut_whole(file: BinaryIO, start: int, stop: int | None) -> Iterator[list[Piece]]:
     """The file as one piece, which is never cut into ranges."""
     data = file.read(documents.MAX_DOCUMENT_BYTES + 1)
     size = len(data)
     while chunk := file.read(_CHUNK_BYTES) if size > documents.MAX_DOCUMENT_BYTES else b"":
         size += len(chunk)
-    yield (0, data) if size <= documents.MAX_DOCUMENT_BYTES else (0, too_long(0, size))
+    yield [(0, data if size <= documents.MAX_DOCUMENT_BYTES else too_long(0, size))]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 _PRELOADED = "bert_shards_workers"
 _FOLDER = Path(__file__).resolve().parent / "preloaded"
+# The C library keeps the memory that arrays free, for the next ones: to get it again from the system took 3 % of the time.
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 
 
 def start() -> None:
@@ -22,16 +24,18 @@ def start() -> None:
         return
     from multiprocessing import forkserver
 
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_FOLDER), before)))
+    before = dict(os.environ)
+    path = os.pathsep.join(filter(None, (str(_FOLDER), before.get("PYTHONPATH"))))
+    os.environ.update({**_MEMORY, **before, "PYTHONPATH": path})
     try:
         forkserver.set_forkserver_preload([_PRELOADED])
         forkserver.ensure_running()
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        for name in (*_MEMORY, "PYTHONPATH"):
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
 
 
 def context() -> BaseContext:

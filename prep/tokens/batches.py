@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from prep.corpus.documents import HARMLESS, Document, Fault, InputFile, fault_error
-from prep.corpus.read import read_documents
+from prep.corpus.documents import HARMLESS, Fault, InputFile, Texts, fault_error
+from prep.corpus.read import read_texts
 from prep.records import UnitRecord
 from prep.tokens.task import TokenizeTask
 
@@ -14,17 +14,11 @@ BATCH_BYTES = 5 << 18
 _DOCUMENT_BYTES = 64
 
 
-class Item(NamedTuple):
-    """A document, and the file that it was read from."""
-
-    file: InputFile
-    document: Document
-
-
 class Batch(NamedTuple):
     """About BATCH_BYTES of documents."""
 
-    items: list[Item]
+    documents: Texts  # the faults among them are in `left_out`
+    files: list[InputFile]  # which each of them was read from
     left_out: UnitRecord  # counts what was left out while these documents were read
     bytes_read: int  # of the unit, up to here
     memory: int  # bytes that the documents take, about
@@ -32,9 +26,8 @@ class Batch(NamedTuple):
 
 def read_batches(task: TokenizeTask) -> Iterator[Batch]:
     """The documents of the unit, batch by batch."""
-    items: list[Item] = []
-    left_out = UnitRecord()
-    size = bytes_of_spans = 0
+    documents, files, left_out, size = Texts.of([]), list[InputFile](), UnitRecord(), 0
+    bytes_of_spans = 0
     for span in task.unit.spans:
         bytes_of_span = 0
 
@@ -42,17 +35,17 @@ def read_batches(task: TokenizeTask) -> Iterator[Batch]:
             nonlocal bytes_of_span
             bytes_of_span = num_bytes
 
-        for document in read_documents(span, task.rule, note):
-            if isinstance(document, Fault):
-                leave_out(left_out, task, span.file, document)
-                continue
-            items.append(Item(span.file, document))
-            size += document.num_bytes + _DOCUMENT_BYTES
+        for more in read_texts(span, task.rule, note):
+            for fault in more.faults:
+                leave_out(left_out, task, span.file, fault)
+            documents.extend(more)
+            files += [span.file] * len(more.texts)
+            size += sum(more.num_bytes) + _DOCUMENT_BYTES * len(more.texts)
             if size >= BATCH_BYTES:
-                yield Batch(items, left_out, bytes_of_spans + bytes_of_span, size)
-                items, left_out, size = [], UnitRecord(), 0
+                yield Batch(documents, files, left_out, bytes_of_spans + bytes_of_span, size)
+                documents, files, left_out, size = Texts.of([]), [], UnitRecord(), 0
         bytes_of_spans += bytes_of_span
-    yield Batch(items, left_out, bytes_of_spans, size)
+    yield Batch(documents, files, left_out, bytes_of_spans, size)
 
 
 def leave_out(record: UnitRecord, task: TokenizeTask, file: InputFile, fault: Fault) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from prep.corpus.documents import Fault, name_key
 from prep.records import HISTOGRAM_BINS, SKETCH_SIZE, UnitRecord
 from prep.settings import Splitting
-from prep.tokens.batches import Item, leave_out
+from prep.tokens.batches import Batch, leave_out
 from prep.tokens.encoder import Encoder
 from prep.tokens.sentences import split_sentences
 from prep.tokens.store import Documents
@@ -18,49 +19,49 @@ from shards.randomness import Purpose, combine, fraction
 from shards.schema import Ints, lengths_to_offsets
 
 
-def encode_documents(items: list[Item], task: TokenizeTask, encoder: Encoder, number: int) -> tuple[Documents, UnitRecord]:
-    """Splits and encodes documents. Those that the weights leave out, and those without a token, are dropped.
+def encode_documents(batch: Batch, task: TokenizeTask, encoder: Encoder, number: int) -> tuple[Documents, UnitRecord]:
+    """Splits and encodes the documents of a batch. Those that the weights leave out, and those without a token, are dropped.
 
     `number` sentences of the unit came before.
     """
-    hashes, keys, copies = _identify(items, task)
+    positions, texts, text_bytes, _ = batch.documents
+    hashes, keys, copies = _identify(batch, task)
+    pieces = _cut(texts, copies.tolist(), task.splitting, encoder)
+    ids, lengths = encoder.encode(list(chain.from_iterable(pieces)), number)
+    num_sentences: npt.NDArray[np.int64] = np.fromiter(map(len, pieces), np.int64, len(pieces))
     if task.splitting.rule == "whole":
-        ids, lengths, num_sentences = _encode_whole(items, copies > 0, encoder, number)
-    else:
-        sentences, num_sentences = _split(items, copies > 0, task.splitting, encoder.needs_leading_space)
-        ids, lengths = encoder.encode(sentences, number)
+        # A document that is not empty is one sentence to the modules that come after this one, of however many parts.
+        totals = np.diff(lengths_to_offsets(lengths)[lengths_to_offsets(num_sentences)])
+        lengths, num_sentences = totals[num_sentences > 0], np.minimum(num_sentences, 1)
     has_tokens = lengths > 0
     num_sentences = np.diff(lengths_to_offsets(has_tokens)[lengths_to_offsets(num_sentences)])
-    num_bytes = np.array([item.document.num_bytes for item in items], np.uint32)
+    num_bytes = np.array(text_bytes, np.uint32)
     sentence_lengths = lengths[has_tokens].astype(np.uint32)
     documents = Documents(keys, hashes, num_bytes, num_sentences.astype(np.uint32), sentence_lengths, ids)
     used = np.flatnonzero(num_sentences)
-    if len(used) < len(items) or copies.max() > 1:
+    if len(used) < len(texts) or copies.max() > 1:
         documents = _with_own_keys(documents.take(np.repeat(used, copies[used])), copies[used])
-    corpora = np.array([items[i].file.corpus for i in used], np.int64)
+    corpora = np.array([file.corpus for file in batch.files], np.int64)[used]
     record = _count(documents, np.repeat(corpora, copies[used]), encoder.unknown_id)
     for i in np.flatnonzero(copies == 0):
-        record.leave_out("sampled_out", items[i].document.num_bytes)
+        record.leave_out("sampled_out", text_bytes[i])
     for i in np.flatnonzero((num_sentences == 0) & (copies > 0)):
-        file, document = items[i]
-        leave_out(record, task, file, Fault(document.position, "no_sentence", document.num_bytes))
+        leave_out(record, task, batch.files[i], Fault(positions[i], "no_sentence", text_bytes[i]))
     return documents, record
 
 
-def _identify(
-    items: list[Item], task: TokenizeTask
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """[items] content hashes, keys, and the number of copies of each document that the weights ask for."""
-    digests = [blake2b(document.text.strip().encode(), digest_size=8).digest() for _, document in items]
-    hashes: npt.NDArray[np.uint64] = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
-    names = {name: name_key(name) for name in {item.file.name for item in items}}
-    files: npt.NDArray[np.uint64] = np.array([names[item.file.name] for item in items], np.uint64)
-    positions: npt.NDArray[np.uint64] = np.array([item.document.position for item in items], np.uint64)
+def _identify(batch: Batch, task: TokenizeTask) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """[documents] content hashes, keys, and the number of copies of each document that the weights ask for."""
+    digests = b"".join([blake2b(text.strip().encode(), digest_size=8).digest() for text in batch.documents.texts])
+    hashes: npt.NDArray[np.uint64] = np.frombuffer(digests, "<u8").astype(np.uint64)
+    names = {name: name_key(name) for name in {file.name for file in batch.files}}
+    files: npt.NDArray[np.uint64] = np.array([names[file.name] for file in batch.files], np.uint64)
+    positions: npt.NDArray[np.uint64] = np.array(batch.documents.positions, np.uint64)
     keys = hashes if task.by_content else combine(files, positions)
-    copies = np.ones(len(items), np.int64)
+    copies = np.ones(len(keys), np.int64)
     if task.weights:
         # A weight of 2.3 gives each document two copies, and a third to 3 of 10, drawn by the document's key.
-        weights = np.array([task.weights[item.file.corpus] for item in items])
+        weights = np.array([task.weights[file.corpus] for file in batch.files])
         draws = fraction(combine(keys, np.uint64(Purpose.CORPUS_WEIGHT)))
         copies = weights.astype(np.int64) + (draws < weights % 1.0)
         held_out = hashes < np.uint64(task.places.held_out_below)
@@ -68,35 +69,14 @@ def _identify(
     return hashes, keys, copies
 
 
-def _encode_whole(items: list[Item], is_used: npt.NDArray[np.bool_], encoder: Encoder, number: int) -> tuple[Ints, Ints, Ints]:
-    """The ids of all used documents, their number in each used document, and 1 for each of those [items].
-
-    A document that is not empty is one sentence to the modules that come after this one.
-    """
-    parts: list[str] = []
-    num_parts: npt.NDArray[np.int64] = np.zeros(len(items), np.int64)
-    for i in np.flatnonzero(is_used):
-        parts_of_document = encoder.parts_of(items[i].document.text)
-        parts += parts_of_document
-        num_parts[i] = len(parts_of_document)
-    ids, lengths = encoder.encode(parts, number)
-    totals = np.diff(lengths_to_offsets(lengths)[lengths_to_offsets(num_parts)])
-    return ids, totals[num_parts > 0], np.minimum(num_parts, 1)
-
-
-def _split(
-    items: list[Item], is_used: npt.NDArray[np.bool_], splitting: Splitting, leading_space: bool
-) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """The sentences of all used documents, and their number in each document [items]."""
-    sentences: list[str] = []
-    num_sentences: npt.NDArray[np.int64] = np.zeros(len(items), np.int64)
-    for i in np.flatnonzero(is_used):
-        pieces = split_sentences(items[i].document.text, splitting)
-        if leading_space:
-            pieces[1:] = [f" {piece}" for piece in pieces[1:]]
-        sentences += pieces
-        num_sentences[i] = len(pieces)
-    return sentences, num_sentences
+def _cut(texts: list[str], copies: list[int], splitting: Splitting, encoder: Encoder) -> list[list[str]]:
+    """The sentences of each document, or its parts that are encoded one by one; nothing of those without a copy."""
+    if splitting.rule == "whole":
+        return [encoder.parts_of(text) if count else [] for text, count in zip(texts, copies, strict=True)]
+    sentences = [split_sentences(text, splitting) if count else [] for text, count in zip(texts, copies, strict=True)]
+    if encoder.needs_leading_space:
+        return [first[:1] + [f" {sentence}" for sentence in first[1:]] for first in sentences]
+    return sentences
 
 
 def _with_own_keys(documents: Documents, copies: npt.NDArray[np.int64]) -> Documents:

@@ -14,7 +14,8 @@ PIECE_CHARS = 1 << 16
 MAX_SENTENCE_CHARS = 1 << 20
 # Fewer than str.isspace() knows: BERT's normalizer deletes some of those, and would join the words around a cut.
 _SPACE = re.compile(r"[ \t\n\r]")
-_WIDE_SPACES = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+_WIDE_SPACES = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+_NARROWED = str.maketrans(dict.fromkeys(_WIDE_SPACES, " "))
 
 
 def split_sentences(text: str, splitting: Splitting) -> list[str]:
@@ -66,7 +67,8 @@ def _piece_end(text: str, start: int) -> int:
 def _segment(text: str, language: str) -> list[str]:
     """The text cut into sentences; joined, they are the text."""
     # sentencex panics at some white space outside ASCII, so it gets a space for each.
-    plain = text if text.isascii() else _WIDE_SPACES.sub(" ", text)
+    has_wide = not text.isascii() and any(space in text for space in _WIDE_SPACES)
+    plain = text.translate(_NARROWED) if has_wide else text
     try:
         parts: list[str] = sentencex.segment(language, plain)
     except BaseException as error:

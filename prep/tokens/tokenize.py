@@ -54,8 +54,8 @@ def _tokenize(task: TokenizeTask, encoder: Encoder) -> UnitRecord:
         size = 0
         for batch in read_batches(task):
             total.add(batch.left_out)
-            if batch.items:
-                documents, record = encode_documents(batch.items, task, encoder, total.sentences)
+            if batch.files:
+                documents, record = encode_documents(batch, task, encoder, total.sentences)
                 total.add(record)
                 merger.add(words_of(documents))
                 size += batch.memory
