@@ -8,8 +8,8 @@ requests  The real stages against a real server of objects (moto) on this machin
           are divided by 1024: units, partitions, merged files. So 8 MB are a model of 8 GB, and sizes that differ by 16
           times show how requests grow. Every request is counted where s3fs makes it, and compared with the plan. Requests
           of the process that runs the stages (listings, the sum, the manifest) are apart. 4 minutes.
-latency   A pair task of a partition of full size, on a disk, and on the same server without and with 30 ms of latency: medians
-          of its time. The server is a thread of the same process, which takes time from the task.
+latency   A pair task of a partition of a corpus of 1 TB and of one of 10 TB, on a disk, and on the same server without and with
+          30 ms of latency: medians of its time. The server is a process of its own.
 """
 
 import argparse
@@ -50,7 +50,7 @@ CORPORA = {"1 TB": (1000, 10**9), "10 TB": (10_000, 10**9), "100 TB": (25_000, 4
 MODELS = {128 << 10: 1, 2 << 20: 12, 8 << 20: 12, 32 << 20: 12}
 MOST_ONE_LEVEL_BYTES = 2 << 20  # of a model that is built in one level too: these requests grow as the square of its size
 VOCAB_SIZE = 500  # of the models
-PAIR_TEXT_BYTES = 100_000_000
+PAIR_TEXT_BYTES = {"1 TB": 122_000_000, "10 TB": 268_000_000}  # of a partition of a corpus of that size
 
 
 class Measured(NamedTuple):
@@ -153,14 +153,14 @@ def request_rows(measured: Sequence[Measured]) -> Iterator[list[str]]:
         ]
 
 
-def pair_seconds(folder: Path, repeats: int) -> dict[str, list[float]]:
+def pair_seconds(folder: Path, text_bytes: int, repeats: int) -> dict[str, list[float]]:
     """How long the pair task of one partition takes, by where its tokens and shards are, and how long a request is delayed."""
-    corpus = write_text(folder / "pair", PAIR_TEXT_BYTES, 1)
+    corpus = write_text(folder / "pair", text_bytes, 1)
     tokenizer = make_vocabulary(folder, corpus)
     seconds: dict[str, list[float]] = {"disk": [], "server": [], "slow server": []}
     tasks: dict[str, PairTask] = {}
     s3fs.S3FileSystem.clear_instance_cache()
-    with moto(), patch.object(plan, "_partition_bytes", lambda _: PAIR_TEXT_BYTES * 2):
+    with moto(), patch.object(plan, "_partition_bytes", lambda _: text_bytes * 2):
         for name, place in (("disk", str(folder / "disk")), ("server", BUCKET)):
             settings = Settings(
                 corpus=(str(corpus),),
@@ -188,6 +188,15 @@ def pair_seconds(folder: Path, repeats: int) -> dict[str, list[float]]:
     return seconds
 
 
+def latency_rows(folder: Path, repeats: int) -> Iterator[list[str]]:
+    """Medians, and what they are to each other, for each size of a partition."""
+    for name, text_bytes in PAIR_TEXT_BYTES.items():
+        with own_folder(str(folder)) as place:
+            disk, server, slow = (median(times) for times in pair_seconds(place, text_bytes, repeats).values())
+        ratios = [f"{slow / base:.2f}, {met(slow / base <= 1.2)}" for base in (disk, server)]
+        yield [name, size(text_bytes), *(f"{seconds:.2f} s" for seconds in (disk, server, slow)), *ratios]
+
+
 def main() -> None:
     """Measures, and prints or writes the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -213,17 +222,9 @@ def main() -> None:
             header += ("largest difference", "by the parent")
             lines += ["## Requests", "", *table(header, list(request_rows(list(measure_requests(folder)))))]
         if arguments.only in (None, "latency"):
-            seconds = pair_seconds(folder, arguments.repeats)
-            disk, server, slow = (median(times) for times in seconds.values())
-            ratios = [f"{slow / base:.2f}, {met(slow / base <= 1.2)}" for base in (disk, server)]
-            header = (
-                "on a disk",
-                "on a server of this process",
-                "there, 30 ms more per request",
-                "to the disk",
-                "to the server",
-            )
-            rows = [[f"{disk:.2f} s", f"{server:.2f} s", f"{slow:.2f} s", *ratios]]
+            header = ("corpus", "text of the partition", "on a disk", "on a server", "there, 30 ms more per request")
+            header += ("to the disk", "to the server")
+            rows = list(latency_rows(folder, arguments.repeats))
             lines += ["## Latency", "", *table(header, rows)]
     text = "\n".join(lines)
     if arguments.write:

@@ -1,20 +1,22 @@
 """Small models of large corpora, on a server of objects whose requests are counted and delayed. For `scale`."""
 
 import asyncio
-import logging
 import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import create_server
 from typing import Any
 from unittest.mock import patch
-from urllib.request import urlopen
 
 import boto3
 import s3fs
-from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+from botocore.exceptions import EndpointConnectionError
 
 from prep import estimate, partitions, plan, stages
 from prep.tokens import sources
@@ -28,20 +30,31 @@ _WORDS = _LINE.split()
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """The endpoint of an S3 server on this machine, which has an empty bucket; s3fs finds it."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request otherwise
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    """The endpoint of an S3 server in a process of its own, which has an empty bucket; s3fs finds it."""
+    with create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     values = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    values["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
-    with patch.dict(os.environ, values):
-        urlopen(f"{values['AWS_ENDPOINT_URL']}/moto-api/reset", b"").close()  # its state is that of this process
-        boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
+    values["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,
+        patch.dict(os.environ, values),
+    ):
         try:
+            _make_bucket(server)
             yield values["AWS_ENDPOINT_URL"]
         finally:
-            server.stop()
+            server.kill()
+
+
+def _make_bucket(server: "subprocess.Popen[bytes]") -> None:
+    """Waits for the server. Raises RuntimeError if it ends."""
+    while server.poll() is None:
+        with suppress(EndpointConnectionError):
+            boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
+            return
+        time.sleep(0.1)
+    raise RuntimeError("the server of objects does not start: python -m moto.server")
 
 
 @contextmanager

@@ -22,8 +22,8 @@ SHARD_BYTES_PER_TOKEN = 1.8
 STORE_BYTES_PER_TEXT_BYTE = 0.09  # besides the ids
 # Bytes of text per second and core. The pair stage takes that long for each copy.
 _TOKENIZE_BYTES_PER_S, _REFERENCE_BYTES_PER_S, _PAIR_BYTES_PER_S = 30e6, 3e6, 35e6
-# Requests to S3, as s3fs makes them: to look for a file that is not there, and to write a file in parts of this size.
-FIND_MISSING, PART_BYTES = 2, 50 << 20
+# Requests to S3, as s3fs makes them: to look for a record that is not there, and to write a file in parts of this size.
+FIND_RECORD, PART_BYTES = 1, 50 << 20
 BLOCK_BYTES = 8 << 20  # that an input is read in
 # Prices of Amazon S3 in 2025, standard storage.
 DOLLARS_PER_1000_READS, DOLLARS_PER_1000_WRITES = 0.0004, 0.005
@@ -101,7 +101,7 @@ def estimate(settings: Settings, plan: Plan, vocab_size: int, fast: bool) -> Est
     shards = math.ceil(shard_bytes / settings.shard_bytes)
     pair_writes = num_pairs * (shards * put_requests(min(shard_bytes, settings.shard_bytes)) + 1)
     tokenize_writes = num_units * (1 + put_requests(stored / num_units))
-    by_tokenize = num_units * FIND_MISSING + plan.units.num_requests(BLOCK_BYTES) + tokenize_writes
+    by_tokenize = num_units * FIND_RECORD + plan.units.num_requests(BLOCK_BYTES) + tokenize_writes
     by_pair = chosen.pair_requests + pair_writes
     writes = tokenize_writes + chosen.merge_writes + pair_writes
     reads = by_tokenize + chosen.merge_requests + by_pair - writes
@@ -139,15 +139,15 @@ def _traffic(exchange: Exchange, volume: Volume, unit_requests: int) -> _Traffic
     num_units, num_pairs, stored = volume
     tasks = exchange.num_groups * exchange.num_ranges
     if not tasks:
-        return _Traffic(0, 0, num_pairs * (FIND_MISSING + unit_requests), 0, num_units, 0.0)
+        return _Traffic(0, 0, num_pairs * (FIND_RECORD + unit_requests), 0, num_units, 0.0)
     merged_bytes = stored / tasks
     writes = tasks * (1 + put_requests(merged_bytes))
-    merging = tasks * FIND_MISSING + unit_requests * exchange.num_ranges + writes
+    merging = tasks * FIND_RECORD + unit_requests * exchange.num_ranges + writes
     # A partition at the border of two ranges of places reads from both.
     sources = exchange.num_groups * (num_pairs + exchange.num_ranges - 1)
     merged_requests = 1 if merged_bytes <= WHOLE_BYTES else 2
     return _Traffic(
-        tasks, merging, num_pairs * FIND_MISSING + merged_requests * sources, writes, exchange.num_groups, merged_bytes
+        tasks, merging, num_pairs * FIND_RECORD + merged_requests * sources, writes, exchange.num_groups, merged_bytes
     )
 
 

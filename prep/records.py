@@ -205,11 +205,9 @@ Record = TypeVar("Record")
 
 def finished(url: str, load: Callable[[str], Record], outputs: Callable[[Record], Iterable[tuple[str, int]]]) -> Record | None:
     """The record at `url` if it is intact and the files that it names are there with their sizes; else None."""
-    if not storage.find(url):
-        return None
     try:
         record = load(url)
-    except (ValueError, TypeError, KeyError):  # damaged, or of another release
+    except (storage.MissingError, ValueError, TypeError, KeyError):  # the last three: damaged, or of another release
         return None
     infos = ((storage.find(file), size) for file, size in outputs(record))
     return record if all(info and info.bytes == size for info, size in infos) else None

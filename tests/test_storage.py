@@ -1,12 +1,14 @@
 """Storage on a disk, in memory, and on a real S3-compatible server over the network stack."""
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+import s3fs
 from commands import manifest_of, run_prep
 from conftest import BuildRunner
 from containers import texts_of
@@ -15,7 +17,7 @@ from prep.corpus.documents import Rule, Span
 from prep.corpus.files import Corpus, list_inputs
 from prep.corpus.read import read_documents, read_texts
 from shards import storage
-from shards.storage import StorageError
+from shards.storage import MissingError, StorageError
 from shards.storage.on_fsspec import file_info
 
 
@@ -74,6 +76,52 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     with pytest.raises(StorageError, match=r"a\.bin: cannot write it: No space left on device; free some space"):
         storage.publish(str(path), b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_files_are_written_behind_one_at_a_time_and_all_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, most, written = 0, 0, []
+    may_write = threading.Event()
+
+    def slow(url: str, data: bytes) -> None:
+        nonlocal writing, most
+        writing += 1
+        most = max(most, writing)
+        assert may_write.wait(60)
+        written.append((url, data))
+        writing -= 1
+
+    monkeypatch.setattr("shards.storage.files.publish", slow)
+    with storage.publish_behind() as publish:
+        publish("a", b"1")
+        assert not written, "it does not wait for the file"
+        may_write.set()
+        for number in range(20):
+            publish(str(number), b"2")
+    assert most == 1 and written == [("a", b"1"), *((str(number), b"2") for number in range(20))]
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_file_that_cannot_be_written_behind_is_an_error(tmp_path: Path, last: bool) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="file/below: cannot write it"), storage.publish_behind() as publish:
+        publish(str(tmp_path / "file" / "below"), b"1")
+        if not last:
+            publish(str(tmp_path / "other"), b"2")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_missing_object_takes_one_request(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = s3fs.S3FileSystem._call_s3
+
+    async def call(fs: Any, method: str, *arguments: Any, **options: Any) -> Any:
+        made.append(method)
+        return await original(fs, method, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
+    with pytest.raises(MissingError, match="s3://bucket/none: cannot read it"):
+        storage.read_bytes("s3://bucket/none")
+    assert made == ["get_object"], "a task looks for its record so"
 
 
 def test_a_build_in_a_bucket_is_the_build_on_a_disk(bucket: Any, corpus: Path, vocabulary: Path, build: BuildRunner) -> None:

@@ -3,6 +3,7 @@
 It is a function of the task alone, publishes its record last, and does nothing when the record is there.
 """
 
+from collections.abc import Callable
 from hashlib import sha256
 
 import numpy as np
@@ -48,14 +49,15 @@ def pair_partition(task: PairTask) -> PairRecord:
     lengths = sequences.lengths(recipe.template.num_special)
     order, row_starts = arrange_rows(lengths, sequences.keys, recipe)
     shards = []
-    for number, (first, last) in enumerate(cut_shards(lengths[order], row_starts, recipe.shard_tokens)):
-        chosen = order[row_starts[first] : row_starts[last]]
-        rows = gather_rows(sequences, chosen, row_starts[first : last + 1] - row_starts[first], ids, recipe)
-        if recipe.masking is not None:
-            rows = mask_rows(rows, address(recipe.seed, Purpose.MASK, sequences.keys[chosen]), recipe.masking)
-        forced = int(np.count_nonzero(sequences.forced[chosen]))
-        shards.append(_write_shard(task, number, rows, forced))
-        save_progress(PAIR_STAGE, task.number, Progress(tally.made * row_starts[last] // len(order), 0, 0, tally.made))
+    with storage.publish_behind() as publish:  # a shard is written while the next one is made
+        for number, (first, last) in enumerate(cut_shards(lengths[order], row_starts, recipe.shard_tokens)):
+            chosen = order[row_starts[first] : row_starts[last]]
+            rows = gather_rows(sequences, chosen, row_starts[first : last + 1] - row_starts[first], ids, recipe)
+            if recipe.masking is not None:
+                rows = mask_rows(rows, address(recipe.seed, Purpose.MASK, sequences.keys[chosen]), recipe.masking)
+            forced = int(np.count_nonzero(sequences.forced[chosen]))
+            shards.append(_write_shard(task, number, rows, forced, publish))
+            save_progress(PAIR_STAGE, task.number, Progress(tally.made * row_starts[last] // len(order), 0, 0, tally.made))
     record = PairRecord(task.split, task.copy, len(documents.keys), tally, duplicates, tuple(shards))
     record.publish(task.record_url)
     return record
@@ -76,13 +78,13 @@ def make_sequences(documents: Documents, recipe: Recipe, copy: int) -> tuple[Int
     return RECIPES[recipe.pairing].make(docs, Limits(max_tokens, recipe.short_seq_prob, recipe.separator, recipe.overlap))
 
 
-def _write_shard(task: PairTask, number: int, rows: Rows, forced: int) -> ShardInfo:
+def _write_shard(task: PairTask, number: int, rows: Rows, forced: int, publish: Callable[[str, memoryview], None]) -> ShardInfo:
     recipe, output = task.recipe, FORMATS[task.recipe.format]
     group_tokens = min(GROUP_SEQUENCES * recipe.max_seq_len, MAX_GROUP_TOKENS)
     group_rows = max(1, group_tokens // recipe.row_capacity)
     data, groups = output.write(rows, group_rows)
     path = f"{task.split}/{task.number:06d}-{number:04d}{output.SUFFIX}"
-    storage.publish(storage.join(task.out, path), data)
+    publish(storage.join(task.out, path), data)
     masked = np.diff(rows.masked_offsets) if rows.masked_offsets is not None else np.zeros(1, np.int64)
     return ShardInfo(
         path=path,

@@ -147,7 +147,7 @@ def storage_error(url: str, doing: str, error: Exception) -> StorageError:
     protocol, separator, _ = url.partition("://")
     if not separator or protocol in ("file", "local"):
         return _local_error(url, doing, error)
-    kind = MissingError if _is_missing(error) else StorageError
+    kind = MissingError if is_missing(error) else StorageError
     return kind(f"{url}: cannot {doing} it: {_reason(error)}; {_remedy(protocol, error)}")
 
 
@@ -168,14 +168,14 @@ def _remedy(protocol: str, error: Exception) -> str:
     if _is_denied(root):
         name = "the name and " if protocol == "hf" else ""  # the hub reports private repositories as missing
         return f"check {name}the credentials{login} and their permissions"
-    if protocol == "hf" and (_is_missing(error) or not status_of(root)):
+    if protocol == "hf" and (is_missing(error) or not status_of(root)):
         return (
             "check the name and the network; where there is none, fetch it elsewhere with "
             "`hf download --repo-type dataset NAME --local-dir DIR` and pass that folder"
         )
     if _code(root) == "NoSuchBucket" or "bucket does not exist" in str(root):
         return f"there is no such bucket: check its name, or create it and {again}"
-    if _is_missing(error):
+    if is_missing(error):
         return "check the path"
     if may_pass(error):
         return f"retries did not help: check the address and that the server is up, then {again}"
@@ -189,7 +189,8 @@ def _reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _is_missing(error: BaseException) -> bool:
+def is_missing(error: BaseException) -> bool:
+    """Whether the server says that there is nothing."""
     root = _root(error)
     status = status_of(root)
     if _code(root) == "NoSuchUpload":

@@ -1,7 +1,8 @@
 """Files as wholes: found, listed, published, removed; and the lock of a folder."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from shards.storage.on_fsspec import (
     transfer_limit_s,
 )
 from shards.storage.urls import is_local, local_path
+
+Bytes = bytes | bytearray | memoryview
 
 
 def find(url: str) -> FileInfo | None:
@@ -82,7 +85,7 @@ def glob(pattern: str, hidden: tuple[str, ...] = ()) -> list[FileInfo]:
     return sorted(infos, key=lambda info: info.url)
 
 
-def publish(url: str, data: bytes | bytearray | memoryview, first: bool = False) -> None:
+def publish(url: str, data: Bytes, first: bool = False) -> None:
     """Writes a whole file: it is there complete or not at all. It replaces an older file, but not if `first`.
 
     With `first`, only one of two writers succeeds on a disk; elsewhere both may have looked before either wrote. A server
@@ -95,6 +98,27 @@ def publish(url: str, data: bytes | bytearray | memoryview, first: bool = False)
         fs, path = filesystem(url)
         limit_s = transfer_limit_s(len(data))
         retried(url, "write", lambda: call(fs, "pipe_file", limit_s, path, bytes(data)))
+
+
+@contextmanager
+def publish_behind() -> Iterator[Callable[[str, Bytes], None]]:
+    """A `publish` that waits for the file before, not for this one. At the end of the context all are written.
+
+    What it raises may be about the file before.
+    """
+    writing: list[Future[None]] = []
+
+    def end() -> None:
+        while writing:
+            writing.pop().result()
+
+    def start(url: str, data: Bytes) -> None:
+        end()
+        writing.append(thread.submit(publish, url, data))
+
+    with ThreadPoolExecutor(1) as thread:
+        yield start
+        end()
 
 
 def publish_file(url: str, path: Path) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, BinaryIO, cast
 
 from shards.storage.blocks import local_file, remote_file
-from shards.storage.faults import MissingError, StorageError, may_pass, retried, storage_error, translated
+from shards.storage.faults import MissingError, StorageError, is_missing, may_pass, retried, storage_error, translated
 from shards.storage.files import find
 from shards.storage.on_fsspec import WHOLE_S, call, filesystem, transfer_limit_s
 from shards.storage.urls import is_local, local_path
@@ -108,6 +108,8 @@ def _read_rest(url: str, start: int) -> bytes:
         try:
             return cast(bytes, call(fs, "cat_file", WHOLE_S, path, start=0, end=None))
         except Exception as error:  # each backend raises its own kinds
+            if is_missing(error):
+                raise storage_error(url, "read", error) from error
             fault = error
     info = find(url)
     if info is None or (fault and info.bytes and not may_pass(fault)):
