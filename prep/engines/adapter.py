@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from prep.corpus.read import READER_VERSION
 from prep.corpus.warc import extractor_version
-from prep.engines.local import use_one_thread
+from prep.engines.local import tune_process
 from prep.pairing.task import RECIPE_VERSION
 from prep.tokens.sentences import SPLITTER
 from prep.tokens.store import STORE_VERSION
@@ -80,7 +80,7 @@ def run_at_worker(versions: tuple[object, ...], function: Callable[..., Any], *a
         raise UserError(
             f"a worker on {socket.gethostname()} has other versions ({here}) than this process ({sender}); install the same"
         )
-    use_one_thread()
+    tune_process()
     return function(*args, **kwargs)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 _PRELOADED = "bert_shards_workers"
 _FOLDER = Path(__file__).resolve().parent / "preloaded"
 # The C library keeps the memory that arrays free, for the next ones: to get it again from the system took 3 % of the time.
-_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 
 
 def start() -> None:
@@ -26,12 +26,12 @@ def start() -> None:
 
     before = dict(os.environ)
     path = os.pathsep.join(filter(None, (str(_FOLDER), before.get("PYTHONPATH"))))
-    os.environ.update({**_MEMORY, **before, "PYTHONPATH": path})
+    os.environ.update({**MEMORY, **before, "PYTHONPATH": path})
     try:
         forkserver.set_forkserver_preload([_PRELOADED])
         forkserver.ensure_running()
     finally:
-        for name in (*_MEMORY, "PYTHONPATH"):
+        for name in (*MEMORY, "PYTHONPATH"):
             if name in before:
                 os.environ[name] = before[name]
             else:

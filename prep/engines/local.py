@@ -102,17 +102,17 @@ def _start_worker(progress_folder: str, environment: dict[str, str]) -> None:
     """Prepares a worker: the parent's environment, one thread, no interrupts of its own, and an end when the parent ends."""
     os.environ.clear()  # a fork has the one of the time when its server was started
     os.environ.update(environment)
-    gc.set_threshold(_GARBAGE_EVERY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     progress.save_into(progress_folder)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    use_one_thread()
+    tune_process()
 
 
 @cache
-def use_one_thread() -> None:
-    """Keeps the libraries of this process to one core per task from now on."""
+def tune_process() -> None:
+    """Keeps the libraries of this process to one core per task from now on, and has it look for garbage less often."""
+    gc.set_threshold(_GARBAGE_EVERY)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import pyarrow
 
