@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from prep.corpus import documents, text
 from prep.corpus.documents import Document, Fault, InputFile, Rule, Span
 from prep.corpus.files import Corpus, list_inputs
-from prep.corpus.read import read_documents
+from prep.corpus.read import read_documents, read_texts
 from shards.errors import UserError
 from shards.storage import StorageError
 
@@ -215,6 +215,14 @@ def test_a_cut_that_looks_like_damage_is_a_change(name: str, pack: Callable[[byt
         opened.truncate(file.bytes // 2)
     with pytest.raises(UserError, match="was changed after it was listed"):
         list(read_documents(Span(file), Rule("line", "text")))
+
+
+@pytest.mark.parametrize("letter", [b"a", b"\xff"])
+@pytest.mark.parametrize(("document", "end"), [("line", b"\n"), ("blank-line", b"\n\n")])
+def test_many_short_documents_or_faults_come_some_at_once(letter: bytes, document: str, end: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes((letter + end) * 100_000)
+    come = [len(each.texts) + len(each.faults) for each in read_texts(Span(input_file(tmp_path / "a")), Rule(document, "text"))]
+    assert sum(come) == 100_000 and max(come) == text._MOST_AT_ONCE
 
 
 @pytest.mark.parametrize("document", ["line", "blank-line"])

@@ -78,7 +78,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_files_are_written_behind_one_at_a_time_and_all_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_in_the_background_one_at_a_time_and_all_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writing, most, written = 0, 0, []
     may_write = threading.Event()
 
@@ -91,7 +93,7 @@ def test_files_are_written_behind_one_at_a_time_and_all_at_the_end(tmp_path: Pat
         writing -= 1
 
     monkeypatch.setattr("shards.storage.files.publish", slow)
-    with storage.publish_behind() as publish:
+    with storage.publish_in_background() as publish:
         publish("a", b"1")
         assert not written, "it does not wait for the file"
         may_write.set()
@@ -101,9 +103,9 @@ def test_files_are_written_behind_one_at_a_time_and_all_at_the_end(tmp_path: Pat
 
 
 @pytest.mark.parametrize("last", [True, False])
-def test_a_file_that_cannot_be_written_behind_is_an_error(tmp_path: Path, last: bool) -> None:
+def test_a_file_that_cannot_be_written_in_the_background_is_an_error(tmp_path: Path, last: bool) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="file/below: cannot write it"), storage.publish_behind() as publish:
+    with pytest.raises(StorageError, match="file/below: cannot write it"), storage.publish_in_background() as publish:
         publish(str(tmp_path / "file" / "below"), b"1")
         if not last:
             publish(str(tmp_path / "other"), b"2")

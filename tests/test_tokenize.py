@@ -91,6 +91,12 @@ def test_the_file_and_the_record_do_not_depend_on_batches_and_runs(
     assert files[0] == files[1]
 
 
+def test_faults_are_counted_and_not_kept_in_memory(task: TokenizeTask) -> None:
+    (batch,) = batches.read_batches(task)
+    assert batch.left_out.dropped == {"broken_json": [1, len("{broken")]} and batch.documents.faults == []
+    assert len(batch.files) == len(batch.documents.texts) == len(TEXT) - 1
+
+
 def test_a_unit_that_is_done_is_not_done_again(task: TokenizeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tokenize_unit(task)
     monkeypatch.delattr(batches, "read_texts")

@@ -100,11 +100,10 @@ class Texts(NamedTuple):
         return columns
 
     def extend(self, more: "Texts") -> None:
-        """Adds those of another one."""
+        """Adds the documents of another one, not its faults, of which there may be any number."""
         self.positions.extend(more.positions)
         self.texts.extend(more.texts)
         self.num_bytes.extend(more.num_bytes)
-        self.faults.extend(more.faults)
 
 
 def too_long(position: int, num_bytes: int, place: Literal["byte", "row"] = "byte") -> Fault:

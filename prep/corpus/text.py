@@ -16,6 +16,8 @@ from prep.corpus import documents
 from prep.corpus.documents import Document, Fault, InputFile, Rule, Span, Texts, too_long
 
 _CHUNK_BYTES = 1 << 20
+# Documents, or faults, that are there at once: a chunk may have hundreds of thousands, of a letter each.
+_MOST_AT_ONCE = 1 << 14
 _LONE_CR = re.compile(r"\r(?!\n)")  # a line end; whatever splits the text into sentences looks for LF
 _LINE_ENDS = (b"\n", b"\r")
 _UNSURE_LINE = re.compile(rb"\n(?=[^!-\x7f])")  # a line begins that may be blank
@@ -42,14 +44,16 @@ def read_text(file: BinaryIO, span: Span, rule: Rule) -> Iterator[Texts]:
     """The documents of a span of plain text, many at once; blank ones are none, unless the file is the document."""
     cut = {"line": cut_lines, "blank-line": cut_paragraphs, "file": cut_whole}[rule.document]
     for pieces in cut(file, span.start, span.stop):
-        yield _plain_texts(pieces) or Texts.of(_documents(pieces, rule))
+        for first in range(0, len(pieces), _MOST_AT_ONCE):
+            some = pieces[first : first + _MOST_AT_ONCE]
+            yield _plain_texts(some) or Texts.of(_documents(some, rule))
 
 
 def _plain_texts(pieces: list[Piece]) -> Texts | None:
     """The documents, quickly, if none of them is a special case to `_documents`."""
     contents = [raw for _, raw in pieces if isinstance(raw, bytes)]
     everything = b"".join(contents)
-    if len(contents) < len(pieces) or not pieces or pieces[0][0] == 0 or b"\0" in everything or b"\r" in everything:
+    if len(contents) < len(pieces) or pieces[0][0] == 0 or b"\0" in everything or b"\r" in everything:
         return None
     try:
         texts = [content.decode() for content in contents]

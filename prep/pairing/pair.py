@@ -49,7 +49,7 @@ def pair_partition(task: PairTask) -> PairRecord:
     lengths = sequences.lengths(recipe.template.num_special)
     order, row_starts = arrange_rows(lengths, sequences.keys, recipe)
     shards = []
-    with storage.publish_behind() as publish:  # a shard is written while the next one is made
+    with storage.publish_in_background() as publish:  # a shard is written while the next one is made
         for number, (first, last) in enumerate(cut_shards(lengths[order], row_starts, recipe.shard_tokens)):
             chosen = order[row_starts[first] : row_starts[last]]
             rows = gather_rows(sequences, chosen, row_starts[first : last + 1] - row_starts[first], ids, recipe)

@@ -17,7 +17,7 @@ _DOCUMENT_BYTES = 64
 class Batch(NamedTuple):
     """About BATCH_BYTES of documents."""
 
-    documents: Texts  # the faults among them are in `left_out`
+    documents: Texts  # without faults, which `left_out` counts
     files: list[InputFile]  # which each of them was read from
     left_out: UnitRecord  # counts what was left out while these documents were read
     bytes_read: int  # of the unit, up to here

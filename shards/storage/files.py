@@ -101,7 +101,7 @@ def publish(url: str, data: Bytes, first: bool = False) -> None:
 
 
 @contextmanager
-def publish_behind() -> Iterator[Callable[[str, Bytes], None]]:
+def publish_in_background() -> Iterator[Callable[[str, Bytes], None]]:
     """A `publish` that waits for the file before, not for this one. At the end of the context all are written.
 
     What it raises may be about the file before.
