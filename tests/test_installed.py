@@ -89,6 +89,15 @@ def test_the_programs_start_beside_files_with_their_names(run: Run, tmp_path: Pa
     assert "data: not a finished data set" in run("python", "loop.py").stdout
 
 
+def test_the_installed_command_builds(tmp_path: Path, vocabulary: Path, paragraphs: list[str]) -> None:
+    """Its workers load the command itself, which `python -m prep` spares them."""
+    (tmp_path / "corpus.txt").write_text("\n".join(paragraphs[:20]) + "\n")
+    program = Path(sys.executable).with_name("bert-prep")
+    command = [program, "build", "--corpus", "corpus.txt", "--out", "made", "--tokenizer", vocabulary, "--workers", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
 @pytest.mark.long
 def test_the_programs_work_beside_files_with_their_names(run: Run, tmp_path: Path, paragraphs: list[str]) -> None:
     (tmp_path / "corpus.txt").write_text("\n".join(paragraphs[:600]) + "\n")

@@ -20,7 +20,9 @@ MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str
 
 def start() -> None:
     """Starts the process that workers are forked from, unless it runs. It ends with this process."""
-    if sys.platform != "linux" or multiprocessing.parent_process() is not None:
+    # A worker of an installed command loads the command, under this name, before it knows its parent.
+    is_worker = multiprocessing.parent_process() is not None or "__mp_main__" in sys.modules
+    if sys.platform != "linux" or is_worker:
         return
     from multiprocessing import forkserver
 
