@@ -20,8 +20,9 @@ MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str
 
 def start() -> None:
     """Starts the process that workers are forked from, unless it runs. It ends with this process."""
-    # A worker of an installed command loads the command, under this name, before it knows its parent.
-    is_worker = multiprocessing.parent_process() is not None or "__mp_main__" in sys.modules
+    # A worker of an installed command loads the command before it knows its parent. multiprocessing marks it meanwhile.
+    is_loading = getattr(multiprocessing.current_process(), "_inheriting", False)
+    is_worker = multiprocessing.parent_process() is not None or is_loading
     if sys.platform != "linux" or is_worker:
         return
     from multiprocessing import forkserver
